@@ -1,0 +1,1 @@
+"""Run configurations, installed with the package."""

@@ -1,0 +1,1 @@
+"""Model cards and their template, installed with the package."""

@@ -1,0 +1,430 @@
+"""The settings of a run: one typed, frozen object, read from YAML and overridden by ``--key value``.
+
+Field names are those of transformers' ``TrainingArguments`` and ``GenerationConfig`` wherever these have one.
+Unknown keys are errors that name the nearest right one. The object is written in full beside every trained model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where the pairs come from and which of them are used."""
+
+    dataset: str | None = None
+    """Name of a dataset on the Hub, the path of a local dataset folder, or ``scan`` (the built-in task).
+    Leave it out when ``train_files`` is given."""
+    config_name: str | None = None
+    """Configuration of the Hub dataset."""
+    revision: str | None = None
+    """Commit, branch or tag of the Hub dataset."""
+    split: Literal["simple", "length", "addprim_jump", "addprim_turn_left"] | None = None
+    """Which published split of the built-in task (``dataset: scan`` alone)."""
+    train_files: list[str] | None = None
+    """Local training data: two line-aligned text files (source, target), or any number of csv, tsv, json, jsonl or
+    parquet files with the columns below. Each may be compressed with gzip."""
+    validation_files: list[str] | None = None
+    """Local validation data, in the same forms."""
+    test_files: list[str] | None = None
+    """Local test data, in the same forms."""
+    source: str = "source"
+    """Column of the source text; a dot reaches into a nested column (``translation.en``)."""
+    target: str = "target"
+    """Column of the target text; likewise."""
+    train_split: str = "train"
+    """Name of the dataset's training split; slices such as ``train[:1000]`` are allowed."""
+    validation_split: str = "validation"
+    """Name of the validation split. Where the dataset has none, one is cut from the training split."""
+    test_split: str = "test"
+    """Name of the test split."""
+    validation_size: int = 1000
+    """Pairs to cut from the training split when there is no validation split: drawn with ``training.seed``, at most a
+    tenth of it. A streamed set gives its first pairs."""
+    max_source_length: int | None = 256
+    """Pairs whose source has more tokens are dropped, counted and reported."""
+    max_target_length: int | None = 256
+    """Pairs whose target has more tokens are dropped, counted and reported."""
+    streaming: bool = False
+    """Read the training data as a stream, for corpora larger than memory or disk."""
+    shuffle_buffer: int = 10_000
+    """Pairs held at a time when streaming: they are shuffled and batched by length among themselves."""
+    num_proc: int | None = None
+    """Processes that tokenize."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """The tokenizer, trained on the run's own training data or loaded."""
+
+    kind: Literal["byte_bpe", "bpe", "unigram", "word", "char"] = "byte_bpe"
+    """Byte-level BPE, BPE, Unigram, whitespace words or characters."""
+    vocab_size: int = 8000
+    """Entries, the special tokens included (at most, for words and characters)."""
+    shared: bool = True
+    """One tokenizer for both sides, or one for each (spelling to sound, commands to actions)."""
+    target_kind: Literal["byte_bpe", "bpe", "unigram", "word", "char"] | None = None
+    """Kind of the target's own tokenizer where not shared; default: ``kind``."""
+    target_vocab_size: int | None = None
+    """Size of the target's own vocabulary; default: ``vocab_size``."""
+    min_frequency: int = 1
+    """How often a word, character or merge must occur."""
+    normalization: Literal["nfc", "nfkc", "none"] = "nfc"
+    """Unicode normalisation of both sides."""
+    lowercase: bool = False
+    """Lowercase both sides."""
+    path: str | None = None
+    """Load this tokenizer (folder or Hub name) instead of training one."""
+    train_samples: int = 1_000_000
+    """Pairs, from the first on, that the tokenizer is trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The optimisation."""
+
+    seed: int = 42
+    """Seeds initialisation, dropout and the order of the data."""
+    batch_tokens: int | None = 4096
+    """Token budget of a batch: rows x longest row of the larger side, padding included, over all processes."""
+    batch_size: int | None = None
+    """Rows of a batch; the other choice, with ``batch_tokens: null``."""
+    batches_per_update: int = 1
+    """Batches, of different lengths, that make one update."""
+    gradient_accumulation_steps: int = 1
+    """Pieces into which each process cuts a batch to fit its memory. The update stays the same."""
+    max_steps: int | None = None
+    """Updates to train for."""
+    num_train_epochs: int | None = None
+    """Epochs to train for; where ``max_steps`` is given too, the first that is reached ends the run."""
+    optim: Literal["adamw", "adam"] = "adamw"
+    """Optimizer. Weight decay is decoupled in AdamW and an L2 term in Adam."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    adam_beta1: float = 0.9
+    """First moment's decay."""
+    adam_beta2: float = 0.98
+    """Second moment's decay (0.98 in Vaswani et al. 2017)."""
+    adam_epsilon: float = 1e-9
+    """Denominator's floor (1e-9 in Vaswani et al. 2017)."""
+    weight_decay: float = 0.0
+    """Weight decay; biases and normalisation weights are exempt."""
+    lr_scheduler_type: Literal["inverse_sqrt", "cosine", "linear", "constant"] = "inverse_sqrt"
+    """Schedule after the linear warm-up, counted in updates."""
+    warmup_steps: int = 0
+    """Updates of linear warm-up."""
+    max_grad_norm: float | None = 1.0
+    """Clip the gradient to this norm (Pascanu et al. 2013)."""
+    label_smoothing_factor: float = 0.0
+    """Label smoothing of the training loss (0.1 in Vaswani et al. 2017). Validation losses are not smoothed."""
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    """Precision of the computation; default: what ``accelerate launch`` was told."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    eval_steps: int | None = None
+    """Updates between validations; default: every epoch."""
+    eval_metric: str | None = None
+    """Generation metric of the validations, by the names of ``evaluation.metrics``; null: the loss alone."""
+    eval_samples: int | None = 500
+    """Validation pairs that are decoded for it; null: all."""
+    metric_for_best_model: str | None = None
+    """``loss`` or ``eval_metric``'s name; default: ``eval_metric``, else ``loss``."""
+    early_stopping_patience: int | None = None
+    """Stop after this many validations without a better one."""
+    average_checkpoints: int = 0
+    """Average the weights of the last so many validations at the end, and keep them if they score better than the
+    best (Vaswani et al. 2017 average the last 5 checkpoints)."""
+    logging_steps: int = 50
+    """Updates between lines of the log."""
+    report_to: list[str] = field(default_factory=list)
+    """Accelerate's trackers: tensorboard, wandb, trackio, …"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """Decoding; written into the model's generation config."""
+
+    num_beams: int = 1
+    """Beams; 1 is greedy."""
+    length_penalty: float = 1.0
+    """Exponent of the length by which a beam's score is divided."""
+    early_stopping: bool = False
+    """Stop when there are as many finished beams as beams."""
+    max_new_tokens: int | None = None
+    """Longest output in tokens; default: twice the longest training target, 32 at least."""
+    batch_tokens: int = 4096
+    """Source tokens decoded together, each counted once for every beam."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """What the finished model is scored on."""
+
+    metrics: list[str] = field(default_factory=lambda: ["sacrebleu", "chrf"])
+    """seqloom's own (sacrebleu, chrf, ter, exact_match, token_accuracy, wer, cer, per, rouge) or any name that
+    ``evaluate.load`` finds."""
+    metric_kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Arguments of a metric's ``compute``, by its name: ``{sacrebleu: {tokenize: none}}``."""
+    split: str | None = "test"
+    """Which of train, validation and test is scored when training ends; null: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One run."""
+
+    output_dir: str
+    """Folder of the trained model."""
+    model: dict[str, Any]
+    """``model_type`` (``rnn_seq2seq`` or ``transformer_seq2seq``) and fields of that model's config."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """The pairs."""
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    """The tokenizer."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    """The optimisation."""
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    """The decoding."""
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    """The scores."""
+
+    def __post_init__(self):
+        _check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, the defaults included, as plain values."""
+        return dataclasses.asdict(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the settings as YAML that `load_settings` reads."""
+        Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+    """Reads a YAML file and applies ``--key value`` overrides.
+
+    Args:
+        path: The YAML file.
+        overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key is
+            a section's field (``training.learning_rate``), or the field alone where only one section has it.
+
+    Raises:
+        ValueError: The file is missing or is not YAML; a key is unknown; a value has the wrong type or makes no sense.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+    for key, value in _parse_overrides(overrides):
+        _set(raw, _resolve(key, raw), value)
+    return _build(Settings, raw, where="")
+
+
+def model_config_class(model_type: str | None):
+    """The config class of a ``model_type`` of seqloom's."""
+    from seqloom.modeling import CONFIG_CLASSES
+
+    if model_type not in CONFIG_CLASSES:
+        raise ValueError(f"model.model_type is {model_type!r}; allowed are {_listing(CONFIG_CLASSES)}.")
+    return CONFIG_CLASSES[model_type]
+
+
+def _check(settings: Settings) -> None:
+    """What the types do not say."""
+    data, training = settings.data, settings.training
+    if (data.dataset is None) == (data.train_files is None):
+        raise ValueError("give either data.dataset or data.train_files: the one or the other says where the pairs are.")
+    if data.split is not None and data.dataset != "scan":
+        raise ValueError(
+            f"data.split is {data.split!r}, which belongs to dataset: scan; "
+            "other datasets name theirs in train_split, validation_split and test_split."
+        )
+    if (training.batch_tokens is None) == (training.batch_size is None):
+        raise ValueError(
+            f"training.batch_tokens is {training.batch_tokens} and training.batch_size is {training.batch_size}: "
+            "set the one and make the other null."
+        )
+    if training.max_steps is None and training.num_train_epochs is None:
+        raise ValueError("give training.max_steps or training.num_train_epochs, so that the run has an end.")
+    at_least = {
+        "data": {"max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1},
+        "tokenizer": {"vocab_size": 5, "target_vocab_size": 5, "min_frequency": 1, "train_samples": 1},
+        "training": {
+            "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
+            "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
+            "early_stopping_patience": 1, "average_checkpoints": 0, "logging_steps": 1,
+            "weight_decay": 0, "label_smoothing_factor": 0,
+        },
+        "generation": {"num_beams": 1, "max_new_tokens": 1, "batch_tokens": 1},
+    }  # fmt: skip
+    for section, floors in at_least.items():
+        for name, floor in floors.items():
+            value = getattr(getattr(settings, section), name)
+            if value is not None and value < floor:
+                raise ValueError(f"{section}.{name} is {value}; it must be {floor} or more.")
+    for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+        value = getattr(training, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"training.{name} is {value}; it must be more than 0.")
+    for name in ("label_smoothing_factor", "adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(training, name) < 1:
+            raise ValueError(f"training.{name} is {getattr(training, name)}; it must be at least 0 and less than 1.")
+    best = training.metric_for_best_model
+    if best not in (None, "loss", training.eval_metric):
+        raise ValueError(f"training.metric_for_best_model is {best!r}; allowed are 'loss' and eval_metric's own name.")
+    _check_model(settings.model)
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    fields = _model_fields(model.get("model_type"))
+    derived = {"vocab_size", "decoder_vocab_size", "label_smoothing", "share_encoder_decoder_embeddings"}
+    for name in model:
+        if name in derived:
+            source = "training.label_smoothing_factor" if name == "label_smoothing" else "the tokenizer section"
+            raise ValueError(f"model.{name} follows from {source}; take it out of the model section.")
+        if name != "model_type" and name not in fields:
+            raise ValueError(_unknown(f"model.{name}", [f"model.{known}" for known in fields]))
+
+
+def _model_fields(model_type: str | None) -> set[str]:
+    """The fields that a config class adds to those of every PreTrainedConfig."""
+    from transformers import PreTrainedConfig
+
+    common = {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    return {f.name for f in dataclasses.fields(model_config_class(model_type))} - common
+
+
+def _parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if not word.startswith("--"):
+            raise ValueError(f"{word!r} stands where a --key was expected; overrides are written --key value.")
+        key, equals, inline = word[2:].partition("=")
+        values = [inline] if equals else []
+        position += 1
+        while position < len(words) and not words[position].startswith("--") and not equals:
+            values.append(words[position])
+            position += 1
+        if not values:
+            raise ValueError(f"--{key} has no value; write --{key} VALUE.")
+        try:
+            parsed = [yaml.safe_load(value) for value in values]
+        except yaml.YAMLError:
+            parsed = list(values)
+        yield key, parsed[0] if len(parsed) == 1 else parsed
+
+
+def _resolve(key: str, raw: dict[str, Any]) -> tuple[str, ...]:
+    """``learning_rate`` → ``("training", "learning_rate")``."""
+    if "." in key:
+        section, _, rest = key.partition(".")
+        return (section, *rest.split(".")) if section == "evaluation" else (section, rest)
+    sections = {
+        f.name: {inner.name for inner in dataclasses.fields(hint)}
+        for f, hint in _hints(Settings)
+        if dataclasses.is_dataclass(hint)
+    }
+    model = raw.get("model") or {}
+    if isinstance(model, dict):
+        sections["model"] = {"model_type"} | _model_fields(model.get("model_type"))
+    if key in {f.name for f in dataclasses.fields(Settings)}:
+        return (key,)
+    homes = [section for section, names in sections.items() if key in names]
+    if len(homes) > 1:
+        raise ValueError(f"--{key} could be {' or '.join(f'--{home}.{key}' for home in homes)}; write the one you mean.")
+    if not homes:
+        raise ValueError(_unknown(f"--{key}", [f"--{name}" for names in sections.values() for name in names]))
+    return homes[0], key
+
+
+def _set(raw: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+    for key in keys[:-1]:
+        if raw.get(key) is None:
+            raw[key] = {}
+        raw = raw[key]
+    raw[keys[-1]] = value
+
+
+def _hints(cls: type) -> list[tuple[dataclasses.Field, Any]]:
+    hints = typing.get_type_hints(cls)
+    return [(f, hints[f.name]) for f in dataclasses.fields(cls)]
+
+
+def _build(cls: type, raw: Any, where: str):
+    """A settings dataclass from plain values; every key known, every value of its field's type."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{where or 'the configuration'} must be a section of key: value lines, not {raw!r}.")
+    hints = {f.name: hint for f, hint in _hints(cls)}
+    values = {}
+    for key, value in raw.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            raise ValueError(_unknown(name, [f"{where}.{known}" if where else known for known in hints]))
+        hint = hints[key]
+        values[key] = _build(hint, value or {}, name) if dataclasses.is_dataclass(hint) else _typed(hint, value, name)
+    for f in dataclasses.fields(cls):
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and f.name not in values:
+            raise ValueError(f"{where + '.' if where else ''}{f.name} is missing from the configuration.")
+    return cls(**values)
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    """The value as the field's type. YAML reads 1e-3 as text; a single value stands for a list of one."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    for option in options:
+        origin = typing.get_origin(option) or option
+        if origin is Literal:
+            text = {False: "no"}.get(value, value) if isinstance(value, bool) else value  # YAML reads no as false
+            if text in typing.get_args(option):
+                return text
+            allowed = [*typing.get_args(option), *(["null"] if type(None) in options else [])]
+            raise ValueError(f"{name} is {value!r}; allowed are {_listing(allowed)}.")
+        if origin is list:
+            (inner,) = typing.get_args(option)
+            return [_typed(inner, item, name) for item in (value if isinstance(value, list) else [value])]
+        if origin is dict and isinstance(value, dict):
+            return value
+        if origin is bool and isinstance(value, bool):
+            return value
+        if origin is str and not isinstance(value, (list, dict, bool)):
+            return str(value)
+        if origin in (int, float) and not isinstance(value, bool):
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                continue
+            if origin is float:
+                return number
+            if number == int(number):
+                return int(number)
+    kinds = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
+    raise ValueError(f"{name} is {value!r}; it must be {kinds}.")
+
+
+def _unknown(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{name} is unknown; " + (f"did you mean {near[0]}?" if near else f"known are {_listing(known)}.")
+
+
+def _listing(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in values)
