@@ -347,7 +347,9 @@ def _resolve(key: str, raw: dict[str, Any]) -> tuple[str, ...]:
         return (key,)
     homes = [section for section, names in sections.items() if key in names]
     if len(homes) > 1:
-        raise ValueError(f"--{key} could be {' or '.join(f'--{home}.{key}' for home in homes)}; write the one you mean.")
+        raise ValueError(
+            f"--{key} could be {' or '.join(f'--{home}.{key}' for home in homes)}; write the one you mean."
+        )
     if not homes:
         raise ValueError(_unknown(f"--{key}", [f"--{name}" for names in sections.values() for name in names]))
     return homes[0], key

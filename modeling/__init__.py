@@ -1,0 +1,34 @@
+"""The models. Importing this registers them with transformers' Auto classes."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
+
+from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
+from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
+from .modeling_rnn_seq2seq import RnnSeq2SeqForConditionalGeneration, RnnSeq2SeqModel, RnnSeq2SeqPreTrainedModel
+from .modeling_transformer_seq2seq import (
+    TransformerSeq2SeqForConditionalGeneration,
+    TransformerSeq2SeqModel,
+    TransformerSeq2SeqPreTrainedModel,
+)
+
+_FAMILIES = (
+    (RnnSeq2SeqConfig, RnnSeq2SeqModel, RnnSeq2SeqForConditionalGeneration),
+    (TransformerSeq2SeqConfig, TransformerSeq2SeqModel, TransformerSeq2SeqForConditionalGeneration),
+)
+CONFIG_CLASSES = {config.model_type: config for config, _, _ in _FAMILIES}
+
+for _config, _model, _generator in _FAMILIES:
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    AutoModel.register(_config, _model, exist_ok=True)
+    AutoModelForSeq2SeqLM.register(_config, _generator, exist_ok=True)
+
+__all__ = [
+    "RnnSeq2SeqConfig",
+    "RnnSeq2SeqForConditionalGeneration",
+    "RnnSeq2SeqModel",
+    "RnnSeq2SeqPreTrainedModel",
+    "TransformerSeq2SeqConfig",
+    "TransformerSeq2SeqForConditionalGeneration",
+    "TransformerSeq2SeqModel",
+    "TransformerSeq2SeqPreTrainedModel",
+]

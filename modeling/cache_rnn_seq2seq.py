@@ -1,0 +1,94 @@
+"""The state of a recurrent decoder as transformers' `generate` wants it: a layer of a `Cache`."""
+
+import torch
+from transformers.cache_utils import CacheLayerMixin
+
+
+class RecurrentStateLayer(CacheLayerMixin):
+    """The decoder's state as a layer of a transformers `Cache`: a few vectors a sentence, however long it gets.
+
+    ``tensors`` is what changes from step to step and ``keys`` the attention's keys, which do not; both have the batch
+    first. While ``record_past`` is set, earlier states are kept, so that assisted decoding can take back tokens.
+    """
+
+    is_croppable = True
+    supports_early_init = False
+
+    def __init__(self):
+        super().__init__()
+        self.tensors: tuple[torch.Tensor | None, ...] = ()
+        self.num_steps = 0
+        self.record_past = False
+        self.past: list[tuple[torch.Tensor | None, ...]] = []
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to prepare: the first update brings the shapes."""
+
+    def update(self, tensors: tuple[torch.Tensor | None, ...], keys: torch.Tensor | None, num_steps: int = 1):
+        """Takes the state after ``num_steps`` more tokens."""
+        if self.record_past and self.is_initialized:
+            assert num_steps == 1, "a recorded state advances token by token"
+            self.past.append(self.tensors)
+        self.tensors, self.keys = tensors, keys
+        self.num_steps += num_steps
+        self.is_initialized = True
+        return tensors, keys
+
+    def get_seq_length(self) -> int:
+        """Tokens read so far."""
+        return self.num_steps
+
+    def get_max_length(self) -> int:
+        """There is none."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """As for a cache that holds every token."""
+        return self.num_steps + query_length, 0
+
+    def activate_past_recording(self) -> None:
+        """From now on keep earlier states."""
+        self.record_past = True
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Takes back ``-tokens_to_remove`` tokens, and forgets the states before them."""
+        steps = abs(tokens_to_remove)
+        if steps > len(self.past):
+            raise ValueError(
+                f"cannot take back {steps} tokens: {len(self.past)} earlier states were recorded. "
+                "Call activate_past_recording before the tokens that may be taken back."
+            )
+        if steps:
+            self.tensors = self.past[-steps]
+            self.num_steps -= steps
+        self.past = []
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.tensors, self.keys, self.num_steps, self.past, self.is_initialized = (), None, 0, [], False
+
+    def _select(self, choose) -> None:
+        def chosen(tensors):
+            return tuple(None if tensor is None else choose(tensor) for tensor in tensors)
+
+        self.tensors, self.past = chosen(self.tensors), [chosen(tensors) for tensors in self.past]
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Every beam takes the state of the one it continues. Beams of one sentence have the same keys: they stay."""
+        self._select(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats every sentence."""
+        self._select(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+        self.keys = None if self.keys is None else self.keys.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps some sentences."""
+        self._select(lambda tensor: tensor[indices])
+        self.keys = None if self.keys is None else self.keys[indices]
+
+    def offload(self) -> None:
+        """A few vectors are not worth moving."""
+
+    def prefetch(self) -> None:
+        """They are where they were."""

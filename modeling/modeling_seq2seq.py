@@ -1,0 +1,231 @@
+"""What is truly the same for every encoder-decoder family: the loss, the mask arithmetic, the embeddings, the head.
+
+The loss is cross-entropy with the label smoothing of Szegedy et al. 2016 (arXiv:1512.00567), as Vaswani et al. 2017 use
+it: sum over the target tokens / their number.
+"""
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.utils import can_return_tuple
+
+IGNORED = -100  # the label of a position that carries no loss, as everywhere in transformers
+
+
+def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
+    """The decoder's inputs under teacher forcing: the labels, one step late. Ignored labels become padding."""
+    shifted = labels.new_full(labels.shape, decoder_start_token_id)  # (batch, target)
+    shifted[:, 1:] = labels[:, :-1]
+    return shifted.masked_fill(shifted == IGNORED, pad_token_id)
+
+
+def positions_from_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Counts positions from the first real token on, so that padding on either side changes nothing."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # (batch, length)
+
+
+class SmoothedCrossEntropy(torch.autograd.Function):
+    """Sum over the tokens of (1 - ε)·(-log p(label)) + ε·mean over the vocabulary of (-log p).
+
+    ``F.cross_entropy`` passes over the (tokens, vocabulary) matrix, by far the largest tensor of a training step, a dozen
+    times; this passes over it four times and keeps no second copy. The tests hold the two equal, gradients included.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+        scores = logits.float()  # (tokens, vocab)
+        counted = labels != IGNORED  # (tokens,)
+        labels = labels.masked_fill(~counted, 0)
+        normaliser = scores.logsumexp(-1)  # (tokens,)
+        loss = normaliser - (1 - label_smoothing) * scores.gather(1, labels[:, None]).squeeze(1)
+        if label_smoothing:
+            loss = loss - label_smoothing * scores.mean(-1)
+        ctx.save_for_backward(logits, labels, counted)
+        ctx.label_smoothing = label_smoothing
+        return loss.masked_fill(~counted, 0.0).sum()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        logits, labels, counted = ctx.saved_tensors
+        label_smoothing = ctx.label_smoothing
+        weight = (gradient * counted)[:, None]  # (tokens, 1)
+        logits_gradient = logits.float().softmax(-1).mul_(weight)  # (tokens, vocab)
+        if label_smoothing:
+            logits_gradient.sub_(weight * (label_smoothing / logits.shape[-1]))
+        logits_gradient.scatter_add_(1, labels[:, None], weight * (label_smoothing - 1))
+        return logits_gradient.to(logits.dtype), None, None
+
+
+def seq2seq_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    **_: object,
+) -> torch.Tensor:
+    """Label-smoothed cross-entropy of labels that stand at the logits' own positions (not shifted).
+
+    Args:
+        logits: (batch, target, vocab); computed in float32 whatever their type.
+        labels: (batch, target), -100 where nothing is to be learnt.
+        num_items_in_batch: Divides the sum. An update over several micro-batches or processes gives the number of tokens
+            of all of them, and their losses add up to that of one large batch. Default: the labels' own number.
+        label_smoothing: ε, the share of the probability spread evenly over the vocabulary.
+    """
+    labels = labels.reshape(-1).to(logits.device)
+    total = SmoothedCrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels, float(label_smoothing))
+    if num_items_in_batch is None:
+        num_items_in_batch = (labels != IGNORED).sum().clamp(min=1)
+    elif torch.is_tensor(num_items_in_batch):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch
+
+
+class Seq2SeqEmbeddingsMixin:
+    """The three vocabulary matrices of an encoder-decoder: source, target and output.
+
+    They are one matrix with ``share_encoder_decoder_embeddings`` (the base model's ``shared``); otherwise the target's
+    and the output's are one. ``tie_word_embeddings=False`` unties all three, as in Marian.
+    """
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The source embeddings."""
+        model = self.base_model
+        return model.shared if hasattr(model, "shared") else model.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Replaces the source embeddings, and the target's where they are the same."""
+        model = self.base_model
+        model.encoder.embed_tokens = value
+        if hasattr(model, "shared"):
+            model.shared = model.decoder.embed_tokens = value
+
+    def get_decoder_input_embeddings(self) -> nn.Embedding:
+        """The target embeddings."""
+        return self.base_model.decoder.embed_tokens
+
+    def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True):
+        def resized(embeddings: nn.Embedding) -> nn.Embedding:
+            new = self._get_resized_embeddings(embeddings, new_num_tokens, pad_to_multiple_of, mean_resizing)
+            return new.requires_grad_(embeddings.weight.requires_grad)
+
+        self.set_input_embeddings(resized(self.get_input_embeddings()))
+        if self.config.share_encoder_decoder_embeddings:  # one vocabulary for both sides, whether tied or not
+            if not hasattr(self.base_model, "shared"):
+                self.base_model.decoder.embed_tokens = resized(self.get_decoder_input_embeddings())
+            self._resize_output(self.get_input_embeddings().weight.shape[0], mean_resizing)
+        return self.get_input_embeddings()
+
+    def resize_decoder_token_embeddings(self, new_num_tokens: int, mean_resizing: bool = True) -> nn.Embedding:
+        """Resizes the target vocabulary of a model whose sides have one each.
+
+        Raises:
+            ValueError: The model has one vocabulary for both sides.
+        """
+        if self.config.share_encoder_decoder_embeddings:
+            raise ValueError(
+                "this model has one vocabulary for source and target (share_encoder_decoder_embeddings=True): "
+                "call resize_token_embeddings."
+            )
+        decoder = self.base_model.decoder
+        decoder.embed_tokens = self._get_resized_embeddings(
+            decoder.embed_tokens, new_num_tokens, mean_resizing=mean_resizing
+        )
+        self._resize_output(new_num_tokens, mean_resizing)
+        self.tie_weights()
+        return decoder.embed_tokens
+
+    def _resize_output(self, new_num_tokens: int, mean_resizing: bool) -> None:
+        if self.get_output_embeddings() is not None:
+            head = self._get_resized_lm_head(self.lm_head, new_num_tokens, mean_resizing=mean_resizing)
+            self.set_output_embeddings(head.requires_grad_(self.lm_head.weight.requires_grad))
+        self.config.decoder_vocab_size = new_num_tokens
+
+
+class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin):
+    """``forward`` of a ``…ForConditionalGeneration``: base model, output matrix, loss. The model is ``self.model``."""
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The output matrix."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replaces the output matrix."""
+        self.lm_head = new_embeddings
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """(batch, target) → (batch, target): the labels, one step late."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: tuple[torch.Tensor] | BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        label_smoothing: float | None = None,
+        **kwargs,
+    ) -> Seq2SeqLMOutput:
+        """Scores of every next target token, and the loss where labels are given.
+
+        Args:
+            input_ids: (batch, source) ids of the source; or ``inputs_embeds`` (batch, source, width).
+            attention_mask: (batch, source), 1 for tokens, 0 for padding, on either side. Without it nothing is padding.
+            decoder_input_ids: (batch, target) ids fed to the decoder; default: ``labels``, one step late.
+            decoder_attention_mask: (batch, past + target), 1 for tokens, 0 for padding.
+            encoder_outputs: What the encoder returned, in place of the source.
+            past_key_values: State of the decoder after the tokens before ``decoder_input_ids``.
+            labels: (batch, target) ids to predict, -100 where nothing is to be learnt.
+            use_cache: Return ``past_key_values``; default: the config's, and never with labels.
+            num_items_in_batch: Tokens by which the summed loss is divided; default: the labels' own number.
+            label_smoothing: Default: the config's.
+
+        Returns:
+            `Seq2SeqLMOutput` with ``logits`` (batch, target, vocab).
+        """
+        if labels is not None:
+            use_cache = False
+            if decoder_input_ids is None and decoder_inputs_embeds is None:
+                decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        logits = self.lm_head(outputs.last_hidden_state)  # (batch, target, vocab)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits,
+                labels,
+                num_items_in_batch=num_items_in_batch,
+                label_smoothing=self.config.label_smoothing if label_smoothing is None else label_smoothing,
+            )
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )
