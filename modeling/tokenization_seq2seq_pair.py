@@ -1,6 +1,7 @@
-"""A tokenizer for each side, in one: saved in one folder, loaded by one ``from_pretrained``, used as any other tokenizer."""
+"""A tokenizer for each side, in one: one folder, one ``from_pretrained``, used as any other tokenizer."""
 
 import os
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import BatchEncoding
@@ -12,10 +13,10 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
     """Two vocabularies: texts go in through the source's and come out through the target's.
 
     ``tokenizer(text)`` encodes with the source side; ``tokenizer(text_target=text)``, and the labels of
-    ``tokenizer(text, text_target=text)``, with the target side. ``decode`` and ``batch_decode`` read the target's ids, which
-    is what ``generate`` returns, unless ``use_source_tokenizer=True``. Everything else is the source's: ``len``,
-    ``vocab_size``, ``get_vocab``, ``tokenize``, ``convert_ids_to_tokens``, ``add_tokens``, …; the target's own are those of
-    ``target_tokenizer``. ``pad`` serves both sides, since these have the same special tokens with the same ids.
+    ``tokenizer(text, text_target=text)``, with the target side. ``decode`` and ``batch_decode`` read the target's ids,
+    which is what ``generate`` returns, unless ``use_source_tokenizer=True``. Everything else is the source's: ``len``,
+    ``vocab_size``, ``get_vocab``, ``tokenize``, ``convert_ids_to_tokens``, ``add_tokens``, …; the target has its own in
+    ``target_tokenizer``. ``pad`` serves both sides, since their special tokens have the same ids.
 
     Args:
         target_tokenizer_object: The target's ``tokenizers.Tokenizer``; the source's is ``tokenizer_object``.
@@ -29,7 +30,7 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
         ValueError: There is no target side, or its special tokens have other ids than the source's.
     """
 
-    vocab_files_names = {**PreTrainedTokenizerFast.vocab_files_names, "target_tokenizer_file": TARGET_FILE}
+    vocab_files_names: ClassVar = {**PreTrainedTokenizerFast.vocab_files_names, "target_tokenizer_file": TARGET_FILE}
 
     def __init__(self, *, target_tokenizer_object=None, target_tokenizer_file: str | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -69,7 +70,7 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
     def __call__(
         self, text=None, text_pair=None, text_target=None, text_pair_target=None, *, max_target_length=None, **kwargs
     ) -> BatchEncoding:
-        """Encodes ``text`` as a source and ``text_target`` as a target, the latter as ``labels`` where both are given."""
+        """Encodes ``text`` as a source, ``text_target`` as a target; where both are given, the latter as ``labels``."""
         if text_target is None:
             return super().__call__(text, text_pair, **kwargs)
         target_kwargs = {"padding_side": self.padding_side, **kwargs}

@@ -164,6 +164,8 @@ class GenerationSettings:
     """Longest output in tokens; default: twice the longest training target, 32 at least."""
     batch_tokens: int = 4096
     """Source tokens decoded together, each counted once for every beam."""
+    generate_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of transformers' ``generate``: ``{forced_bos_token_id: 5}``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,25 @@ class EvaluationSettings:
     """Arguments of a metric's ``compute``, by its name: ``{sacrebleu: {tokenize: none}}``."""
     split: str | None = "test"
     """Which of train, validation and test is scored when training ends; null: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSettings:
+    """One run of ``evaluate.py``."""
+
+    output_dir: str | None = None
+    """Folder for predictions and scores; default: ``evaluation/SPLIT`` in the model's folder, or in ``runs/NAME`` for a
+    model from the Hub."""
+    revision: str | None = None
+    """Commit, branch or tag of a model from the Hub."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. seqloom's own models need none."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """The pairs; default: those that the model was trained with."""
+    generation: GenerationSettings = field(default_factory=GenerationSettings)
+    """The decoding. What is not given is taken from the model's generation config."""
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    """The scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +252,38 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
     for key, value in _parse_overrides(overrides):
-        _set(raw, _resolve(key, raw), value)
+        _set(raw, _resolve(key, raw, Settings), value)
     return _build(Settings, raw, where="")
+
+
+def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> tuple[ScoringSettings, dict[str, Any]]:
+    """The settings of ``evaluate.py``: the model folder's own ``settings.yaml``, if it has one, then the overrides.
+
+    Returns:
+        The settings, and the arguments of ``generate`` that were given, which go before the model's generation config.
+
+    Raises:
+        ValueError: As for `load_settings`.
+    """
+    raw: dict[str, Any] = {}
+    path = Path(model) / "settings.yaml"
+    if path.is_file():
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = {section: written[section] for section in ("data", "evaluation")}
+    words = list(_parse_overrides(overrides))
+    keys = [_resolve(key, raw, ScoringSettings) for key, _ in words]
+    if ("data", "dataset") in keys or ("data", "train_files") in keys or ("data", "test_files") in keys:
+        columns = {name: raw["data"][name] for name in ("source", "target")} if raw else {}
+        raw["data"] = columns  # other data: nothing else of the old place holds
+    for key, (_, value) in zip(keys, words, strict=True):
+        _set(raw, key, value)
+    settings = _build(ScoringSettings, raw, where="")
+    generate_kwargs = {
+        name: getattr(settings.generation, name)
+        for name in raw.get("generation", {})
+        if name not in ("batch_tokens", "generate_kwargs")
+    }
+    return settings, generate_kwargs | settings.generation.generate_kwargs
 
 
 def model_config_class(model_type: str | None):
@@ -330,20 +381,20 @@ def _parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
         yield key, parsed[0] if len(parsed) == 1 else parsed
 
 
-def _resolve(key: str, raw: dict[str, Any]) -> tuple[str, ...]:
+def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
     """``learning_rate`` → ``("training", "learning_rate")``."""
     if "." in key:
         section, _, rest = key.partition(".")
         return (section, *rest.split(".")) if section == "evaluation" else (section, rest)
     sections = {
         f.name: {inner.name for inner in dataclasses.fields(hint)}
-        for f, hint in _hints(Settings)
+        for f, hint in _hints(cls)
         if dataclasses.is_dataclass(hint)
     }
-    model = raw.get("model") or {}
-    if isinstance(model, dict):
-        sections["model"] = {"model_type"} | _model_fields(model.get("model_type"))
-    if key in {f.name for f in dataclasses.fields(Settings)}:
+    if cls is Settings and isinstance(raw.get("model"), dict):
+        sections["model"] = {"model_type"} | _model_fields(raw["model"].get("model_type"))
+    own = {f.name for f in dataclasses.fields(cls)}
+    if key in own:
         return (key,)
     homes = [section for section, names in sections.items() if key in names]
     if len(homes) > 1:
@@ -351,7 +402,8 @@ def _resolve(key: str, raw: dict[str, Any]) -> tuple[str, ...]:
             f"--{key} could be {' or '.join(f'--{home}.{key}' for home in homes)}; write the one you mean."
         )
     if not homes:
-        raise ValueError(_unknown(f"--{key}", [f"--{name}" for names in sections.values() for name in names]))
+        known = [*own, *(name for names in sections.values() for name in names)]
+        raise ValueError(_unknown(f"--{key}", [f"--{name}" for name in known]))
     return homes[0], key
 
 
