@@ -81,7 +81,7 @@ def tiny(name: str, noise=0.2, **changes):
         model = TransformerSeq2SeqForConditionalGeneration(config)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += noise * torch.randn_like(parameter)
+            parameter.add_(torch.randn_like(parameter), alpha=noise)
     return model.eval()
 
 

@@ -180,10 +180,9 @@ def test_pair_pads_and_collates(pair):
 
 
 def test_pair_needs_both_sides_to_agree(pair, tmp_path):
-    swapped = PreTrainedTokenizerFast(tokenizer_object=pair.backend_tokenizer, pad_token="!", unk_token="<unk>")
     with pytest.raises(ValueError, match="pad_token_id is 4 on the source side and"):
         type(pair)(
-            tokenizer_object=swapped.backend_tokenizer,
+            tokenizer_object=pair.backend_tokenizer,
             target_tokenizer_object=pair.target_tokenizer.backend_tokenizer,
             pad_token="!",
         )
@@ -206,6 +205,8 @@ def test_pair_or_plain_comes_back_by_itself(family, trust_remote_code, pair, tmp
         loaded.save_pretrained(tmp_path / "again")
         again = AutoTokenizer.from_pretrained(tmp_path / "again")
         assert again(SOURCES, text_target=TARGETS * 2).data == tokenizer(SOURCES, text_target=TARGETS * 2).data
+    (folder / "tokenizer_config.json").unlink()
+    assert type(AutoTokenizer.from_pretrained(folder)) is PreTrainedTokenizerFast
 
 
 def test_pair_travels_without_seqloom(pair, tmp_path):

@@ -285,14 +285,14 @@ def _read_tables(paths: list[str], kind: str, settings: DataSettings, stream: bo
     if kind in ("csv", "tsv"):
         loader, options = "csv", _csv_options(settings, "\t" if kind == "tsv" else ",")
     names = [glob.escape(path) for path in paths]
+    for path in paths if kind != "parquet" and not stream else []:
+        for _ in _lines(path):  # says where a file is not UTF-8; the readers say it without the line, or too late
+            pass
     try:
         data = load_dataset(loader, data_files=names, split="train", streaming=stream, **options)
         next(iter(data), None)  # a stream that cannot be read fails here
         return data
     except Exception as error:
-        for path in paths if kind != "parquet" else []:
-            for _ in _lines(path):  # names the line that is not UTF-8, where that is the reason
-                pass
         raise ValueError(f"{_listing(paths)} cannot be read as {kind} ({_reason(error)}).") from None
 
 
@@ -305,21 +305,21 @@ def _csv_options(settings: DataSettings, separator: str) -> dict[str, Any]:
 def _columns(data: Data, settings: DataSettings, where: str) -> Data:
     """The two columns that the settings name, as ``source`` and ``target``."""
     names = {side: getattr(settings, side) for side in PAIR}
-    rows = data if isinstance(data, Dataset) else Dataset.from_list(list(data.take(100)), features=data.features)
+    rows = data if isinstance(data, Dataset) else list(data.take(100))
     if not len(rows):
-        raise ValueError(f"{where} has no rows.")
-    flat = rows.flatten()
+        raise ValueError(f"{where} has no pairs.")
+    flat = (data if isinstance(data, Dataset) else Dataset.from_list(rows, features=data.features)).flatten()
     for side, name in names.items():
         if name not in flat.column_names:
             raise ValueError(f"data.{side} is {name!r}, but the columns of {where} are {_listing(flat.column_names)}.")
-        kind = getattr(flat.features[name], "dtype", "lists")
+        kind = getattr(flat.features[name], "dtype", type(flat.features[name]).__name__)
         if kind not in ("string", "large_string"):
             raise ValueError(f"data.{side} is {name!r}, but that column of {where} holds {kind} instead of text.")
     if names["source"] == names["target"]:
         raise ValueError(f"data.source and data.target are both {names['source']!r}; they must be two columns.")
     if isinstance(data, Dataset):
         return flat.select_columns([*names.values()]).rename_columns({name: side for side, name in names.items()})
-    return data.map(_pick, fn_kwargs={"names": names}, remove_columns=rows.column_names, features=PAIR)
+    return data.map(_pick, fn_kwargs={"names": names}, remove_columns=[*rows[0]], features=PAIR)
 
 
 def _pick(row: dict[str, Any], names: dict[str, str]) -> dict[str, str | None]:
@@ -338,7 +338,9 @@ def _exists(split: str, settings: DataSettings, available: Iterable[str]) -> boo
     spec = getattr(settings, key)
     missing = {part.split("[")[0].strip() for part in spec.split("+")} - set(available)
     if missing and spec != getattr(DataSettings, key):
-        raise ValueError(f"data.{key} is {spec!r}; there is no {_listing(missing)}, there is {_listing(available)}.")
+        raise ValueError(
+            f"data.{key} is {spec!r}, but there is no {_listing(missing)}; there is {_listing(available)}."
+        )
     return not missing
 
 
@@ -350,14 +352,15 @@ def _slice(available: dict[str, Data], spec: str) -> Data:
     try:
         lengths = {name: sys.maxsize if streamed else len(data) for name, data in available.items()}
         ranges = ReadInstruction.from_spec(spec).to_absolute(lengths)
-        if streamed and any(sign in spec for sign in "%-"):
+        if streamed and any(sign in spec.partition("[")[2] for sign in "%-"):
             raise ValueError
     except ValueError:
         examples = "train[:1000] or train[1000:2000]" + ("" if streamed else " or train[:10%]")
         raise ValueError(f"{spec!r} is not a slice that can be taken; write it as {examples}.") from None
-    if streamed:
-        return concatenate_datasets([available[r.splitname].skip(r.from_).take(r.to - r.from_) for r in ranges])
-    return concatenate_datasets([available[r.splitname].select(range(r.from_, r.to)) for r in ranges])
+    parts = [available[r.splitname].skip(r.from_).take(r.to - r.from_) for r in ranges if r.from_ < r.to]
+    if not parts:
+        raise ValueError(f"{spec!r} has no pairs; there are {_listing(f'{n:,} in {s}' for s, n in lengths.items())}.")
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
 def _cut(train: Data, settings: DataSettings, seed: int) -> tuple[Data, Dataset, str]:

@@ -129,6 +129,9 @@ class TrainingSettings:
     """Label smoothing of the training loss (0.1 in Vaswani et al. 2017). Validation losses are not smoothed."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the computation; default: what ``accelerate launch`` was told."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None
+    """How the Transformer's attention is computed while training; default: transformers' choice. The saved model does not
+    depend on it. On a CPU, ``eager`` is the faster one in bf16."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     eval_steps: int | None = None

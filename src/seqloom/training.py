@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -428,8 +428,11 @@ def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
     most = settings.tokenizer.train_samples
     train_set = pairs.splits["train"]
     head = train_set.take(most) if isinstance(train_set, IterableDataset) or len(train_set) > most else train_set
-    sides = [(text for part in head.iter(batch_size=1000) for text in part[side] if text) for side in ("source", "target")]
-    return train_tokenizer(*sides, settings.tokenizer)
+
+    def texts(side: str) -> Iterator[str]:
+        return (text for part in head.iter(batch_size=1000) for text in part[side] if text)
+
+    return train_tokenizer(texts("source"), texts("target"), settings.tokenizer)
 
 
 def make_stream(
@@ -470,7 +473,8 @@ def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> Pre
         decoder_start_token_id=tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
     )
     check_matches(tokenizer, config)
-    model = AutoModelForSeq2SeqLM.from_config(config)
+    attention = settings.training.attn_implementation
+    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
     if settings.training.gradient_checkpointing:
         model.activation_checkpointing_enable()
     generation = settings.generation
