@@ -26,9 +26,9 @@ class RecurrentStateLayer(CacheLayerMixin):
 
     def update(self, tensors: tuple[torch.Tensor | None, ...], keys: torch.Tensor | None, num_steps: int = 1):
         """Takes the state after ``num_steps`` more tokens."""
-        if self.record_past and self.is_initialized:
+        if self.record_past:
             assert num_steps == 1, "a recorded state advances token by token"
-            self.past.append(self.tensors)
+            self.past.append(self.tensors)  # before the first token: ()
         self.tensors, self.keys = tensors, keys
         self.num_steps += num_steps
         self.is_initialized = True
@@ -61,6 +61,7 @@ class RecurrentStateLayer(CacheLayerMixin):
         if steps:
             self.tensors = self.past[-steps]
             self.num_steps -= steps
+            self.is_initialized = bool(self.tensors)
         self.past = []
 
     def reset(self) -> None:

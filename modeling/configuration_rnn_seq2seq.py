@@ -101,6 +101,11 @@ class RnnSeq2SeqConfig(PreTrainedConfig):
                 f"input_feeding=True belongs to attention='luong', not to attention={self.attention!r}: "
                 "Bahdanau's context enters the recurrence as it is, and without attention there is nothing to feed."
             )
+        if self.attention == "none" and self.bridge == "zeros":
+            raise ValueError(
+                "bridge='zeros' with attention='none' leaves the decoder without the source: "
+                "use bridge='dense' or 'copy', or an attention."
+            )
         if self.share_encoder_decoder_embeddings and self.decoder_vocab_size != self.vocab_size:
             raise ValueError(
                 f"vocab_size={self.vocab_size} and decoder_vocab_size={self.decoder_vocab_size} differ, but "

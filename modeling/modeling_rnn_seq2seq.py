@@ -192,6 +192,8 @@ class RnnSeq2SeqEncoder(RnnSeq2SeqPreTrainedModel):
     ) -> RnnSeq2SeqEncoderOutput:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds.")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         lengths, order, back = None, None, None
         if attention_mask is not None and not attention_mask.all():
@@ -320,6 +322,10 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either decoder_input_ids or decoder_inputs_embeds.")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds  # (batch, target, embedding)
         encoder_outputs = RnnSeq2SeqEncoderOutput.from_any(encoder_outputs)
         if use_cache and past_key_values is None:
@@ -331,15 +337,18 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
 
         target_length = embeds.shape[1]
         is_token = None if attention_mask is None else attention_mask[:, -target_length:].bool()  # (batch, target)
-        has_left_padding = is_token is not None and not is_token[:, 0].all()
+        must_skip = False  # padding before a token, or before the state is kept: it must leave everything as it was
+        if is_token is not None:
+            harmless = is_token.int().cummin(-1).values.bool() if cache is None else torch.ones_like(is_token)
+            must_skip = not torch.equal(is_token, harmless)
         records = cache is not None and cache.record_past
-        step = 1 if self.feed_size or has_left_padding or records else target_length
+        step = 1 if self.feed_size or must_skip or records else target_length
         pieces = []
         for start in range(0, target_length, step):
             before = (*state, feed)
             piece = self.dropout(embeds[:, start : start + step])
             readout, state, feed, weights, outputs = self.advance(piece, state, feed, source)
-            if has_left_padding:  # which leaves everything as it was
+            if must_skip:
                 *state, feed = keep_where(is_token[:, start], (*state, feed), before)
             if cache is not None:
                 cache.update((*state, feed), keys, num_steps=piece.shape[1])

@@ -325,6 +325,9 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
         target_length = inputs_embeds.shape[1]
         if attention_mask is None:
             positions = past_length + torch.arange(target_length, device=inputs_embeds.device)[None]
+        elif attention_mask.dim() == 4:  # from `generate` with a static cache: (batch, 1, target, cache), True or 0.0
+            is_visible = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
+            positions = (is_visible[:, 0].sum(-1) - 1).clamp(min=0)  # a token sees itself and what is before it
         else:
             positions = positions_from_mask(attention_mask)[:, -target_length:]  # (batch, target)
         causal_mask = create_causal_mask(

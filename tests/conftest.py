@@ -86,12 +86,16 @@ def tiny(name: str, noise=0.2, **changes):
 
 
 def pad(rows, side="right", extra=0, value=14):
-    """Rows of ids → (ids, mask). Padding is a real token by default: only the mask tells it from the sentence."""
+    """Rows of ids → (ids, mask). Padding is a real token by default: only the mask tells it from the sentence.
+
+    Sides are "right", "left" and "inside" (after the first token).
+    """
     length = max(map(len, rows)) + extra
     ids, mask = torch.full((len(rows), length), value), torch.zeros(len(rows), length, dtype=torch.long)
     for i, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(length - len(row), length)
-        ids[i, place], mask[i, place] = torch.tensor(row), 1
+        head = {"right": len(row), "left": 0, "inside": 1}[side]
+        for place, part in ((slice(0, head), row[:head]), (slice(length - len(row) + head, length), row[head:])):
+            ids[i, place], mask[i, place] = torch.tensor(part), 1
     return ids, mask
 
 

@@ -1,7 +1,8 @@
-"""What every model promises: padding changes nothing, saving loses nothing, the future is hidden, configs are checked."""
+"""What every model promises: padding changes nothing, saving loses nothing, the future is hidden, configs are right."""
 
 import copy
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 
 EVERY = [*RNNS, *TRANSFORMERS]
+SIDES = ["left", "right", "inside"]
+PAIRS = list(zip(SOURCES, TARGETS, strict=True))
 
 
 def close(first, second, tolerance=1e-5):
@@ -39,35 +42,31 @@ def assert_nothing_amiss(info):
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")), info
 
 
-def assert_same(first, second):
+def assert_same(first, second, tolerance=1e-6):
     """Equal logits for the same batch; the last bit may change with the weights' places in memory."""
-    close(first(**batch()).logits, second(**batch()).logits, 1e-6)
+    close(first(**batch()).logits, second(**batch()).logits, tolerance)
 
 
-# Padding and batches
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("extra", [0, 3])
-def test_padding_and_batch_mates_change_nothing(model, side, extra):
-    inputs = batch(side=side, extra=extra)
-    together = model(**inputs)
-    total = 0
-    for i, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
-        alone = model(input_ids=torch.tensor([source]), labels=torch.tensor([target]))
-        close(together.logits[i, : len(target)], alone.logits[0])
-        is_token = inputs["attention_mask"][i].bool()
-        close(together.encoder_last_hidden_state[i, is_token], alone.encoder_last_hidden_state[0])
-        total += alone.loss * len(target)
-    close(together.loss, total / sum(map(len, TARGETS)))
+def test_padding_and_batch_mates_change_nothing(model, extra):
+    alone = [model(torch.tensor([source]), labels=torch.tensor([target])) for source, target in PAIRS]
+    loss = sum(outputs.loss * outputs.logits.shape[1] for outputs in alone) / sum(map(len, TARGETS))
+    for side in SIDES:
+        inputs = batch(side=side, extra=extra)
+        together = model(**inputs)
+        close(together.loss, loss)
+        for i, outputs in enumerate(alone):
+            close(together.logits[i, : len(TARGETS[i])], outputs.logits[0])
+            is_token = inputs["attention_mask"][i].bool()
+            close(together.encoder_last_hidden_state[i, is_token], outputs.encoder_last_hidden_state[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int32])
-def test_mask_may_have_any_type(model, dtype):
+def test_mask_may_have_any_type(model):
     inputs = batch(side="left")
     expected = model(**inputs).logits
-    inputs["attention_mask"] = inputs["attention_mask"].to(dtype)
-    close(model(**inputs).logits, expected)
+    for dtype in (torch.bool, torch.float32, torch.int32):
+        inputs["attention_mask"] = inputs["attention_mask"].to(dtype)
+        close(model(**inputs).logits, expected)
 
 
 def test_last_states_are_those_of_the_last_tokens(rnn):
@@ -83,20 +82,38 @@ def test_last_states_are_those_of_the_last_tokens(rnn):
         assert (together.final_cell is not None) == (rnn.config.cell_type == "lstm")
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_of_the_target_changes_nothing(model, side):
+def test_padding_of_the_target_changes_nothing(model):
     input_ids, attention_mask = pad(SOURCES)
-    decoder_input_ids, decoder_attention_mask = pad(TARGETS, side, 2)
-    logits = model(
-        input_ids,
-        attention_mask=attention_mask,
-        decoder_input_ids=decoder_input_ids,
-        decoder_attention_mask=decoder_attention_mask,
-    ).logits
-    assert logits.isfinite().all()
-    for i, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
-        alone = model(torch.tensor([source]), decoder_input_ids=torch.tensor([target])).logits[0]
-        close(logits[i, decoder_attention_mask[i].bool()], alone)
+    alone = [model(torch.tensor([source]), decoder_input_ids=torch.tensor([target])).logits for source, target in PAIRS]
+    for side in SIDES:
+        decoder_input_ids, decoder_attention_mask = pad(TARGETS, side, 2)
+        for use_cache in (True, False):
+            logits = model(
+                input_ids,
+                attention_mask=attention_mask,
+                decoder_input_ids=decoder_input_ids,
+                decoder_attention_mask=decoder_attention_mask,
+                use_cache=use_cache,
+            ).logits
+            assert logits.isfinite().all()
+            for i, expected in enumerate(alone):
+                close(logits[i, decoder_attention_mask[i].bool()], expected[0])
+
+
+def test_empty_source_is_no_accident(model):
+    """A sentence of padding only is nonsense, but it must not spoil numbers or its neighbours."""
+    others = [0, 2, 3]
+    for implementation in (None,) if is_rnn(model) else ("eager", "sdpa"):
+        if implementation:
+            model.set_attn_implementation(implementation)
+        inputs = batch()
+        expected = model(**inputs).logits[others]
+        inputs["attention_mask"][1] = 0
+        outputs = model(**inputs)
+        outputs.loss.backward()
+        assert outputs.logits.isfinite().all()
+        assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+        close(outputs.logits[others], expected)
 
 
 def test_only_tokens_count(model):
@@ -127,9 +144,6 @@ def test_the_future_is_hidden(model):
         close(found[:, :position], expected[:, :position], 1e-6)
         assert ((found - expected)[:, position].abs().amax(-1) > 1e-6).all()
         assert ((found - expected)[:, -1].abs().amax(-1) > 1e-6).all()
-
-
-# Saving and loading
 
 
 def test_saved_model_comes_back(model, tmp_path):
@@ -246,9 +260,6 @@ def test_config_survives_every_round_trip(model, tmp_path):
     assert copy.deepcopy(config).to_dict() == config.to_dict()
 
 
-# Outputs and inputs in every form
-
-
 def test_tuple_is_the_dictionary_without_names(model):
     options = {**batch(), "output_hidden_states": True}
     as_dict = model(**options)
@@ -273,6 +284,11 @@ def test_hidden_states(model):
     assert torch.equal(outputs.encoder_hidden_states[-1], outputs.encoder_last_hidden_state)
     quiet = model(**batch())
     assert quiet.encoder_hidden_states is quiet.decoder_hidden_states is None
+    config.output_hidden_states = True
+    asked = model(**batch())
+    for name in ("encoder_hidden_states", "decoder_hidden_states"):
+        for first, second in zip(asked[name], outputs[name], strict=True):
+            assert torch.equal(first, second)
 
 
 def test_hidden_states_have_their_tokens_places(rnn):
@@ -298,6 +314,9 @@ def test_recurrent_attention_maps(rnn, side):
         assert not weights[(inputs["attention_mask"] == 0)[:, None, None].expand_as(weights)].any()
         close(weights.sum(-1), torch.ones(4, 1, 6))
         assert weights.std(-1).max() > 0.01
+        assert rnn(**inputs).cross_attentions is None
+        rnn.config.output_attentions = True
+        assert torch.equal(rnn(**inputs).cross_attentions[0], weights)
 
 
 def test_transformer_attention_maps(transformer):
@@ -334,19 +353,19 @@ def test_embeddings_in_place_of_ids(model):
     assert outputs.loss.isfinite()
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-def test_encoder_outputs_in_place_of_the_source(model, hidden):
+def test_encoder_outputs_in_place_of_the_source(model):
     inputs = batch()
     expected = model(**inputs)
-    input_ids = inputs.pop("input_ids")
+    input_ids, attention_mask = inputs.pop("input_ids"), inputs["attention_mask"]
     for return_dict in (True, False):
-        encoder_outputs = model.get_encoder()(
-            input_ids, inputs["attention_mask"], output_hidden_states=hidden, return_dict=return_dict
-        )
-        assert isinstance(encoder_outputs, tuple) != return_dict
-        outputs = model(**inputs, encoder_outputs=encoder_outputs)
-        assert torch.equal(outputs.logits, expected.logits)
-        assert torch.equal(outputs.encoder_last_hidden_state, expected.encoder_last_hidden_state)
+        for hidden in (True, False):
+            encoder_outputs = model.get_encoder()(
+                input_ids, attention_mask, output_hidden_states=hidden, return_dict=return_dict
+            )
+            assert isinstance(encoder_outputs, tuple) != return_dict
+            outputs = model(**inputs, encoder_outputs=encoder_outputs)
+            assert torch.equal(outputs.logits, expected.logits)
+            assert torch.equal(outputs.encoder_last_hidden_state, expected.encoder_last_hidden_state)
 
 
 def test_inputs_are_either_ids_or_embeddings(model):
@@ -364,9 +383,6 @@ def test_recurrent_decoder_needs_the_encoders_last_state(rnn):
     states = rnn.get_encoder()(torch.tensor(SOURCES[:1])).last_hidden_state
     with pytest.raises(ValueError, match="final_hidden"):
         rnn(encoder_outputs=(states,), decoder_input_ids=torch.tensor(TARGETS[:1]))
-
-
-# Loss and gradients
 
 
 def test_loss_is_that_of_the_logits(model):
@@ -411,25 +427,28 @@ def test_accumulated_gradients_are_those_of_one_batch(model):
         close(gradient, expected[name])
 
 
-def test_gradient_checkpointing_changes_nothing(model, monkeypatch):
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+def test_gradient_checkpointing_changes_nothing(model):
     model.train()
-    results = []
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    assert len(layers) == model.config.encoder_layers + model.config.decoder_layers
+    calls, results = [], []
+
+    def counted(checkpoint, *args):
+        calls.append(args)
+        return checkpoint(*args)
+
     for checkpointing in (False, True):
-        calls = []
         if checkpointing:
             model.gradient_checkpointing_enable()
-            for layer in model.modules():
-                if isinstance(layer, GradientCheckpointingLayer):
-                    original = layer._gradient_checkpointing_func
-                    layer._gradient_checkpointing_func = lambda *a, original=original: (calls.append(1), original(*a))[
-                        1
-                    ]
+            for layer in layers:
+                layer._gradient_checkpointing_func = partial(counted, layer._gradient_checkpointing_func)
         model.zero_grad()
         torch.manual_seed(5)  # for dropout
         loss = model(**batch()).loss
         loss.backward()
         results.append((loss.detach(), gradients(model)))
-    assert len(calls) >= model.config.encoder_layers + model.config.decoder_layers
+        assert (len(calls) >= len(layers)) == checkpointing
     assert torch.equal(results[0][0], results[1][0])
     for name, gradient in results[0][1].items():
         close(results[1][1][name], gradient, 1e-6)
@@ -471,14 +490,28 @@ def test_checkpoint_of_another_type_keeps_it(model, tmp_path):
     assert type(model).from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
 
 
-# Attention implementations
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_may_be_chosen_when_loading(transformer, implementation, tmp_path):
+    transformer.save_pretrained(tmp_path)
+    loaded = type(transformer).from_pretrained(tmp_path, attn_implementation=implementation)
+    assert loaded.config._attn_implementation == implementation
+    assert_same(transformer, loaded, 1e-5)
+
+
+def test_mixed_precision_trains(model):
+    expected = model(**batch())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(**batch())
+    assert outputs.logits.dtype == torch.bfloat16
+    close(outputs.loss, expected.loss, 0.05)
+    outputs.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_eager_is_sdpa(transformer, monkeypatch):
     calls = []
     original = F.scaled_dot_product_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", F.scaled_dot_product_attention)
     layers = transformer.config.encoder_layers + 2 * transformer.config.decoder_layers
     results = {}
     for implementation in ("sdpa", "eager", "sdpa"):
@@ -498,9 +531,6 @@ def test_eager_is_sdpa(transformer, monkeypatch):
     close(results["eager"][1], results["sdpa"][1])
     for name, gradient in results["eager"][2].items():
         close(gradient, results["sdpa"][2][name])
-
-
-# Vocabularies
 
 
 def test_vocabulary_of_both_sides_grows_and_shrinks(model, tmp_path):
@@ -554,9 +584,6 @@ def test_input_embeddings_may_be_replaced(model):
     assert (model(**batch()).logits - expected).abs().max() > 1e-3
 
 
-# Configurations
-
-
 def test_copy_of_a_model_is_a_model(model):
     twin = copy.deepcopy(model)
     with torch.no_grad():
@@ -576,6 +603,7 @@ def test_copy_of_a_model_is_a_model(model):
         ({"hidden_size": 15}, ["hidden_size=15", "even", "bidirectional=False"]),
         ({"input_feeding": True, "attention": "bahdanau"}, ["input_feeding=True", "'luong'", "'bahdanau'"]),
         ({"input_feeding": True, "attention": "none"}, ["input_feeding=True", "'luong'", "'none'"]),
+        ({"attention": "none", "bridge": "zeros"}, ["bridge='zeros'", "attention='none'", "'dense' or 'copy'"]),
         ({"encoder_layers": 0}, ["encoder_layers=0", "1 or more"]),
         ({"decoder_layers": 0}, ["decoder_layers=0", "1 or more"]),
         ({"embedding_size": 0}, ["embedding_size=0", "1 or more"]),
@@ -642,8 +670,11 @@ def test_config_refuses_another_type(config, field, value):
         config(**{field: value})
 
 
-def test_widths_are_known_by_their_general_names(model):
+def test_widths_and_parts_are_known_by_their_general_names(model):
     config = model.config
+    assert model.get_encoder() is model.model.encoder
+    assert model.get_decoder() is model.model.decoder
+    assert model.can_generate()
     assert config.hidden_size == 16
     assert config.num_hidden_layers == config.encoder_layers
     assert config.is_encoder_decoder

@@ -166,7 +166,10 @@ class UpdateStream:
 
     def summary(self) -> PlanSummary:
         """The first epoch's plan in figures (of a stream: its first chunk's)."""
-        _, *lengths = next(self._chunks(0))
+        first = next(self._chunks(0), None)
+        if first is None:
+            raise ValueError("there is no pair in the training stream: look at the texts and data.max_source_length.")
+        _, *lengths = first
         return PlanSummary.of(plan_epoch(*lengths, self.settings, 0), *lengths)
 
 

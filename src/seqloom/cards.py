@@ -79,7 +79,12 @@ def data_name(settings: Settings) -> str:
 def _scores(evaluation: dict[str, Any] | None) -> str:
     if evaluation is None:
         return "None were measured."
-    rows = [f"| {name} | {r['score']:.2f} | `{r['signature']}` |" for name, r in evaluation["metrics"].items()]
+
+    def row(name: str, result: dict[str, Any]) -> str:
+        signature = result["signature"].replace("|", r"\|")  # a bar would end the cell
+        return f"| {name} | {result['score']:.2f} | `{signature}` |"
+
+    rows = [row(name, result) for name, result in evaluation["metrics"].items()]
     return "\n".join(["| metric | score | signature |", "| --- | ---: | --- |", *rows])
 
 

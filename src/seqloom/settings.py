@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -180,8 +181,8 @@ class EvaluationSettings:
     ``evaluate.load`` finds."""
     metric_kwargs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Arguments of a metric's ``compute``, by its name: ``{sacrebleu: {tokenize: none}}``."""
-    split: str | None = "test"
-    """Which of train, validation and test is scored when training ends; null: none."""
+    split: Literal["train", "validation", "test"] | None = "test"
+    """Which one is scored when training ends; null: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,12 +196,17 @@ class ScoringSettings:
     """Commit, branch or tag of a model from the Hub."""
     trust_remote_code: bool = False
     """Run code that comes with the model. seqloom's own models need none."""
+    seed: int = 42
+    """Draws the validation pairs where the data has no such split; default: ``training.seed`` of the model's run."""
     data: DataSettings = field(default_factory=DataSettings)
     """The pairs; default: those that the model was trained with."""
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     """The decoding. What is not given is taken from the model's generation config."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     """The scores."""
+
+    def __post_init__(self):
+        _check_shared(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +278,9 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     path = Path(model) / "settings.yaml"
     if path.is_file():
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
-        raw = {section: written[section] for section in ("data", "evaluation")}
-    words = list(_parse_overrides(overrides))
+        raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
+    # The built-in task's split is written --data.split here, since the one to score is asked for far more often.
+    words = [("evaluation.split" if key == "split" else key, value) for key, value in _parse_overrides(overrides)]
     keys = [_resolve(key, raw, ScoringSettings) for key, _ in words]
     if ("data", "dataset") in keys or ("data", "train_files") in keys or ("data", "test_files") in keys:
         columns = {name: raw["data"][name] for name in ("source", "target")} if raw else {}
@@ -315,22 +322,7 @@ def _check(settings: Settings) -> None:
         )
     if training.max_steps is None and training.num_train_epochs is None:
         raise ValueError("give training.max_steps or training.num_train_epochs, so that the run has an end.")
-    at_least = {
-        "data": {"max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1},
-        "tokenizer": {"vocab_size": 5, "target_vocab_size": 5, "min_frequency": 1, "train_samples": 1},
-        "training": {
-            "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
-            "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
-            "early_stopping_patience": 1, "average_checkpoints": 0, "logging_steps": 1,
-            "weight_decay": 0, "label_smoothing_factor": 0,
-        },
-        "generation": {"num_beams": 1, "max_new_tokens": 1, "batch_tokens": 1},
-    }  # fmt: skip
-    for section, floors in at_least.items():
-        for name, floor in floors.items():
-            value = getattr(getattr(settings, section), name)
-            if value is not None and value < floor:
-                raise ValueError(f"{section}.{name} is {value}; it must be {floor} or more.")
+    _check_shared(settings)
     for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
         value = getattr(training, name)
         if value is not None and value <= 0:
@@ -344,9 +336,33 @@ def _check(settings: Settings) -> None:
     _check_model(settings.model)
 
 
+def _check_shared(settings: Settings | ScoringSettings) -> None:
+    if settings.data.streaming and settings.evaluation.split == "train":
+        raise ValueError("evaluation.split is train, which data.streaming reads as a stream: score another split.")
+    at_least = {
+        "data": {"max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1},
+        "tokenizer": {"vocab_size": 5, "target_vocab_size": 5, "min_frequency": 1, "train_samples": 1},
+        "training": {
+            "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
+            "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
+            "early_stopping_patience": 1, "average_checkpoints": 0, "logging_steps": 1,
+            "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
+        },
+        "generation": {"num_beams": 1, "max_new_tokens": 1, "batch_tokens": 1},
+    }  # fmt: skip
+    for section, floors in at_least.items():
+        for name, floor in floors.items() if hasattr(settings, section) else ():
+            value = getattr(getattr(settings, section), name)
+            if value is not None and value < floor:
+                raise ValueError(f"{section}.{name} is {value}; it must be {floor} or more.")
+
+
 def _check_model(model: dict[str, Any]) -> None:
     fields = _model_fields(model.get("model_type"))
-    derived = {"vocab_size", "decoder_vocab_size", "label_smoothing", "share_encoder_decoder_embeddings"}
+    derived = {
+        "vocab_size", "decoder_vocab_size", "label_smoothing", "share_encoder_decoder_embeddings",
+        "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
+    }  # fmt: skip
     for name in model:
         if name in derived:
             source = "training.label_smoothing_factor" if name == "label_smoothing" else "the tokenizer section"
@@ -411,10 +427,13 @@ def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
 
 
 def _set(raw: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    for key in keys[:-1]:
+    for position, key in enumerate(keys[:-1], start=1):
         if raw.get(key) is None:
             raw[key] = {}
         raw = raw[key]
+        if not isinstance(raw, dict):
+            section, whole = ".".join(keys[:position]), ".".join(keys)
+            raise ValueError(f"--{whole} reaches into {section}, which is no section of key: value lines but {raw!r}.")
     raw[keys[-1]] = value
 
 
@@ -462,17 +481,15 @@ def _typed(hint: Any, value: Any, name: str) -> Any:
             return value
         if origin is bool and isinstance(value, bool):
             return value
-        if origin is str and not isinstance(value, (list, dict, bool)):
+        if origin is str and not isinstance(value, (list, dict, bool, type(None))):
             return str(value)
         if origin in (int, float) and not isinstance(value, bool):
             try:
                 number = float(value)
             except (TypeError, ValueError):
                 continue
-            if origin is float:
-                return number
-            if number == int(number):
-                return int(number)
+            if math.isfinite(number) and (origin is float or number.is_integer()):
+                return origin(number)
     kinds = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
     raise ValueError(f"{name} is {value!r}; it must be {kinds}.")
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -70,12 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = {flag: f"--{flag}" in words for flag in ("resume", "overwrite")}
     words = [word for word in words if word not in ("--resume", "--overwrite")]
     try:
-        if words[0].startswith("--"):
+        if not words or words[0].startswith("--"):
             raise ValueError(f"the configuration file comes first. {USAGE}")
         if all(flags.values()):
             raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")
         run_training(load_settings(words[0], words[1:]), **flags)
-    except (ValueError, StrictDataclassError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         if int(os.environ.get("RANK", "0")) == 0:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -101,11 +101,15 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
     accelerator = make_accelerator(settings)
     folder = Path(settings.output_dir)
     check_output_folder(folder, settings, resume, overwrite)
-    accelerator.wait_for_everyone()
+    for name in filter(None, (training.eval_metric, *settings.evaluation.metrics)):
+        metrics.load_metric(name)  # a misspelt name shows now, not after the training
     set_seed(training.seed)
     with accelerator.main_process_first():
         pairs = load_pairs(settings.data, training.seed)
-        tokenizer = make_tokenizer(settings, pairs, folder if resume else None)
+    # One process trains it for all, since unigram's trainer does not give the same tokenizer twice.
+    tokenizer = make_tokenizer(settings, pairs, folder if resume else None) if accelerator.is_main_process else None
+    (tokenizer,) = broadcast_object_list([tokenizer])
+    with accelerator.main_process_first():
         train_set, report = encode(pairs.splits["train"], tokenizer, settings.data)
         validation_set, _ = encode(pairs.splits["validation"], tokenizer, settings.data, drop=False)
     say(accelerator, f"training data: {report}")
@@ -135,10 +139,13 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
     if checkpoint is not None:
         run.progress = checkpoints.load_checkpoint(checkpoint, accelerator)
         say(accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
-    elif accelerator.is_main_process:
+    if accelerator.is_main_process:
+        if overwrite and folder.exists():  # not before everything that can be wrong with the new run was found right
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         settings.save(folder / "settings.yaml")
-        tokenizer.save_pretrained(folder)
+        if checkpoint is None:
+            tokenizer.save_pretrained(folder)
     accelerator.wait_for_everyone()
     train(run)
     return finish(run, pairs, {"train": str(report), "plan": dataclasses.asdict(plan)})
@@ -154,6 +161,8 @@ def train(run: Run) -> None:
     log = RunLog(run)
     while not is_over(run):
         for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
+            if is_over(run):
+                break
             started = time.perf_counter()
             learning_rate = run.scheduler.get_last_lr()[0]
             loss, gradient_norm = make_update(run, position)
@@ -167,8 +176,6 @@ def train(run: Run) -> None:
             bar.set_postfix_str(f"epoch {progress.epoch + 1}, loss {loss:.3f}, {log.tokens_per_second:,.0f} tokens/s", refresh=False)
             if training.eval_steps and progress.step % training.eval_steps == 0:
                 validate_and_save(run, log)
-            if is_over(run):
-                break
         else:
             if progress.epoch_updates == 0:
                 raise ValueError("an epoch without a single pair: nothing is left of the training data after filtering.")
@@ -305,7 +312,7 @@ class RunLog:
 
     def __init__(self, run: Run):
         self.run = run
-        self.last_validation = -1
+        self.last_validation = run.progress.step  # checkpoints are saved after validations alone
         self.tokens_per_second = 0.0
         self._clear()
         if run.settings.training.report_to:
@@ -396,7 +403,6 @@ def make_accelerator(settings: Settings) -> Accelerator:
 def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
     """Refuses to write over anything unless told to, and to resume another run."""
     is_run = (folder / "settings.yaml").is_file()
-    is_main = int(os.environ.get("RANK", "0")) == 0
     if resume and is_run:
         earlier = load_settings(folder / "settings.yaml")
         for section in ("model", "data", "tokenizer"):
@@ -415,8 +421,6 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
             )
         if not is_run:
             raise ValueError(f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one.")
-        if is_main:
-            shutil.rmtree(folder)
 
 
 def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
