@@ -23,7 +23,7 @@ for _config, _model, _generator in _FAMILIES:
     AutoModel.register(_config, _model, exist_ok=True)
     AutoModelForSeq2SeqLM.register(_config, _generator, exist_ok=True)
 
-# By its name alone, which a saved folder states: transformers maps no config class of its own here, so that folders with a
+# By its name alone, which a saved folder states: transformers maps no config class of its own here, so folders with a
 # plain tokenizer are untouched.
 AutoTokenizer.register(PreTrainedConfig, tokenizer_class=Seq2SeqPairTokenizer)
 Seq2SeqPairTokenizer.register_for_auto_class("AutoTokenizer")

@@ -23,8 +23,8 @@ class RnnSeq2SeqConfig(PreTrainedConfig):
         encoder_layers, decoder_layers: Recurrent layers on each side.
         cell_type: ``rnn`` (tanh; Elman 1990), ``lstm`` (Hochreiter & Schmidhuber 1997) or ``gru`` (Cho et al. 2014).
         bidirectional: Read the source from both ends (Schuster & Paliwal 1997).
-        bridge: How the decoder's first state comes from the encoder's last: ``dense`` (tanh of a matrix; Bahdanau et al.
-            2015), ``copy`` (Sutskever et al. 2014) or ``zeros``.
+        bridge: How the decoder's first state comes from the encoder's last: ``dense`` (tanh of a matrix; Bahdanau et
+            al. 2015), ``copy`` (Sutskever et al. 2014) or ``zeros``.
         attention: ``none`` (Sutskever et al. 2014: the state is all that the decoder knows of the source), ``bahdanau``
             (additive; the context enters the recurrence) or ``luong`` (multiplicative, after the recurrence).
         attention_score: Of Luong's: ``general`` (a matrix between) or ``dot``.

@@ -1,4 +1,4 @@
-"""Configuration of the Transformer encoder-decoder (Vaswani et al. 2017, arXiv:1706.03762); defaults: its base model."""
+"""Configuration of the Transformer encoder-decoder; the defaults are the base model of Vaswani et al. 2017."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -20,11 +20,11 @@ class TransformerSeq2SeqConfig(PreTrainedConfig):
         encoder_layers, decoder_layers: Layers on each side.
         encoder_attention_heads, decoder_attention_heads: Heads on each side; they divide ``d_model``.
         encoder_ffn_dim, decoder_ffn_dim: Inner width of the position-wise feed-forward networks.
-        activation_function: ``relu`` (the paper), ``gelu`` (Hendrycks & Gimpel 2016), or ``swiglu`` (Shazeer 2020: a third
-            matrix gates the other two).
+        activation_function: ``relu`` (the paper), ``gelu`` (Hendrycks & Gimpel 2016), or ``swiglu`` (Shazeer 2020: a
+            third matrix gates the other two).
         normalize_before: Pre-norm (Xiong et al. 2020) instead of the paper's post-norm.
-        position_embedding_type: ``sinusoidal`` (the paper, added to the embeddings) or ``rotary`` (Su et al. 2021, turns
-            queries and keys of the self-attention). Both reach any length.
+        position_embedding_type: ``sinusoidal`` (the paper, added to the embeddings) or ``rotary`` (Su et al. 2021,
+            turns queries and keys of the self-attention). Both reach any length.
         rope_theta: Base of the rotary wavelengths.
         scale_embedding: Multiply embeddings by √d_model, as in the paper.
         dropout: On every sublayer's output and on the sums of embeddings and positions.

@@ -1,9 +1,9 @@
 """Recurrent encoder-decoder, without and with attention.
 
-A state is carried from step to step: it *is* the network's memory. Without attention the encoder's last state is all that
-the decoder knows of the source (Sutskever et al. 2014, arXiv:1409.3215; Cho et al. 2014, arXiv:1406.1078); with attention
-it looks back at every source step at every target step (Bahdanau et al. 2015, arXiv:1409.0473; Luong et al. 2015,
-arXiv:1508.04025).
+A state is carried from step to step: it *is* the network's memory. Without attention the encoder's last state is all
+that the decoder knows of the source (Sutskever et al. 2014, arXiv:1409.3215; Cho et al. 2014, arXiv:1406.1078); with
+attention it looks back at every source step at every target step (Bahdanau et al. 2015, arXiv:1409.0473; Luong et al.
+2015, arXiv:1508.04025).
 
 Read top-down: recurrent layer, attention, state cache, encoder, decoder, model, language-modelling head.
 
@@ -147,8 +147,8 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform (Sutskever et al. 2014; Luong et al. 2015), recurrent matrices orthogonal (Bahdanau et al. 2015), biases
-        zero but for the LSTM's forget gate, which starts open (Jozefowicz et al. 2015)."""
+        """Uniform (Sutskever et al. 2014; Luong et al. 2015), recurrent matrices orthogonal (Bahdanau et al. 2015),
+        biases zero but for the LSTM's forget gate, which starts open (Jozefowicz et al. 2015)."""
         super()._init_weights(module)
         limit = self.config.init_range
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -228,7 +228,7 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         embedding, hidden = config.embedding_size, config.hidden_size
         self.embed_tokens = nn.Embedding(config.decoder_vocab_size, embedding)
         self.num_states = 2 if config.cell_type == "lstm" else 1
-        # The encoder layer whose last state each decoder layer starts from: the upper ones, the topmost again if too few.
+        # The encoder layer whose last state each decoder layer starts from: the upper ones, then the topmost again.
         skipped = max(0, config.encoder_layers - config.decoder_layers)
         self.origins = [min(i + skipped, config.encoder_layers - 1) for i in range(config.decoder_layers)]
         self.bridge = nn.ModuleList(
@@ -393,8 +393,8 @@ class RnnSeq2SeqModel(Seq2SeqEmbeddingsMixin, RnnSeq2SeqPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs,
     ) -> Seq2SeqModelOutput:
-        """Arguments as in `RnnSeq2SeqForConditionalGeneration.forward`; ``last_hidden_state`` (batch, target, embedding) is
-        what the output matrix reads."""
+        """Arguments as in `RnnSeq2SeqForConditionalGeneration.forward`; ``last_hidden_state`` (batch, target,
+        embedding) is what the output matrix reads."""
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, **kwargs)
         encoder_outputs = RnnSeq2SeqEncoderOutput.from_any(encoder_outputs)

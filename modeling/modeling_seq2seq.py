@@ -28,8 +28,9 @@ def positions_from_mask(attention_mask: torch.Tensor) -> torch.Tensor:
 class SmoothedCrossEntropy(torch.autograd.Function):
     """Sum over the tokens of (1 - ε)·(-log p(label)) + ε·mean over the vocabulary of (-log p).
 
-    ``F.cross_entropy`` passes over the (tokens, vocabulary) matrix, by far the largest tensor of a training step, a dozen
-    times; this passes over it four times and keeps no second copy. The tests hold the two equal, gradients included.
+    ``F.cross_entropy`` passes over the (tokens, vocabulary) matrix, by far the largest tensor of a training step, a
+    dozen times; this passes over it four times and keeps no second copy. The tests hold the two equal, gradients
+    included.
     """
 
     @staticmethod
@@ -70,8 +71,8 @@ def seq2seq_loss(
     Args:
         logits: (batch, target, vocab); computed in float32 whatever their type.
         labels: (batch, target), -100 where nothing is to be learnt.
-        num_items_in_batch: Divides the sum. An update over several micro-batches or processes gives the number of tokens
-            of all of them, and their losses add up to that of one large batch. Default: the labels' own number.
+        num_items_in_batch: Divides the sum. An update over several micro-batches or processes gives the number of
+            tokens of all of them, and their losses add up to that of one large batch. Default: the labels' own number.
         label_smoothing: ε, the share of the probability spread evenly over the vocabulary.
     """
     labels = labels.reshape(-1).to(logits.device)

@@ -1,8 +1,9 @@
 """Transformer encoder-decoder: "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762).
 
-Read top-down: positions, attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules have
-Marian's names, so that weights go over one to one. Options with a source of their own: pre-norm (Xiong et al. 2020,
-arXiv:2002.04745), rotary positions (Su et al. 2021, arXiv:2104.09864), GELU, SwiGLU (Shazeer 2020, arXiv:2002.05202).
+Read top-down: positions, attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules
+have Marian's names, so that weights go over one to one. Options with a source of their own: pre-norm (Xiong et al.
+2020, arXiv:2002.04745), rotary positions (Su et al. 2021, arXiv:2104.09864), GELU, SwiGLU (Shazeer 2020,
+arXiv:2002.05202).
 
 Shapes: batch, source, target (lengths), length (either), heads, head_dim, d_model, vocab.
 """
@@ -218,7 +219,7 @@ class TransformerSeq2SeqPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As in the authors' tensor2tensor: Glorot for matrices, N(0, 1/d_model) for embeddings, which √d scales to 1."""
+        """As in the authors' tensor2tensor: Glorot for matrices, N(0, 1/d_model) for embeddings, which are scaled up."""
         super()._init_weights(module)
         is_output = isinstance(module, nn.Linear) and module.bias is None  # the output matrix alone has no bias
         if isinstance(module, nn.Embedding) or is_output:

@@ -1,8 +1,8 @@
 """Batches of like lengths under a token budget: a pure function of (seed, epoch), whatever the number of processes.
 
-An *update* is the unit: some batches whose losses are summed over their target tokens and divided by the number of these.
-Processes, and the pieces that a process cuts a batch into to fit its memory, are only ways of sharing an update out; none
-of them changes what it computes.
+An *update* is the unit: some batches whose losses are summed over their target tokens and divided by the number of
+these. Processes, and the pieces that a process cuts a batch into to fit its memory, are only ways of sharing an update
+out; none of them changes what it computes.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ def _scores_note(evaluation: dict[str, Any] | None, data: str) -> str:
         return ""
     decoding = ", ".join(f"{name} {value}" for name, value in evaluation["generation"].items())
     return (
-        f"On the {evaluation['sentences']:,} pairs of the {evaluation['split']} split of {data}; {decoding}; decoded in "
-        f"{evaluation['seconds']:,.1f} s ({evaluation['sentences_per_second']:,.1f} sentences/s)."
+        f"On the {evaluation['sentences']:,} pairs of the {evaluation['split']} split of {data}; {decoding}; decoded "
+        f"in {evaluation['seconds']:,.1f} s ({evaluation['sentences_per_second']:,.1f} sentences/s)."
     )
 
 
@@ -119,6 +119,6 @@ def _training(settings: Settings, record: dict[str, Any], progress: dict[str, An
 def _limits(evaluation: dict[str, Any] | None) -> str:
     measured = "The scores hold for that split alone." if evaluation else "Nothing was measured on held-out data."
     return (
-        f"{measured} The model knows what its training data shows and nothing else: expect other domains, longer inputs "
-        "and other spellings to score lower, and check its outputs before they matter."
+        f"{measured} The model knows what its training data shows and nothing else: expect other domains, longer "
+        "inputs and other spellings to score lower, and check its outputs before they matter."
     )

@@ -117,7 +117,9 @@ def load_average(model: PreTrainedModel, folder: Path) -> list[int]:
     """Gives the model the mean of the kept weights (Vaswani et al. 2017, section 6.1), and returns their steps."""
     files = sorted((folder / "checkpoints" / "weights").glob("step-*.safetensors"))
     parameters = dict(model.named_parameters())
-    sums = {name: torch.zeros_like(parameter, dtype=torch.float64, device="cpu") for name, parameter in parameters.items()}
+    sums = {
+        name: torch.zeros_like(parameter, dtype=torch.float64, device="cpu") for name, parameter in parameters.items()
+    }
     for file in files:
         for name, tensor in load_file(file).items():
             sums[name] += tensor

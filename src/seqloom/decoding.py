@@ -21,7 +21,7 @@ def translate(
     progress: bool = False,
     **generate_kwargs: Any,
 ) -> list[str]:
-    """The model's output for every source, in the sources' order. Which batch a source is in does not change its output.
+    """The model's output for every source, in the sources' order, whatever batch each was decoded in.
 
     Args:
         model: Any encoder-decoder with ``generate``; its mode (train or eval) is left as it was.

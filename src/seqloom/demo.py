@@ -59,7 +59,9 @@ def comparison(records: dict[str, dict]) -> str:
         for name, value in values.items():
             rows.setdefault(name, []).append(value)
     width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}" + "".join(f"  {value:>12}" for value in values) for name, values in rows.items())
+    return "\n".join(
+        f"{name:<{width}}" + "".join(f"  {value:>12}" for value in values) for name, values in rows.items()
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scoring: decodes a split once and gives the outputs to `evaluate` metrics. Any seq2seq model of transformers will do."""
+"""Scoring any seq2seq model of transformers: decodes a split once and gives the outputs to `evaluate` metrics."""
 
 from __future__ import annotations
 
@@ -137,15 +137,15 @@ def score_split(
         generate_kwargs.setdefault("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
     sources, references = pairs["source"][:], pairs["target"][:]
     started = time.perf_counter()
-    outputs = translate(
-        model, tokenizer, sources, batch_tokens=batch_tokens, progress=True, **generate_kwargs
-    )
+    outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=True, **generate_kwargs)
     seconds = time.perf_counter() - started
     results = {
         name: metrics.compute(name, outputs, references, **settings.metric_kwargs.get(name, {}))
         for name in settings.metrics
     }
-    decoding = {name: getattr(config, name) for name in ("num_beams", "length_penalty", "early_stopping", "max_new_tokens")}
+    decoding = {
+        name: getattr(config, name) for name in ("num_beams", "length_penalty", "early_stopping", "max_new_tokens")
+    }
     scores = {
         **(about or {}),
         "split": split,

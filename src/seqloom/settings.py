@@ -18,6 +18,12 @@ from typing import Any, Literal
 
 import yaml
 
+DERIVED = {
+    "vocab_size", "decoder_vocab_size", "share_encoder_decoder_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
+    "decoder_start_token_id", "label_smoothing",
+}  # fmt: skip
+"""Fields of the models' configs that follow from other sections."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -131,8 +137,8 @@ class TrainingSettings:
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the computation; default: what ``accelerate launch`` was told."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None
-    """How the Transformer's attention is computed while training; default: transformers' choice. The saved model does not
-    depend on it. On a CPU, ``eager`` is the faster one in bf16."""
+    """How the Transformer's attention is computed while training; default: transformers' choice. The saved model does
+    not depend on it. On a CPU, ``eager`` is the faster one in bf16."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     eval_steps: int | None = None
@@ -245,8 +251,8 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
 
     Args:
         path: The YAML file.
-        overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key is
-            a section's field (``training.learning_rate``), or the field alone where only one section has it.
+        overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
+            is a section's field (``training.learning_rate``), or the field alone where only one section has it.
 
     Raises:
         ValueError: The file is missing or is not YAML; a key is unknown; a value has the wrong type or makes no sense.
@@ -340,7 +346,9 @@ def _check_shared(settings: Settings | ScoringSettings) -> None:
     if settings.data.streaming and settings.evaluation.split == "train":
         raise ValueError("evaluation.split is train, which data.streaming reads as a stream: score another split.")
     at_least = {
-        "data": {"max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1},
+        "data": {
+            "max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1,
+        },
         "tokenizer": {"vocab_size": 5, "target_vocab_size": 5, "min_frequency": 1, "train_samples": 1},
         "training": {
             "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
@@ -359,12 +367,8 @@ def _check_shared(settings: Settings | ScoringSettings) -> None:
 
 def _check_model(model: dict[str, Any]) -> None:
     fields = _model_fields(model.get("model_type"))
-    derived = {
-        "vocab_size", "decoder_vocab_size", "label_smoothing", "share_encoder_decoder_embeddings",
-        "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
-    }  # fmt: skip
     for name in model:
-        if name in derived:
+        if name in DERIVED:
             source = "training.label_smoothing_factor" if name == "label_smoothing" else "the tokenizer section"
             raise ValueError(f"model.{name} follows from {source}; take it out of the model section.")
         if name != "model_type" and name not in fields:
@@ -411,7 +415,7 @@ def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
         if dataclasses.is_dataclass(hint)
     }
     if cls is Settings and isinstance(raw.get("model"), dict):
-        sections["model"] = {"model_type"} | _model_fields(raw["model"].get("model_type"))
+        sections["model"] = {"model_type"} | _model_fields(raw["model"].get("model_type")) - DERIVED
     own = {f.name for f in dataclasses.fields(cls)}
     if key in own:
         return (key,)

@@ -152,13 +152,18 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
 
 
 def train(run: Run) -> None:
-    """The loop: update, log, validate, save; until the steps, the epochs or the patience end."""
-    training, progress, accelerator = run.settings.training, run.progress, run.accelerator
+    """Opens the log and a progress bar around the loop."""
     bar = tqdm(
-        total=run.max_steps, initial=progress.step, desc="training", unit=" updates", dynamic_ncols=True,
-        disable=not accelerator.is_main_process, mininterval=0.5 if sys.stderr.isatty() else 30,
+        total=run.max_steps, initial=run.progress.step, desc="training", unit=" updates", dynamic_ncols=True,
+        disable=not run.accelerator.is_main_process, mininterval=0.5 if sys.stderr.isatty() else 30,
     )  # fmt: skip
-    log = RunLog(run)
+    with bar, contextlib.closing(RunLog(run)) as log:
+        train_until_over(run, log, bar)
+
+
+def train_until_over(run: Run, log: RunLog, bar: tqdm) -> None:
+    """The loop: update, log, validate, save; until the steps, the epochs or the patience end."""
+    training, progress = run.settings.training, run.progress
     while not is_over(run):
         for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
             if is_over(run):
@@ -173,20 +178,22 @@ def train(run: Run) -> None:
             progress.seconds += seconds
             log.update(loss, gradient_norm, learning_rate, position.num_tokens, seconds)
             bar.update()
-            bar.set_postfix_str(f"epoch {progress.epoch + 1}, loss {loss:.3f}, {log.tokens_per_second:,.0f} tokens/s", refresh=False)
+            bar.set_postfix_str(
+                f"epoch {progress.epoch + 1}, loss {loss:.3f}, {log.tokens_per_second:,.0f} tokens/s", refresh=False
+            )
             if training.eval_steps and progress.step % training.eval_steps == 0:
                 validate_and_save(run, log)
         else:
             if progress.epoch_updates == 0:
-                raise ValueError("an epoch without a single pair: nothing is left of the training data after filtering.")
+                raise ValueError(
+                    "an epoch without a single pair: nothing is left of the training data after filtering."
+                )
             progress.epoch += 1
             progress.epoch_updates = 0
             if training.eval_steps is None:
                 validate_and_save(run, log)
     if log.last_validation != progress.step:
         validate_and_save(run, log)
-    bar.close()
-    log.close()
 
 
 def make_update(run: Run, position: EpochPosition) -> tuple[float, float]:
@@ -308,7 +315,8 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
 
 
 class RunLog:
-    """``training_log.jsonl``, one line every ``logging_steps`` updates and every validation, and Accelerate's trackers."""
+    """``training_log.jsonl``, one line every ``logging_steps`` updates and every validation, and Accelerate's
+    trackers."""
 
     def __init__(self, run: Run):
         self.run = run
@@ -420,7 +428,9 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
                 "another --output_dir."
             )
         if not is_run:
-            raise ValueError(f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one.")
+            raise ValueError(
+                f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one."
+            )
 
 
 def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
@@ -516,9 +526,7 @@ def make_optimizer(model: nn.Module, settings: Settings, max_steps: int | None):
         fused=True,
     )
     name = "constant_with_warmup" if training.lr_scheduler_type == "constant" else training.lr_scheduler_type
-    scheduler = get_scheduler(
-        name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=max_steps
-    )
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=max_steps)
     return optimizer, scheduler
 
 
