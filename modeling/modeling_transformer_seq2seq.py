@@ -219,7 +219,7 @@ class TransformerSeq2SeqPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """As in the authors' tensor2tensor: Glorot for matrices, N(0, 1/d_model) for embeddings, which are scaled up."""
+        """As in the authors' tensor2tensor: Glorot for matrices, N(0, 1/d_model) for embeddings, scaled up."""
         super()._init_weights(module)
         is_output = isinstance(module, nn.Linear) and module.bias is None  # the output matrix alone has no bias
         if isinstance(module, nn.Embedding) or is_output:

@@ -61,9 +61,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         ValueError: Model, data or settings do not allow it.
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
-    split = settings.evaluation.split
-    if split is None:
-        raise ValueError("evaluation.split is null; give --split train, validation or test.")
+    split = settings.split or settings.evaluation.split or "test"
     default = Path(name) if Path(name).is_dir() else Path("runs") / name.replace("/", "--")
     folder = Path(settings.output_dir) if settings.output_dir else default / "evaluation" / split
     if not overwrite and (folder / "scores.json").exists():

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import yaml
 
 DERIVED = {
-    "vocab_size", "decoder_vocab_size", "share_encoder_decoder_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
-    "decoder_start_token_id", "label_smoothing",
+    "vocab_size", "decoder_vocab_size", "share_encoder_decoder_embeddings", "pad_token_id", "bos_token_id",
+    "eos_token_id", "decoder_start_token_id", "label_smoothing",
 }  # fmt: skip
 """Fields of the models' configs that follow from other sections."""
 
@@ -139,6 +139,9 @@ class TrainingSettings:
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None
     """How the Transformer's attention is computed while training; default: transformers' choice. The saved model does
     not depend on it. On a CPU, ``eager`` is the faster one in bf16."""
+    num_threads: int | None = None
+    """CPU threads of each process; default: the cores, shared out among the machine's processes. (``accelerate launch``
+    would give each process one.)"""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     eval_steps: int | None = None
@@ -202,6 +205,8 @@ class ScoringSettings:
     """Commit, branch or tag of a model from the Hub."""
     trust_remote_code: bool = False
     """Run code that comes with the model. seqloom's own models need none."""
+    split: Literal["train", "validation", "test"] | None = None
+    """The split to score; default: ``evaluation.split``, else test. (Of SCAN's, ``--data.split`` chooses.)"""
     seed: int = 42
     """Draws the validation pairs where the data has no such split; default: ``training.seed`` of the model's run."""
     data: DataSettings = field(default_factory=DataSettings)
@@ -353,7 +358,7 @@ def _check_shared(settings: Settings | ScoringSettings) -> None:
         "training": {
             "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
             "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
-            "early_stopping_patience": 1, "average_checkpoints": 0, "logging_steps": 1,
+            "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
             "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
         },
         "generation": {"num_beams": 1, "max_new_tokens": 1, "batch_tokens": 1},

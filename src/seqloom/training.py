@@ -330,10 +330,11 @@ class RunLog:
         self.file = None
         if run.accelerator.is_main_process:
             path = run.folder / "training_log.jsonl"
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            lines = [line for line in lines if json.loads(line)["step"] <= run.progress.step]  # the rest is done anew
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one
+            done = [line for line in whole if json.loads(line)["step"] <= run.progress.step]  # the rest is done anew
             self.file = path.open("w", encoding="utf-8", buffering=1)
-            self.file.writelines(f"{line}\n" for line in lines)
+            self.file.writelines(done)
 
     def _clear(self) -> None:
         self.loss = self.num_tokens = self.seconds = self.updates = 0
@@ -398,7 +399,7 @@ def make_accelerator(settings: Settings) -> Accelerator:
     if on_cpu and precision == "fp16":
         raise ValueError("training.mixed_precision is fp16, which needs a GPU; on a CPU take bf16 or no.")
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=precision,
             log_with=list(settings.training.report_to) or None,
@@ -406,6 +407,11 @@ def make_accelerator(settings: Settings) -> Accelerator:
         )
     except ImportError as error:
         raise ValueError(f"training.report_to {settings.training.report_to}: {error}") from None
+    if on_cpu:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(settings.training.num_threads or max(1, cores // local_processes))
+    return accelerator
 
 
 def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
@@ -504,6 +510,7 @@ def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> Pre
     unknown = model.generation_config.update(**generation.generate_kwargs)
     if unknown:
         raise ValueError(f"generation.generate_kwargs has {', '.join(unknown)}, which generate does not know.")
+    model.generation_config.validate(strict=True)  # as saving will do, but now
     return model
 
 
