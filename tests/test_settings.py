@@ -97,7 +97,7 @@ def test_overrides(load, words, name, value):
         ("--training.lerning_rate 1", r"training.lerning_rate is unknown; did you mean training.learning_rate\?"),
         ("--trainin.seed 1", r"trainin is unknown; did you mean training\?"),
         ("--zzz 1", "--zzz is unknown; known are --"),
-        ("--batch_tokens 5", "--batch_tokens could be --training.batch_tokens or --generation.batch_tokens"),
+        ("--split simple", "--split could be --data.split or --evaluation.split"),
         ("--split test", "--split could be --data.split or --evaluation.split"),
         ("--learning_rate", "--learning_rate has no value"),
         ("--learning_rate --seed 1", "--learning_rate has no value"),
@@ -301,10 +301,10 @@ class TestScoring:
         assert generate_kwargs == {}
 
     def test_only_what_is_given_goes_before_the_models_own(self, folder):
-        words = "--num_beams 4 --generation.batch_tokens 9 --generate_kwargs '{do_sample: true}'"
+        words = "--num_beams 4 --decode_batch_tokens 9 --generate_kwargs '{do_sample: true}'"
         settings, generate_kwargs = load_scoring_settings(folder, shlex.split(words))
         assert generate_kwargs == {"num_beams": 4, "do_sample": True}
-        assert settings.generation.batch_tokens == 9
+        assert settings.generation.decode_batch_tokens == 9
 
     def test_split_is_the_one_to_score(self, folder):
         settings, _ = load_scoring_settings(folder, ["--split", "test"])

@@ -693,17 +693,19 @@ class TestRefusals:
         assert not (tmp_path / "run").exists()
 
 
-# Runs one configuration after the other, each as train.py would.
+# As train.py, for one configuration after the other; the processes' group cannot be left and joined again.
 TWO_RUNS = """
 import sys
-from accelerate.state import AcceleratorState, GradientState
+from accelerate import Accelerator
 from seqloom.training import main
 
-for config in sys.argv[1:]:
-    if main([config]):
-        sys.exit(1)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+first, second = sys.argv[1:]
+end_training = Accelerator.end_training
+Accelerator.end_training = lambda accelerator: None
+if status := main([first]):
+    sys.exit(status)
+Accelerator.end_training = end_training
+sys.exit(main([second]))
 """
 
 
@@ -712,9 +714,10 @@ def test_two_processes_learn_the_same(tmp_path, data):
     """Losses, norms, validations with decoding, the mean's validation and the final scores; and they end."""
     changes = {
         "tokenizer": {"shared": False},
-        "training": {"eval_metric": "chrf", "average_checkpoints": 2, "eval_samples": 23, "gradient_accumulation_steps": 2},
-        "evaluation": {"metrics": ["chrf"]},
-    }
+        "training": {"eval_metric": "cer", "average_checkpoints": 2, "eval_samples": 23, "gradient_accumulation_steps": 2,
+                     "learning_rate": 0.1, "max_steps": 12, "eval_steps": 6},
+        "evaluation": {"metrics": ["cer"]},
+    }  # fmt: skip
     (tmp_path / "two_runs.py").write_text(TWO_RUNS)
     configs = [configure(tmp_path / f"two-{name}", data, name, **changes) for name in SMALL]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two_runs.py")]
@@ -729,10 +732,10 @@ def test_two_processes_learn_the_same(tmp_path, data):
         one, two = (read_log(tmp_path / f"{count}-{name}") for count in ("one", "two"))
         assert [line.keys() for line in one] == [line.keys() for line in two]
         for ours, theirs in zip(one, two, strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+            assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
         together = json.loads((tmp_path / f"two-{name}" / "run" / "record.json").read_text())
         assert (alone["environment"]["processes"], together["environment"]["processes"]) == (1, 2)
         assert together["evaluation"]["metrics"] == alone["evaluation"]["metrics"]
-        assert together["evaluation"]["metrics"]["chrf"]["score"] > 0
         predictions = [tmp_path / f"{count}-{name}/run/evaluation/test/predictions.jsonl" for count in ("one", "two")]
         assert predictions[0].read_text() == predictions[1].read_text()
+        assert any(json.loads(line)["hypothesis"] for line in predictions[0].read_text().splitlines())

@@ -85,7 +85,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         settings.evaluation,
         split=split,
         folder=folder,
-        batch_tokens=settings.generation.batch_tokens,
+        batch_tokens=settings.generation.decode_batch_tokens,
         about={"model": name, "revision": settings.revision, "data": pairs.provenance},
         **generate_kwargs,
     )

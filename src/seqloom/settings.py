@@ -175,7 +175,7 @@ class GenerationSettings:
     """Stop when there are as many finished beams as beams."""
     max_new_tokens: int | None = None
     """Longest output in tokens; default: twice the longest training target, 32 at least."""
-    batch_tokens: int = 4096
+    decode_batch_tokens: int = 4096
     """Source tokens decoded together, each counted once for every beam."""
     generate_kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of transformers' ``generate``: ``{forced_bos_token_id: 5}``."""
@@ -302,7 +302,7 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     generate_kwargs = {
         name: getattr(settings.generation, name)
         for name in raw.get("generation", {})
-        if name not in ("batch_tokens", "generate_kwargs")
+        if name not in ("decode_batch_tokens", "generate_kwargs")
     }
     return settings, generate_kwargs | settings.generation.generate_kwargs
 
@@ -361,7 +361,7 @@ def _check_shared(settings: Settings | ScoringSettings) -> None:
             "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
             "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
         },
-        "generation": {"num_beams": 1, "max_new_tokens": 1, "batch_tokens": 1},
+        "generation": {"num_beams": 1, "max_new_tokens": 1, "decode_batch_tokens": 1},
     }  # fmt: skip
     for section, floors in at_least.items():
         for name, floor in floors.items() if hasattr(settings, section) else ():

@@ -267,7 +267,7 @@ def validate(run: Run) -> dict[str, float]:
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         greedy = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
         outputs = translate(
-            model, run.tokenizer, sources[mine], batch_tokens=run.settings.generation.batch_tokens, **greedy
+            model, run.tokenizer, sources[mine], batch_tokens=run.settings.generation.decode_batch_tokens, **greedy
         )
         order = gather_object(list(range(len(sources)))[mine])
         outputs = [text for _, text in sorted(zip(order, gather_object(outputs), strict=True))]
@@ -304,7 +304,7 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
         if split in pairs.splits:
             record["evaluation"] = evaluation.score_split(
                 model, run.tokenizer, pairs.splits[split], settings.evaluation,
-                batch_tokens=settings.generation.batch_tokens, folder=run.folder / "evaluation" / split, split=split,
+                batch_tokens=settings.generation.decode_batch_tokens, folder=run.folder / "evaluation" / split, split=split,
             )  # fmt: skip
         (run.folder / "record.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
         cards.write_card(run.folder, settings, record)
