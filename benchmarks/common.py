@@ -39,8 +39,8 @@ def compare(
         rounds, warmup: Inputs that are timed, and before them inputs that are not.
 
     Returns:
-        Every round's ``seconds``; the medians over rounds of both sides' tokens per second and of the ``ratio``, how many
-        times as fast the first side is; and the ``interval`` that holds the ratio's true median at 95 %.
+        Every round's ``seconds``; the medians over rounds of both sides' tokens per second and of the ``ratio``, how
+        many times as fast the first side is; and the ``interval`` that holds the ratio's true median at 95 %.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     counts = []

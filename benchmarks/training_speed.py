@@ -2,7 +2,7 @@
 
     python benchmarks/training_speed.py
     python benchmarks/training_speed.py --compare tiny --attn_implementation eager --threads 1
-    python benchmarks/training_speed.py --padding configs/multi30k-en-de-transformer-tiny.yaml --batch_tokens 4096
+    python benchmarks/training_speed.py --padding configs/scan-rnn.yaml --training.batch_tokens 4096
 
 README.md, beside this file, says how to read it.
 """

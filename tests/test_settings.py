@@ -97,7 +97,6 @@ def test_overrides(load, words, name, value):
         ("--training.lerning_rate 1", r"training.lerning_rate is unknown; did you mean training.learning_rate\?"),
         ("--trainin.seed 1", r"trainin is unknown; did you mean training\?"),
         ("--zzz 1", "--zzz is unknown; known are --"),
-        ("--split simple", "--split could be --data.split or --evaluation.split"),
         ("--split test", "--split could be --data.split or --evaluation.split"),
         ("--learning_rate", "--learning_rate has no value"),
         ("--learning_rate --seed 1", "--learning_rate has no value"),
@@ -188,7 +187,7 @@ def test_wrong_types(load, name, value, message):
         ({"generation": {"max_new_tokens": 0}}, "generation.max_new_tokens is 0; it must be 1 or more"),
         (
             {"data": {"streaming": True}, "evaluation": {"split": "train"}},
-            "evaluation.split is train, which data.streaming reads",
+            "the split to score is train, which data.streaming reads",
         ),
     ],
 )
@@ -308,9 +307,9 @@ class TestScoring:
 
     def test_split_is_the_one_to_score(self, folder):
         settings, _ = load_scoring_settings(folder, ["--split", "test"])
-        assert (settings.evaluation.split, settings.data.split) == ("test", None)
+        assert (settings.split, settings.evaluation.split, settings.data.split) == ("test", "validation", None)
         settings, _ = load_scoring_settings(folder, ["--dataset", "scan", "--data.split", "length"])
-        assert (settings.evaluation.split, settings.data.split) == ("validation", "length")
+        assert (settings.split, settings.evaluation.split, settings.data.split) == (None, "validation", "length")
 
     def test_other_data_forgets_the_old_place(self, folder):
         settings, _ = load_scoring_settings(folder, ["--test_files", "a.csv", "--target", "fr"])
@@ -324,8 +323,8 @@ class TestScoring:
             ("--learning_rate 1", "--learning_rate is unknown"),  # nothing is trained here
             ("--num_beam 1", r"--num_beam is unknown; did you mean --num_beams\?"),
             ("--num_beams 0", "num_beams is 0"),
-            ("--split tset", "evaluation.split is 'tset'; allowed are"),
-            ("--split train --streaming true", "evaluation.split is train, which data.streaming reads"),
+            ("--split tset", "split is 'tset'; allowed are"),
+            ("--split train --streaming true", "the split to score is train, which data.streaming reads"),
         ],
     )
     def test_refuses(self, folder, words, message):

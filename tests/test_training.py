@@ -75,7 +75,7 @@ def configure(folder: Path, pairs: dict, family: str = "transformer", /, **chang
                  (("train", "few"), ("validation", "validation"), ("test", "test"))},
         "tokenizer": {"kind": "char", "vocab_size": 20},
         "training": {"batch_tokens": 60, "max_steps": 6, "logging_steps": 1, "learning_rate": 0.01, "eval_steps": 3,
-                     "lr_scheduler_type": "constant"},
+                     "lr_scheduler_type": "constant", "num_threads": 1},
         "evaluation": {"metrics": ["exact_match"]},
     }  # fmt: skip
     for section, fields in changes.items():
@@ -170,7 +170,9 @@ class TestLearning:
             count += encoded["labels"].numel()
             del encoded["labels"]
             right += tokenizer.decode(model.generate(**encoded, num_beams=1)[0], skip_special_tokens=True) == target
-        (line,) = [line for line in read_log(folder) if line["step"] == record["progress"]["best_step"] and "best" in line]
+        (line,) = [
+            line for line in read_log(folder) if line["step"] == record["progress"]["best_step"] and "best" in line
+        ]
         assert line["eval_loss"] == pytest.approx(total / count, rel=1e-5)
         assert line["eval_exact_match"] == pytest.approx(100 * right / len(sides[0]))
 
@@ -222,7 +224,9 @@ class TestTheUpdate:
 
         monkeypatch.setattr(training, "make_update", spy)
         record = run(tmp_path, data, training={"logging_steps": 3, "max_steps": 6})
-        for line, part in zip((line for line in read_log(tmp_path) if "loss" in line), (updates[:3], updates[3:]), strict=True):
+        for line, part in zip(
+            (line for line in read_log(tmp_path) if "loss" in line), (updates[:3], updates[3:]), strict=True
+        ):
             assert line["loss"] == pytest.approx(sum(loss * n for loss, n, *_ in part) / sum(n for _, n, *_ in part))
             assert line["gradient_norm"] == part[-1][2]
         assert record["progress"]["target_tokens"] == sum(n for _, n, *_ in updates)
@@ -425,7 +429,9 @@ class TestTokenizers:
         tokenizer = {"kind": kind, "vocab_size": sizes[kind], "shared": shared}
         if not shared:
             tokenizer["target_vocab_size"] = sizes[kind] - 1
-        record = run(tmp_path, data, "rnn", tokenizer=tokenizer, training={"max_steps": 2, "eval_metric": "exact_match"})
+        record = run(
+            tmp_path, data, "rnn", tokenizer=tokenizer, training={"max_steps": 2, "eval_metric": "exact_match"}
+        )
         assert all(map(math.isfinite, read_losses(tmp_path)))
         assert record["evaluation"]["sentences"] == 31
         config = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run").config
@@ -520,7 +526,9 @@ class TestResuming:
 
         assert read_log(tmp_path / "killed") == read_log(tmp_path / "whole")
         assert len(read_losses(tmp_path / "whole")) == 11
-        ours, theirs = (weights(tmp_path / name / "run" / "checkpoints" / "step-00000011") for name in ("killed", "whole"))
+        ours, theirs = (
+            weights(tmp_path / name / "run" / "checkpoints" / "step-00000011") for name in ("killed", "whole")
+        )
         assert same(ours, theirs)
         assert same(weights(tmp_path / "killed" / "run"), weights(tmp_path / "whole" / "run"))
         for record in (whole, resumed):

@@ -59,14 +59,24 @@ def write_card(folder: Path, settings: Settings, record: dict[str, Any], example
         title=folder.name,
         model_type=settings.model["model_type"],
         parameters=f"{record['model']['parameters']:,}",
-        snippet=SNIPPET.format(name=folder, example=example.replace('"', '\\"')),
+        snippet=SNIPPET.format(name=folder.name, example=example.replace('"', '\\"')),
         scores=_scores(evaluation),
         scores_note=_scores_note(evaluation, data),
         training=_training(settings, record, progress, data),
-        settings=yaml.safe_dump(settings.to_dict(), sort_keys=False, allow_unicode=True).strip(),
+        settings=yaml.safe_dump(_without_folders(settings), sort_keys=False, allow_unicode=True).strip(),
         limits=_limits(evaluation),
     )
     (folder / "README.md").write_text(str(card), encoding="utf-8")
+
+
+def _without_folders(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values, files by their names alone: where they lay is nobody else's business."""
+    values = settings.to_dict()
+    values["output_dir"] = Path(settings.output_dir).name
+    for split in ("train", "validation", "test"):
+        paths = values["data"][f"{split}_files"]
+        values["data"][f"{split}_files"] = paths and [Path(path).name for path in paths]
+    return values
 
 
 def data_name(settings: Settings) -> str:

@@ -290,8 +290,7 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     if path.is_file():
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
-    # The built-in task's split is written --data.split here, since the one to score is asked for far more often.
-    words = [("evaluation.split" if key == "split" else key, value) for key, value in _parse_overrides(overrides)]
+    words = list(_parse_overrides(overrides))
     keys = [_resolve(key, raw, ScoringSettings) for key, _ in words]
     if ("data", "dataset") in keys or ("data", "train_files") in keys or ("data", "test_files") in keys:
         columns = {name: raw["data"][name] for name in ("source", "target")} if raw else {}
@@ -348,8 +347,8 @@ def _check(settings: Settings) -> None:
 
 
 def _check_shared(settings: Settings | ScoringSettings) -> None:
-    if settings.data.streaming and settings.evaluation.split == "train":
-        raise ValueError("evaluation.split is train, which data.streaming reads as a stream: score another split.")
+    if settings.data.streaming and "train" in (settings.evaluation.split, getattr(settings, "split", None)):
+        raise ValueError("the split to score is train, which data.streaming reads as a stream: score another one.")
     at_least = {
         "data": {
             "max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1,

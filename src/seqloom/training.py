@@ -307,7 +307,8 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
                 batch_tokens=settings.generation.decode_batch_tokens, folder=run.folder / "evaluation" / split, split=split,
             )  # fmt: skip
         (run.folder / "record.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-        cards.write_card(run.folder, settings, record)
+        example = next(iter(pairs.splits.get(split or "", pairs.splits["validation"])))["source"]
+        cards.write_card(run.folder, settings, record, example)
         say(accelerator, f"the model is in {run.folder}")
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -1,0 +1,355 @@
+"""Decoding restores the order, scoring takes any seq2seq model, and what is written says how it came about."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import sacrebleu
+import torch
+import transformers
+from conftest import RNNS, TRANSFORMERS
+from transformers import GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
+
+from seqloom import evaluation
+from seqloom.data import load_pairs
+from seqloom.decoding import translate
+from seqloom.evaluation import evaluate_model, load_model, main
+from seqloom.modeling import CONFIG_CLASSES
+from seqloom.settings import DataSettings, EvaluationSettings, Settings, TokenizerSettings, TrainingSettings
+from seqloom.tokenization import train_tokenizer
+
+ROOT = Path(__file__).parents[1]
+LETTERS = "abcdefgh"
+SIZES = {
+    "rnn_seq2seq": {"hidden_size": 16, "init_range": 1.5},
+    "transformer_seq2seq": {
+        "d_model": 16, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def sentences(count: int, longest: int = 12) -> list[str]:
+    words = random.Random(count)
+    return ["".join(words.choices(LETTERS, k=words.randint(1, longest))) for _ in range(count)]
+
+
+def make_tokenizer(shared: bool = True, letters: str = LETTERS):
+    return train_tokenizer([letters], [letters.upper()], TokenizerSettings(kind="char", shared=shared))
+
+
+def untrained(config, cls, noise: float = 0.6):
+    """A model whose outputs differ from source to source: its matrices are far from zero."""
+    torch.manual_seed(3)
+    model = cls(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=noise if parameter.dim() > 1 else 0)
+    return model
+
+
+def make_model(tokenizer, family: str = "transformer_seq2seq", **fields):
+    target = getattr(tokenizer, "target_tokenizer", tokenizer)
+    config = CONFIG_CLASSES[family](
+        vocab_size=len(tokenizer), decoder_vocab_size=len(target),
+        share_encoder_decoder_embeddings=target is tokenizer, **{**SIZES[family], **fields},
+    )  # fmt: skip
+    model = untrained(config, transformers.AutoModelForSeq2SeqLM.from_config(config).__class__)
+    model.generation_config.max_new_tokens = 9
+    return model
+
+
+def write(folder: Path, name: str, sources: list[str], targets: list[str] | None = None) -> list[str]:
+    targets = [source[::-1].upper() for source in sources] if targets is None else targets
+    paths = [folder / f"{name}.{side}" for side in ("source", "target")]
+    for path, texts in zip(paths, (sources, targets), strict=True):
+        path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A model folder as training leaves it, with the settings of its run; validation is cut with the seed 7."""
+    tokenizer, place = make_tokenizer(), tmp_path / "model"
+    make_model(tokenizer).save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    data = DataSettings(
+        train_files=write(tmp_path, "train", sentences(60)), test_files=write(tmp_path, "test", sentences(11))
+    )
+    settings = Settings(
+        output_dir="runs/x", model={"model_type": "transformer_seq2seq"}, data=data,
+        training=TrainingSettings(seed=7, max_steps=1),
+        evaluation=EvaluationSettings(metrics=["chrf", "cer"], metric_kwargs={"chrf": {"word_order": 2}}),
+    )  # fmt: skip
+    settings.save(place / "settings.yaml")
+    return place
+
+
+def read(folder: Path) -> tuple[dict, list[dict]]:
+    """Scores and predictions."""
+    scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return scores, [json.loads(line) for line in lines]
+
+
+class TestTranslate:
+    @pytest.mark.parametrize("num_beams", [1, 4])
+    @pytest.mark.parametrize(
+        ("family", "fields"),
+        [
+            ("transformer_seq2seq", TRANSFORMERS["post-norm"]),
+            ("transformer_seq2seq", TRANSFORMERS["rotary-swiglu-pre-norm"]),
+            ("rnn_seq2seq", RNNS["gru-bahdanau"]),
+            ("rnn_seq2seq", RNNS["lstm-luong-fed"]),
+        ],
+        ids=["transformer", "rotary", "gru", "lstm"],
+    )
+    def test_order_and_company_change_nothing(self, family, fields, num_beams):
+        tokenizer = make_tokenizer()
+        model = make_model(tokenizer, family, **fields)
+        sources = sentences(14)
+        alone = [translate(model, tokenizer, [source], num_beams=num_beams)[0] for source in sources]
+        assert len(set(alone)) > 4  # else the order could not be told
+        for budget in (1, 40, 4096):
+            assert translate(model, tokenizer, sources, batch_tokens=budget, num_beams=num_beams) == alone
+
+    def test_two_vocabularies(self):
+        tokenizer = make_tokenizer(shared=False)
+        outputs = translate(make_model(tokenizer), tokenizer, sentences(8))
+        assert set("".join(outputs)) & set(LETTERS.upper())
+        assert not set("".join(outputs)) & set(LETTERS)
+
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    def test_budget(self, monkeypatch, num_beams):
+        """Of source tokens with padding, counted for every beam, whether the beams are asked for or the model's own."""
+        tokenizer = make_tokenizer()
+        model = make_model(tokenizer)
+        model.generation_config.num_beams = num_beams
+        shapes = []
+        original = model.generate
+        monkeypatch.setattr(
+            model,
+            "generate",
+            lambda *, input_ids, **rest: shapes.append(input_ids.shape) or original(input_ids, **rest),
+        )
+        for options in ({}, {"num_beams": 2}):
+            shapes.clear()
+            translate(model, tokenizer, sentences(30), batch_tokens=80, **options)
+            beams = options.get("num_beams", num_beams)
+            assert sum(rows for rows, _ in shapes) == 30
+            assert max(rows * width * beams for rows, width in shapes) <= 80
+            assert max(rows for rows, _ in shapes) > 1
+            widths = [width for _, width in shapes]
+            assert widths == sorted(widths, reverse=True)  # if memory is short, that shows at once
+
+    def test_edges(self):
+        tokenizer = make_tokenizer()
+        model = make_model(tokenizer).train()
+        assert translate(model, tokenizer, []) == []
+        assert model.training
+        assert len(translate(model.eval(), tokenizer, ["", "a" * 50, ""], batch_tokens=3)) == 3
+        assert not model.training
+
+
+class TestScoring:
+    def test_a_model_of_ours(self, folder, capsys):
+        assert main([str(folder)]) == 0
+        scores, predictions = read(folder / "evaluation" / "test")
+        sources = sentences(11)
+        assert [line["source"] for line in predictions] == sources
+        assert [line["reference"] for line in predictions] == [source[::-1].upper() for source in sources]
+        model, tokenizer = load_model(str(folder)), make_tokenizer()
+        assert [line["hypothesis"] for line in predictions] == translate(model, tokenizer, sources)
+
+        hypotheses, references = ([line[name] for line in predictions] for name in ("hypothesis", "reference"))
+        chrf = sacrebleu.CHRF(word_order=2)
+        assert scores["metrics"].keys() == {"chrf", "cer"}
+        assert scores["metrics"]["chrf"]["score"] == chrf.corpus_score(hypotheses, [references]).score
+        assert scores["metrics"]["chrf"]["signature"] == str(chrf.get_signature())
+        assert scores["metrics"]["chrf"]["score"] > 0
+        assert (scores["split"], scores["sentences"], scores["model"]) == ("test", 11, str(folder))
+        assert scores["generation"] == {"max_new_tokens": 9}
+        assert scores["sentences_per_second"] > 0
+        assert {"hardware", "torch", "transformers", "seqloom"} <= scores["environment"].keys()
+        assert [file["name"] for file in scores["data"]["splits"]["test"]] == ["test.source", "test.target"]
+        printed = capsys.readouterr().out
+        for name, result in scores["metrics"].items():
+            (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+            assert line.split() == [name, f"{result['score']:.2f}", result["signature"]]
+        assert str(folder / "evaluation" / "test") in printed
+
+    def test_as_training_does(self, folder):
+        """The function that `finish` calls and the command give the same."""
+        command = evaluate_model(str(folder), ["--output_dir", str(folder / "command")])
+        settings = EvaluationSettings(metrics=["chrf", "cer"], metric_kwargs={"chrf": {"word_order": 2}})
+        pairs = datasets.Dataset.from_list(read(folder / "command")[1]).rename_column("reference", "target")
+        evaluation.score_split(
+            load_model(str(folder)), make_tokenizer(), pairs, settings, split="test", folder=folder / "function"
+        )
+        assert read(folder / "function")[1] == read(folder / "command")[1]
+        assert read(folder / "function")[0]["metrics"] == command["metrics"]
+
+    def test_overrides(self, folder, tmp_path):
+        files = write(tmp_path, "other", sentences(5))
+        words = ["--num_beams", "3", "--max_new_tokens", "4", "--metrics", "exact_match", "--test_files", *files]
+        scores = evaluate_model(str(folder), [*words, "--output_dir", str(tmp_path / "out")])
+        written, predictions = read(tmp_path / "out")
+        assert written == json.loads(json.dumps(scores))
+        assert scores["generation"] == {"num_beams": 3, "max_new_tokens": 4}
+        assert scores["metrics"].keys() == {"exact_match"}
+        model, tokenizer = load_model(str(folder)), make_tokenizer()
+        expected = translate(model, tokenizer, sentences(5), num_beams=3, max_new_tokens=4)
+        assert [line["hypothesis"] for line in predictions] == expected
+        assert expected != translate(model, tokenizer, sentences(5), max_new_tokens=4)
+
+    def test_greedy_of_a_model_with_beams(self, folder):
+        model = load_model(str(folder))
+        model.generation_config.update(num_beams=4, length_penalty=0.6, early_stopping=True)
+        model.save_pretrained(folder)
+        beams = evaluate_model(str(folder), ["--output_dir", str(folder / "beams")])
+        assert beams["generation"] == {
+            "num_beams": 4, "length_penalty": 0.6, "early_stopping": True, "max_new_tokens": 9,
+        }  # fmt: skip
+        greedy = evaluate_model(str(folder), ["--num_beams", "1", "--output_dir", str(folder / "greedy")])
+        assert greedy["generation"]["num_beams"] == 1
+        plain = load_model(str(folder))
+        plain.generation_config.update(num_beams=1, length_penalty=None, early_stopping=None)
+        hypotheses = [line["hypothesis"] for line in read(folder / "greedy")[1]]
+        assert hypotheses == translate(plain, make_tokenizer(), sentences(11))
+        assert hypotheses != [line["hypothesis"] for line in read(folder / "beams")[1]]
+
+    def test_validation_is_what_training_cut(self, folder, tmp_path):
+        """With the run's own seed: with another one, pairs that the model was trained on would be among them."""
+        scores = evaluate_model(str(folder), ["--split", "validation"])
+        data = DataSettings(train_files=[str(tmp_path / f"train.{side}") for side in ("source", "target")])
+        cut, others = (load_pairs(data, seed).splits["validation"]["source"][:] for seed in (7, 42))
+        assert [line["source"] for line in read(folder / "evaluation" / "validation")[1]] == cut != others
+        assert scores["sentences"] == 6
+
+    def test_scores_are_not_written_over(self, folder, capsys):
+        assert main([str(folder)]) == 0
+        before = (folder / "evaluation" / "test" / "scores.json").read_bytes()
+        capsys.readouterr()
+        assert main([str(folder), "--max_new_tokens", "3"]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ")
+        assert "holds scores already; give --overwrite" in error
+        assert (folder / "evaluation" / "test" / "scores.json").read_bytes() == before
+        assert main([str(folder), "--max_new_tokens", "3", "--overwrite"]) == 0
+        assert read(folder / "evaluation" / "test")[0]["generation"]["max_new_tokens"] == 3
+
+    def test_another_librarys_model(self, tmp_path):
+        tokenizer = make_tokenizer()
+        config = MarianConfig(
+            vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=300,
+            pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
+        )  # fmt: skip
+        untrained(config, MarianMTModel, noise=2).save_pretrained(tmp_path / "marian")
+        tokenizer.save_pretrained(tmp_path / "marian")
+        files = write(tmp_path, "data", sentences(5))
+        scores = evaluate_model(str(tmp_path / "marian"), ["--test_files", *files, "--metrics", "chrf"])
+        assert scores["generation"]["max_new_tokens"] == 256  # its generation config has no limit of its own
+        _, predictions = read(tmp_path / "marian" / "evaluation" / "test")
+        model = MarianMTModel.from_pretrained(tmp_path / "marian")  # positions are computed, not saved
+        expected = translate(model, tokenizer, sentences(5), max_new_tokens=256)
+        assert [line["hypothesis"] for line in predictions] == expected
+        assert any(expected)
+
+    @pytest.mark.slow
+    def test_the_real_command(self, folder):
+        """From the root, where `import evaluate` inside must find the library and not the command."""
+        command = [sys.executable, "evaluate.py", str(folder), "--num_beams", "2"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "chrF2++" in done.stdout
+        assert read(folder / "evaluation" / "test")[0]["generation"]["num_beams"] == 2
+
+
+class TestRefusals:
+    """One line that says what is wrong, before anything is decoded or written."""
+
+    @pytest.fixture
+    def refused(self, capsys, monkeypatch, tmp_path):
+        def never(*_, **__):
+            raise AssertionError("decoded")
+
+        def _refused(message: str, *words: str) -> None:
+            before = sorted(tmp_path.rglob("*"))
+            with monkeypatch.context() as patch:
+                patch.setattr(evaluation, "translate", never)
+                assert main(list(words)) == 1
+            captured = capsys.readouterr()
+            errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+            assert len(errors) == 1, captured.err
+            assert message in errors[0]
+            assert "Traceback" not in captured.err + captured.out
+            assert sorted(tmp_path.rglob("*")) == before
+
+        return _refused
+
+    def test_settings(self, refused, folder):
+        refused("--num_beam is unknown; did you mean --num_beams?", str(folder), "--num_beam", "3")
+        refused("split is 'tset'; allowed are", str(folder), "--split", "tset")
+        refused("num_beams is 0", str(folder), "--num_beams", "0")
+        refused("did you mean sacrebleu?", str(folder), "--metrics", "sacrebleau")
+
+    def test_data(self, refused, folder, tmp_path):
+        short = write(tmp_path, "short", ["a", "b"], ["A"])
+        refused("has 1 lines and", str(folder), "--test_files", *short)
+        refused("there is no file nowhere", str(folder), "--test_files", "nowhere", "nowhere")
+        refused("has no pairs", str(folder), "--test_files", *write(tmp_path, "one", ["a"]), "--test_split", "test[5:]")
+        files = write(tmp_path, "only", ["a"])
+        refused("there is no split 'train'", str(folder), "--test_files", *files, "--split", "validation")
+
+    def test_without_settings_the_data_must_be_named(self, refused, folder):
+        (folder / "settings.yaml").unlink()
+        refused("the data has no test split", str(folder))
+
+    def test_models(self, refused, folder, tmp_path):
+        refused("no seq2seq model can be loaded from 'someone/something'", "someone/something")
+        refused("no seq2seq model can be loaded from", str(tmp_path / "nowhere"))
+        config = GPT2Config(vocab_size=12, n_embd=8, n_layer=1, n_head=1)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+        refused("no seq2seq model can be loaded from", str(tmp_path / "gpt2"))
+
+    def test_tokenizers(self, refused, folder):
+        for path in folder.glob("tokenizer*"):
+            path.rename(folder / f"hidden-{path.name}")
+        refused("a tokenizer that can be read", str(folder))
+        make_tokenizer(letters=LETTERS[:-2]).save_pretrained(folder)
+        refused("which were not made for each other", str(folder))
+        make_tokenizer(shared=False).save_pretrained(folder)
+        refused("which were not made for each other", str(folder))
+
+    def test_tokenizers_of_other_models(self, refused, tmp_path):
+        tokenizer = make_tokenizer()
+        config = MarianConfig(
+            vocab_size=len(tokenizer) - 3, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
+            decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, pad_token_id=0, eos_token_id=2,
+            decoder_start_token_id=0, max_position_embeddings=9,
+        )  # fmt: skip
+        MarianMTModel(config).save_pretrained(tmp_path / "marian")
+        tokenizer.save_pretrained(tmp_path / "marian")
+        refused("they were not made for each other", str(tmp_path / "marian"))
+
+    def test_words_of_the_command_line(self, capsys):
+        assert main([]) == 2
+        assert main(["--help"]) == 0
+        assert capsys.readouterr().out.count("usage: evaluate.py") == 2
+        for words in (["--overwrite"], ["--split", "test"]):
+            assert main(words) == 1
+            assert capsys.readouterr().err.startswith("error: the model comes first")

@@ -1,0 +1,225 @@
+"""The house stands as designed: who imports whom, which `evaluate` is meant, what the README tells one to type."""
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import seqloom
+import seqloom.modeling
+from seqloom.settings import load_settings
+
+ROOT = Path(__file__).parents[1]
+MODELS = sorted((ROOT / "modeling").glob("*.py"))
+MODULES = sorted((ROOT / "src" / "seqloom").glob("*.py"))
+SCRIPTS = [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]
+# Arrows point one way, from the doors down; within a floor in the order of this list.
+FLOORS = [
+    {"modeling", "version"},
+    {"settings"},
+    {"scan", "metrics", "tokenization", "data", "batching", "decoding", "checkpoints", "cards"},
+    {"evaluation", "training"},
+]
+TOP = {"demo", "comparison", "export"}
+
+
+def imports(code: Path | str) -> list[tuple[str, int, list[str]]]:
+    """Module, level (dots) and names of every import, those inside functions too."""
+    found = []
+    for node in ast.walk(ast.parse(code.read_text(encoding="utf-8") if isinstance(code, Path) else code)):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, 0, []) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.module or "", node.level, [alias.name for alias in node.names]))
+    return found
+
+
+def python(code: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env={**os.environ}, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+class TestEvaluate:
+    """The root holds an evaluate.py; whoever imports `evaluate` there gets the library all the same."""
+
+    @pytest.mark.slow
+    def test_from_the_root(self):
+        code = (
+            "import evaluate, sys; evaluate.Metric; evaluate.load\n"
+            "from evaluate.utils import logging\n"
+            "assert sys.modules['evaluate'] is evaluate\n"
+            "print(evaluate.__file__)"
+        )
+        assert ROOT not in Path(python(code, cwd=ROOT)).parents
+
+    def test_here(self):
+        import evaluate
+
+        assert ROOT not in Path(evaluate.__file__).parents
+        assert issubclass(importlib.import_module("seqloom.metrics").TextMetric, evaluate.Metric)
+
+    def test_without_the_library(self):
+        """The name is missing then, as it should be, rather than the script found again and again."""
+        code = (
+            "import sys; sys.path[:] = [p for p in sys.path if 'site-packages' not in p]\n"
+            "try:\n    import evaluate\n"
+            "except ModuleNotFoundError as error:\n    print(error.name, error)"
+        )
+        assert python(code, cwd=ROOT) == "evaluate No module named 'evaluate': pip install evaluate"
+
+    def test_no_module_of_the_package_has_a_librarys_name(self):
+        names = {path.stem for path in (*MODULES, *MODELS)}
+        assert not names & {"evaluate", "datasets", "tokenizers", "transformers", "accelerate", "torch"}
+
+
+class TestImports:
+    @pytest.mark.parametrize("path", [*MODELS, *MODULES, *SCRIPTS], ids=lambda path: str(path.relative_to(ROOT)))
+    def test_models_have_one_name(self, path):
+        """`import modeling` would make a second copy of every class."""
+        for module, level, _ in imports(path):
+            assert level or module.split(".")[0] != "modeling", f"{path}: import seqloom.modeling instead"
+
+    @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+    def test_models_travel_without_seqloom(self, path):
+        """Transformers copies the files that ``from .name import`` names, found by a regular expression."""
+        for module, level, names in imports(path):
+            assert module.split(".")[0] != "seqloom"
+            if level:
+                assert level == 1
+                assert re.fullmatch(r"\w+", module), f"from {'.' * level}{module} import {names}"
+                assert (path.parent / f"{module}.py").is_file()
+        for match in re.findall(r"from\s+\.(\S*)\s+import", path.read_text(encoding="utf-8")):  # in docstrings too
+            assert (path.parent / f"{match}.py").is_file()
+
+    @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+    def test_models_need_what_is_declared(self, path):
+        for module, level, _ in imports(path):
+            known = {"torch", "transformers", "tokenizers", "huggingface_hub"} | set(sys.stdlib_module_names)
+            assert level or module.split(".")[0] in known
+
+    def test_every_module_has_its_floor(self):
+        names = {path.stem for path in MODULES} - {"__init__", "__main__"}
+        assert names <= set().union(*FLOORS, TOP)
+
+    @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+    def test_arrows_point_one_way(self, path):
+        floors = [*FLOORS, TOP]
+        height = {name: number for number, floor in enumerate(floors) for name in floor}
+        mine = height.get(path.stem, len(floors))
+        for module, level, names in imports(path):
+            assert level == 0, f"{path}: relative import of {module}"
+            if module.split(".")[0] != "seqloom":
+                continue
+            inner = module.split(".")[1:2] or [name for name in names if name in height]
+            for name in inner:
+                assert height[name] <= mine, f"{path.stem} imports {name}, which stands above it"
+
+    def test_no_circles(self):
+        arrows = {}
+        for path in MODULES:
+            arrows[path.stem] = set()
+            for module, _, names in imports(path):
+                if module.split(".")[0] == "seqloom":
+                    arrows[path.stem] |= set(module.split(".")[1:2] or names)
+        arrows.pop("__init__")
+        while arrows:
+            leaves = {name for name, targets in arrows.items() if not targets & arrows.keys()}
+            assert leaves, f"in a circle: {', '.join(arrows)}"
+            arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
+
+    def test_doors_are_doors(self):
+        assert [module for module, _, _ in imports(ROOT / "train.py") if module.startswith("seqloom")] == [
+            "seqloom.training"
+        ]
+        found = [module for module, _, _ in imports(ROOT / "evaluate.py") if module.startswith("seqloom")]
+        assert found == ["seqloom.evaluation"]
+
+
+class TestNames:
+    def test_public_names(self):
+        for module in (seqloom, seqloom.modeling):
+            for name in module.__all__:
+                assert getattr(module, name) is not None
+        assert set(seqloom.modeling.__all__) == set(seqloom.__all__) - {"__version__"}
+        for family in ("RnnSeq2Seq", "TransformerSeq2Seq"):
+            for part in ("Config", "PreTrainedModel", "Model", "ForConditionalGeneration"):
+                assert f"{family}{part}" in seqloom.__all__
+        assert re.fullmatch(r"\d+\.\d+\.\d+\S*", seqloom.__version__)
+
+    @pytest.mark.slow
+    def test_auto_classes_know_the_families_after_one_import(self, tmp_path):
+        code = (
+            "import seqloom\n"
+            "from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM\n"
+            "for name, fields in (('rnn', {'hidden_size': 8}), ('transformer', {'d_model': 8, 'encoder_layers': 1,\n"
+            "        'decoder_layers': 1, 'encoder_attention_heads': 1, 'decoder_attention_heads': 1})):\n"
+            "    config = AutoConfig.for_model(f'{name}_seq2seq', vocab_size=9, **fields)\n"
+            "    for auto in (AutoModel, AutoModelForSeq2SeqLM):\n"
+            "        print(type(config).__name__, type(auto.from_config(config)).__name__)\n"
+        )
+        assert python(code, cwd=tmp_path).splitlines() == [
+            "RnnSeq2SeqConfig RnnSeq2SeqModel",
+            "RnnSeq2SeqConfig RnnSeq2SeqForConditionalGeneration",
+            "TransformerSeq2SeqConfig TransformerSeq2SeqModel",
+            "TransformerSeq2SeqConfig TransformerSeq2SeqForConditionalGeneration",
+        ]
+
+
+READMES = [path for path in sorted(ROOT.glob("README*.md")) if path.stat().st_size]
+
+
+def commands(path: Path) -> list[list[str]]:
+    """The words of every command in a README's blocks of code, continuation lines joined."""
+    blocks = re.findall(r"```(?:bash|sh|shell)?\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.mark.skipif(not READMES, reason="there is no README yet")
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
+class TestReadme:
+    """Commands that the README gives are commands that there are."""
+
+    def test_targets_of_make(self, path):
+        asked = {words[1] for words in commands(path) if words[0] == "make"}
+        asked |= set(re.findall(r"`make (\w+)`", path.read_text(encoding="utf-8")))
+        assert asked
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert asked <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+
+    def test_commands(self, path):
+        """Scripts and configurations exist, and every override is known."""
+        checked = 0
+        for words in commands(path):
+            scripts = [word for word in words if word in ("train.py", "evaluate.py")]
+            for word in words:
+                if word.startswith("configs/"):
+                    assert (ROOT / word).is_file(), word
+            if scripts != ["train.py"] or "…" in words:
+                continue
+            config, *rest = words[words.index("train.py") + 1 :]
+            flags = {"--resume", "--overwrite"}
+            if config.startswith("configs/"):
+                load_settings(ROOT / config, [word for word in rest if word not in flags])
+                checked += 1
+        assert checked
+
+    def test_links(self, path):
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
+            assert (ROOT / link).exists(), link
+
+    def test_code(self, path):
+        blocks = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for block in blocks:
+            for module, _, names in imports(block):
+                imported = importlib.import_module(module)
+                assert all(hasattr(imported, name) for name in names)
