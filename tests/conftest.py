@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 
 VOCAB = 20
 SEPARATE = {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 23}
-LONE_DECODER = {"encoder_layers": 1, "decoder_layers": 1}
+ONE_LAYER = {"encoder_layers": 1, "decoder_layers": 1}
 # Every cell, attention, bridge and direction; depths and widths that differ, so that nothing fits by accident.
 RNNS = {
     "rnn": {"cell_type": "rnn", "attention": "none", "bidirectional": False, "bridge": "copy", "embedding_size": 12},
@@ -34,7 +34,7 @@ RNNS = {
     "rnn-bahdanau": {
         "cell_type": "rnn", "attention": "bahdanau", "bidirectional": False, "encoder_layers": 1, "bridge": "zeros",
     },
-    "gru-bahdanau": {"cell_type": "gru", "attention": "bahdanau", "embedding_size": 10, **LONE_DECODER},
+    "gru-bahdanau": {"cell_type": "gru", "attention": "bahdanau", "embedding_size": 10, **ONE_LAYER},
     "lstm-bahdanau": {"attention": "bahdanau", "encoder_layers": 3, "decoder_layers": 2, "bridge": "copy", **SEPARATE},
     "lstm-luong": {"attention": "luong", "embedding_size": 10},
     "gru-luong-dot": {

@@ -98,7 +98,8 @@ class TestPlan:
         for one, other in itertools.combinations(plans, 2):
             assert plans[one] != plans[other], (one, other)
             # Not the order of the batches alone: pairs meet other pairs.
-            assert sorted(map(sorted, sum(plans[one], []))) != sorted(map(sorted, sum(plans[other], [])))
+            ours, theirs = ([sorted(batch) for update in plans[key] for batch in update] for key in (one, other))
+            assert sorted(ours) != sorted(theirs)
         assert plain(plan_epoch(source, target, settings(seed=1), 2)) == plans[1, 2]
 
     def test_draws_from_no_common_generator(self):

@@ -275,7 +275,7 @@ class TestScoring:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
         assert done.returncode == 0, done.stderr
-        assert "chrF2++" in done.stdout
+        assert done.stdout.startswith("chrf ")
         assert read(folder / "evaluation" / "test")[0]["generation"]["num_beams"] == 2
 
 

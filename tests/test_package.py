@@ -13,7 +13,7 @@ import pytest
 
 import seqloom
 import seqloom.modeling
-from seqloom.settings import load_settings
+from seqloom.settings import load_scoring_settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "modeling").glob("*.py"))
@@ -196,22 +196,23 @@ class TestReadme:
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert asked <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
 
-    def test_commands(self, path):
+    def test_commands(self, path, tmp_path):
         """Scripts and configurations exist, and every override is known."""
-        checked = 0
+        checked = set()
         for words in commands(path):
-            scripts = [word for word in words if word in ("train.py", "evaluate.py")]
             for word in words:
-                if word.startswith("configs/"):
-                    assert (ROOT / word).is_file(), word
-            if scripts != ["train.py"] or "…" in words:
-                continue
-            config, *rest = words[words.index("train.py") + 1 :]
-            flags = {"--resume", "--overwrite"}
-            if config.startswith("configs/"):
-                load_settings(ROOT / config, [word for word in rest if word not in flags])
-                checked += 1
-        assert checked
+                assert not word.startswith("configs/") or (ROOT / word).is_file(), word
+            for script in {"train.py", "evaluate.py"} & set(words):
+                subject, *rest = words[words.index(script) + 1 :]
+                rest = [word for word in rest if word not in ("--resume", "--overwrite")]
+                if subject == "…":
+                    continue
+                if script == "evaluate.py":
+                    load_scoring_settings(tmp_path, rest)
+                elif subject.startswith("configs/"):
+                    load_settings(ROOT / subject, rest)
+                checked.add(script)
+        assert checked == {"train.py", "evaluate.py"}
 
     def test_links(self, path):
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):

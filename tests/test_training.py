@@ -25,7 +25,9 @@ from seqloom.training import main, make_optimizer, run_training
 
 ROOT = Path(__file__).parents[1]
 MODELS = {
-    "rnn": {"model_type": "rnn_seq2seq", "cell_type": "gru", "hidden_size": 32, "encoder_layers": 1, "decoder_layers": 1},
+    "rnn": {
+        "model_type": "rnn_seq2seq", "cell_type": "gru", "hidden_size": 32, "encoder_layers": 1, "decoder_layers": 1,
+    },
     "transformer": {
         "model_type": "transformer_seq2seq", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
         "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
@@ -176,7 +178,7 @@ class TestLearning:
         assert line["eval_loss"] == pytest.approx(total / count, rel=1e-5)
         assert line["eval_exact_match"] == pytest.approx(100 * right / len(sides[0]))
 
-    def test_card(self, learnt):
+    def test_card(self, learnt, monkeypatch, capsys):
         folder, record = learnt
         card = ModelCard.load(folder / "run" / "README.md")
         (result,) = card.data.eval_results
@@ -192,9 +194,18 @@ class TestLearning:
                 cells = {len(row.replace(r"\|", "").strip("|").split("|")) for row in block.splitlines()}
                 assert len(cells) == 1, block
         settings = card.text.split("```yaml\n")[1].split("```")[0]
-        assert yaml.safe_load(settings) == load_settings(folder / "config.yaml").to_dict()
+        expected = load_settings(folder / "config.yaml").to_dict()
+        expected["output_dir"] = "run"
+        for name in ("train_files", "validation_files", "test_files"):
+            expected["data"][name] = [Path(path).name for path in expected["data"][name]]
+        assert yaml.safe_load(settings) == expected
+        assert str(folder) not in card.text  # nobody else's business
         snippet = card.text.split("```python\n")[1].split("```")[0]
-        exec(snippet.replace("…", "abc"), {})
+        monkeypatch.chdir(folder)
+        exec(snippet, {})
+        first = json.loads((folder / "run" / "evaluation" / "test" / "predictions.jsonl").read_text().splitlines()[0])
+        assert json.dumps(first["source"]) in snippet
+        assert capsys.readouterr().out.strip() == str([first["hypothesis"]])
 
 
 class TestTheUpdate:
@@ -722,8 +733,8 @@ def test_two_processes_learn_the_same(tmp_path, data):
     """Losses, norms, validations with decoding, the mean's validation and the final scores; and they end."""
     changes = {
         "tokenizer": {"shared": False},
-        "training": {"eval_metric": "cer", "average_checkpoints": 2, "eval_samples": 23, "gradient_accumulation_steps": 2,
-                     "learning_rate": 0.1, "max_steps": 12, "eval_steps": 6},
+        "training": {"eval_metric": "cer", "average_checkpoints": 2, "eval_samples": 23, "learning_rate": 0.1,
+                     "gradient_accumulation_steps": 2, "max_steps": 12, "eval_steps": 6},
         "evaluation": {"metrics": ["cer"]},
     }  # fmt: skip
     (tmp_path / "two_runs.py").write_text(TWO_RUNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForSeq2SeqLM.from_pretrained("{name}")
-outputs = model.generate(**tokenizer(["{example}"], return_tensors="pt"))
+outputs = model.generate(**tokenizer([{example}], return_tensors="pt"))
 print(tokenizer.batch_decode(outputs, skip_special_tokens=True))"""
 
 
@@ -59,7 +60,7 @@ def write_card(folder: Path, settings: Settings, record: dict[str, Any], example
         title=folder.name,
         model_type=settings.model["model_type"],
         parameters=f"{record['model']['parameters']:,}",
-        snippet=SNIPPET.format(name=folder.name, example=example.replace('"', '\\"')),
+        snippet=SNIPPET.format(name=folder.name, example=json.dumps(example, ensure_ascii=False)),
         scores=_scores(evaluation),
         scores_note=_scores_note(evaluation, data),
         training=_training(settings, record, progress, data),
