@@ -35,7 +35,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 128, "depth": 4, "heads": 4, "vocab_size": 10_000, "batch_tokens": 4096},
     "base": {"width": 512, "depth": 6, "heads": 8, "vocab_size": 10_000, "batch_tokens": 4096},
     "recurrent": {"width": 256, "depth": 2, "cell_type": "lstm", "vocab_size": 10_000, "batch_tokens": 4096},
-    "recurrent-scan": {"width": 128, "depth": 1, "cell_type": "gru", "vocab_size": 24, "batch_tokens": 2048},
+    "recurrent-scan": {"width": 128, "depth": 1, "cell_type": "gru", "vocab_size": 24, "batch_tokens": 1024},
 }
 
 

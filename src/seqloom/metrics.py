@@ -97,6 +97,10 @@ class Sacrebleu(SacrebleuMetric):
     scorer = BLEU
     fields = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
 
+    def _compute(self, predictions: list[str], references: list[list[str]], **options) -> dict[str, Any]:
+        # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.
+        return super()._compute(predictions, references, **{"force": options.get("tokenize") == "none"} | options)
+
 
 class Chrf(SacrebleuMetric):
     """chrF2, the F-score of character n-grams (Popović, 2015); with ``word_order=2`` chrF++ (Popović, 2017)."""
