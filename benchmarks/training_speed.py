@@ -10,6 +10,7 @@ README.md, beside this file, says how to read it.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from seqloom.settings import TrainingSettings, load_settings
 from seqloom.training import keep_freed_memory, make_tokenizer
 
 Batch = dict[str, torch.Tensor]
+Loss = Callable[[PreTrainedModel, Batch, float], torch.Tensor]
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 TASKS: dict[str, dict[str, Any]] = {
     "tiny": {"width": 128, "depth": 4, "heads": 4, "vocab_size": 10_000, "batch_tokens": 4096},
@@ -93,7 +95,7 @@ def compare_task(name: str, args: argparse.Namespace) -> list[Result]:
     return results
 
 
-def train_on(model: PreTrainedModel, loss, label_smoothing: float, bf16: bool, batch: Batch) -> None:
+def train_on(model: PreTrainedModel, loss: Loss, label_smoothing: float, bf16: bool, batch: Batch) -> None:
     """Forward and backward."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
         value = loss(model, batch, label_smoothing)
@@ -106,7 +108,7 @@ def target_tokens(batch: Batch) -> int:
     return int((batch["labels"] != IGNORED).sum())
 
 
-def transformer_sides(task: dict[str, Any], attn_implementation: str) -> dict[str, tuple]:
+def transformer_sides(task: dict[str, Any], attn_implementation: str) -> dict[str, tuple[PreTrainedModel, Loss]]:
     """The two Transformers, of one shape and with the same weights."""
     width, depth, heads = task["width"], task["depth"], task["heads"]
     fields = {
@@ -128,7 +130,7 @@ def transformer_sides(task: dict[str, Any], attn_implementation: str) -> dict[st
     return {"seqloom": (ours, fused_loss), "MarianMTModel": (marian, marian_loss)}
 
 
-def recurrent_sides(task: dict[str, Any]) -> dict[str, tuple]:
+def recurrent_sides(task: dict[str, Any]) -> dict[str, tuple[PreTrainedModel, Loss]]:
     """One recurrent model, decoded in two ways."""
     config = RnnSeq2SeqConfig(
         vocab_size=task["vocab_size"], hidden_size=task["width"], cell_type=task["cell_type"], dropout=0.1,

@@ -472,30 +472,30 @@ def test_dropout_is_for_training_only(name, option):
         close(still.train()(**batch()).logits, expected)
 
 
-def test_recurrent_dropout_is_on_every_layers_input():
-    for name in RNNS:
-        model = tiny(name, dropout=0.4).train()
-        layers = [*model.model.encoder.layers, *model.model.decoder.layers, model.lm_head]
-        shares = []
-        for layer in layers:
-            layer.register_forward_pre_hook(lambda _, inputs: shares.append((inputs[0] == 0).float().mean()))
-        model(**batch())
-        assert len(shares) >= len(layers)
-        assert min(shares) > 0.1, name
+@pytest.mark.parametrize("name", list(RNNS))
+def test_recurrent_dropout_is_on_every_layers_input(name):
+    model = tiny(name, dropout=0.4).train()
+    shares = []
+    layers = [*model.model.encoder.layers, *model.model.decoder.layers, model.lm_head]
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, inputs: shares.append((inputs[0] == 0).float().mean().item()))
+    model(**batch())
+    assert len(shares) >= len(layers)
+    assert min(shares) > 0.1
 
 
-def test_transformer_dropout_is_on_every_sublayer():
+@pytest.mark.parametrize("name", list(TRANSFORMERS))
+def test_transformer_dropout_is_on_every_sublayer(name):
     """Section 5.4 of the paper: each sublayer's output, and the sums of embeddings and positions."""
-    for name in TRANSFORMERS:
-        model = tiny(name, dropout=0.4, activation_dropout=0.3).train()
-        calls = []
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.register_forward_hook(lambda module, _, output: calls.append((module.p, (output == 0).any())))
-        model(**batch())
-        encoder, decoder = model.config.encoder_layers, model.config.decoder_layers
-        assert calls.count((0.4, True)) == (1 + 2 * encoder) + (1 + 3 * decoder), name
-        assert calls.count((0.3, True)) == encoder + decoder, name
+    model = tiny(name, dropout=0.4, activation_dropout=0.3).train()
+    calls = []
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.register_forward_hook(lambda module, _, output: calls.append((module.p, bool((output == 0).any()))))
+    model(**batch())
+    encoder, decoder = model.config.encoder_layers, model.config.decoder_layers
+    assert calls.count((0.4, True)) == (1 + 2 * encoder) + (1 + 3 * decoder)
+    assert calls.count((0.3, True)) == encoder + decoder
 
 
 def test_bfloat16(model):
