@@ -231,11 +231,8 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         # The encoder layer whose last state each decoder layer starts from: the upper ones, then the topmost again.
         skipped = max(0, config.encoder_layers - config.decoder_layers)
         self.origins = [min(i + skipped, config.encoder_layers - 1) for i in range(config.decoder_layers)]
-        self.bridge = nn.ModuleList(
-            nn.Linear(hidden, hidden)
-            for _ in range(self.num_states * config.decoder_layers)
-            if config.bridge == "dense"
-        )
+        num_bridges = self.num_states * config.decoder_layers if config.bridge == "dense" else 0
+        self.bridge = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(num_bridges))
         self.feed_size = hidden if config.attention == "bahdanau" else embedding if config.input_feeding else 0
         sizes = [embedding + self.feed_size] + [hidden] * (config.decoder_layers - 1)
         self.layers = nn.ModuleList(RnnSeq2SeqLayer(config, size) for size in sizes)

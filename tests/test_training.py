@@ -412,8 +412,9 @@ class TestTheEnd:
 
     def test_greedy_validation_of_a_model_with_beams(self, tmp_path, data):
         beams = {"num_beams": 3, "length_penalty": 0.6, "early_stopping": True}
-        run(tmp_path / "beams", data, training={"eval_metric": "exact_match", "eval_samples": 7}, generation=beams)
-        run(tmp_path / "greedy", data, training={"eval_metric": "exact_match", "eval_samples": 7})
+        options = {"eval_metric": "cer", "learning_rate": 0.1, "max_steps": 12, "eval_steps": 6}
+        for name, generation in (("beams", beams), ("greedy", {})):
+            run(tmp_path / name, data, training=options, generation=generation)
         assert read_log(tmp_path / "beams") == read_log(tmp_path / "greedy")
         saved = GenerationConfig.from_pretrained(tmp_path / "beams" / "run")
         assert {name: getattr(saved, name) for name in beams} == beams
