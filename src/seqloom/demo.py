@@ -9,10 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-from transformers.utils import logging
 
 from seqloom.settings import load_settings
-from seqloom.training import run_training
+from seqloom.training import quieten_libraries, run_training
 
 FOLDER = Path("runs") / "demo"
 FAMILIES = {"RNN": "scan-rnn.yaml", "Transformer": "scan-transformer.yaml"}
@@ -22,7 +21,7 @@ INPUTS = ("jump around left twice", "walk and run opposite right thrice", "look 
 def main() -> int:
     """Trains both families and prints how they compare; returns the exit status."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the task is built in: nothing is looked up
-    logging.disable_progress_bar()
+    quieten_libraries()
     records = {}
     for family, config in FAMILIES.items():
         print(f"\n{family}: configs/{config}", flush=True)

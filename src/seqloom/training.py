@@ -11,6 +11,7 @@ import ctypes
 import ctypes.util
 import dataclasses
 import json
+import logging
 import math
 import os
 import shutil
@@ -23,12 +24,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
+from transformers.utils.logging import disable_progress_bar
 
 from seqloom import cards, checkpoints, evaluation, metrics
 from seqloom.batching import EpochPosition, UpdateStream
@@ -74,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"the configuration file comes first. {USAGE}")
         if all(flags.values()):
             raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")
+        quieten_libraries()
         run_training(load_settings(words[0], words[1:]), **flags)
     except (ValueError, OSError, StrictDataclassError) as error:
         if int(os.environ.get("RANK", "0")) == 0:
@@ -304,7 +308,8 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
         if split in pairs.splits:
             record["evaluation"] = evaluation.score_split(
                 model, run.tokenizer, pairs.splits[split], settings.evaluation,
-                batch_tokens=settings.generation.decode_batch_tokens, folder=run.folder / "evaluation" / split, split=split,
+                batch_tokens=settings.generation.decode_batch_tokens, split=split,
+                folder=run.folder / "evaluation" / split,
             )  # fmt: skip
         (run.folder / "record.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
         example = next(iter(pairs.splits.get(split or "", pairs.splits["validation"])))["source"]
@@ -399,15 +404,19 @@ def make_accelerator(settings: Settings) -> Accelerator:
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and precision == "fp16":
         raise ValueError("training.mixed_precision is fp16, which needs a GPU; on a CPU take bf16 or no.")
-    try:
-        accelerator = Accelerator(
-            cpu=on_cpu,
-            mixed_precision=precision,
-            log_with=list(settings.training.report_to) or None,
-            project_dir=str(Path(settings.output_dir) / "trackers"),
-        )
-    except ImportError as error:
-        raise ValueError(f"training.report_to {settings.training.report_to}: {error}") from None
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for tracker in settings.training.report_to:  # Accelerate would leave out in silence what is not installed
+        if tracker not in installed:
+            raise ValueError(
+                f"training.report_to has {tracker!r}, which is not installed here or not one of Accelerate's trackers; "
+                f"installed: {', '.join(installed) or 'none'} (pip install 'seqloom[trackers]')."
+            )
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision,
+        log_with=list(settings.training.report_to) or None,
+        project_dir=str(Path(settings.output_dir) / "trackers"),
+    )
     if on_cpu:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -546,6 +555,12 @@ def keep_freed_memory() -> None:
             mmap_threshold, trim_threshold, largest = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             libc.mallopt(mmap_threshold, largest)
             libc.mallopt(trim_threshold, largest)
+
+
+def quieten_libraries() -> None:
+    """For the commands: no bars for saving and loading across the run's own, no word of tied matrices at every save."""
+    disable_progress_bar()
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
 def say(accelerator: Accelerator, text: str) -> None:
