@@ -642,7 +642,7 @@ class TestRefusals:
 
     def test_settings(self, refused):
         refused("--lerning_rate is unknown; did you mean --learning_rate?", "--lerning_rate", "1")
-        refused("logging capability: nonsense", training={"report_to": ["nonsense"]})
+        refused("report_to has 'nonsense', which is not installed", training={"report_to": ["nonsense"]})
         refused("fp16, which needs a GPU", training={"mixed_precision": "fp16"})
         refused("must know its end", data={"streaming": True},
                 training={"max_steps": None, "num_train_epochs": 1, "lr_scheduler_type": "cosine"})  # fmt: skip

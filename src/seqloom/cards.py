@@ -32,11 +32,13 @@ def write_card(folder: Path, settings: Settings, record: dict[str, Any], example
     """
     evaluation, progress = record["evaluation"], record["progress"]
     data = data_name(settings)
+    is_hub_data = settings.data.dataset not in (None, "scan") and not Path(settings.data.dataset).exists()
+    kind = settings.data.dataset if is_hub_data or settings.data.dataset == "scan" else "local"
     results = [
         EvalResult(
             task_type="text-generation",
             task_name="Sequence to sequence",
-            dataset_type=settings.data.dataset or "local",
+            dataset_type=kind,
             dataset_name=data,
             dataset_split=evaluation["split"],
             metric_type=name,
@@ -45,7 +47,6 @@ def write_card(folder: Path, settings: Settings, record: dict[str, Any], example
         )
         for name, result in (evaluation["metrics"] if evaluation else {}).items()
     ]
-    is_hub_data = settings.data.dataset not in (None, "scan") and not Path(settings.data.dataset).exists()
     card_data = ModelCardData(
         library_name="seqloom",
         tags=["seq2seq", settings.model["model_type"], "trained-from-scratch"],
@@ -74,6 +75,9 @@ def _without_folders(settings: Settings) -> dict[str, Any]:
     """The settings as plain values, files by their names alone: where they lay is nobody else's business."""
     values = settings.to_dict()
     values["output_dir"] = Path(settings.output_dir).name
+    for section, name in (("data", "dataset"), ("tokenizer", "path")):
+        if (path := values[section][name]) and Path(path).exists():
+            values[section][name] = Path(path).name
     for split in ("train", "validation", "test"):
         paths = values["data"][f"{split}_files"]
         values["data"][f"{split}_files"] = paths and [Path(path).name for path in paths]
@@ -84,7 +88,10 @@ def data_name(settings: Settings) -> str:
     """The training data in a word or two."""
     if settings.data.dataset == "scan":
         return f"SCAN, split {settings.data.split or 'simple'}"
-    return settings.data.dataset or ", ".join(Path(path).name for path in settings.data.train_files)
+    if settings.data.dataset:
+        is_folder = Path(settings.data.dataset).exists()
+        return Path(settings.data.dataset).name if is_folder else settings.data.dataset
+    return ", ".join(Path(path).name for path in settings.data.train_files)
 
 
 def _scores(evaluation: dict[str, Any] | None) -> str:

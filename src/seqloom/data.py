@@ -98,7 +98,8 @@ def load_pairs(settings: DataSettings, seed: int, splits: Sequence[str] = SPLITS
     if "validation" in wanted - set(present):
         wanted.add("train")
     if "train" in wanted - set(present):
-        raise ValueError(f"there is no split {settings.train_split!r} to train on; there is {_listing(dataset)}.")
+        need = "to train on" if "train" in splits else "to cut a validation split from"
+        raise ValueError(f"there is no split {settings.train_split!r} {need}; there is {_listing(dataset)}.")
 
     found, origins = {}, {}
     for split in (split for split in present if split in wanted):

@@ -19,13 +19,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
 from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -116,7 +117,11 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
     with accelerator.main_process_first():
         train_set, report = encode(pairs.splits["train"], tokenizer, settings.data)
         validation_set, _ = encode(pairs.splits["validation"], tokenizer, settings.data, drop=False)
-    say(accelerator, f"training data: {report}")
+    is_streaming = isinstance(train_set, IterableDataset)
+    say(
+        accelerator,
+        f"training data: {'a stream, whose pairs are counted as they are read' if is_streaming else report}",
+    )
 
     train_stream = make_stream(train_set, settings, tokenizer, accelerator)
     validation_stream = make_stream(validation_set, settings, tokenizer, accelerator, is_validation=True)
@@ -152,7 +157,8 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
             tokenizer.save_pretrained(folder)
     accelerator.wait_for_everyone()
     train(run)
-    return finish(run, pairs, {"train": str(report), "plan": dataclasses.asdict(plan)})
+    counts = f"a stream; of everything read, {report}" if is_streaming else str(report)
+    return finish(run, pairs, {"train": counts, "plan": dataclasses.asdict(plan)})
 
 
 def train(run: Run) -> None:
@@ -232,6 +238,11 @@ def validate_and_save(run: Run, log: RunLog) -> None:
     """Scores the model, keeps it if it is the best so far, and saves a checkpoint."""
     training, progress, started = run.settings.training, run.progress, time.perf_counter()
     scores = validate(run)
+    if not math.isfinite(scores["loss"]):
+        raise ValueError(
+            f"the validation loss after update {progress.step} is {scores['loss']}: the weights are no longer numbers; "
+            f"lower training.learning_rate. Checkpoints from before it are in {run.folder / 'checkpoints'}."
+        )
     name = training.metric_for_best_model or training.eval_metric or "loss"
     score = scores[name]
     sign = 1 if name != "loss" and metrics.higher_is_better(name) else -1
@@ -415,6 +426,8 @@ def make_accelerator(settings: Settings) -> Accelerator:
         cpu=on_cpu,
         mixed_precision=precision,
         log_with=list(settings.training.report_to) or None,
+        # The main process tokenizes and scores while the others wait, longer than the default of some minutes.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         project_dir=str(Path(settings.output_dir) / "trackers"),
     )
     if on_cpu:
@@ -434,6 +447,12 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
                 raise ValueError(
                     f"the run in {folder} was started with another {section} section than the one given; resume with "
                     f"{folder / 'settings.yaml'}, or train into another output_dir."
+                )
+        for name in ("seed", "batch_tokens", "batch_size", "batches_per_update"):
+            if getattr(earlier.training, name) != getattr(settings.training, name):
+                raise ValueError(
+                    f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
+                    f"{getattr(earlier.training, name)}: resuming would mix two orders of the data; keep it."
                 )
     elif resume:
         raise ValueError(f"there is no run to resume in {folder}: it has no settings.yaml; start it without --resume.")
