@@ -87,7 +87,8 @@ def _without_folders(settings: Settings) -> dict[str, Any]:
 def data_name(settings: Settings) -> str:
     """The training data in a word or two."""
     if settings.data.dataset == "scan":
-        return f"SCAN, split {settings.data.split or 'simple'}"
+        split = settings.data.split or "simple"
+        return f"SCAN, split {split}" + (" (seqloom's own draw, of the published sizes)" if split == "simple" else "")
     if settings.data.dataset:
         is_folder = Path(settings.data.dataset).exists()
         return Path(settings.data.dataset).name if is_folder else settings.data.dataset
