@@ -179,8 +179,12 @@ READMES = [path for path in sorted(ROOT.glob("README*.md")) if path.stat().st_si
 
 def commands(path: Path) -> list[list[str]]:
     """The words of every command in a README's blocks of code, continuation lines joined."""
-    blocks = re.findall(r"```(?:bash|sh|shell)?\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"```(\w*)\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = (
+        "\n".join(block for language, block in blocks if language in ("", "bash", "sh"))
+        .replace("\\\n", " ")
+        .splitlines()
+    )
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
