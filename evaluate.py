@@ -1,6 +1,6 @@
 """Score a sequence-to-sequence model, seqloom's or another's, with `evaluate` metrics.
 
-    python evaluate.py runs/mine --split test --num_beams 5
+    python evaluate.py runs/mine --split test --num_beams 5 --output_dir runs/mine-beam5
     python evaluate.py Helsinki-NLP/opus-mt-en-de --dataset bentrevett/multi30k --source en --target de
 
 This file has the name of the `evaluate` library. Whoever imports `evaluate` means the library: it then steps aside.

@@ -18,6 +18,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 from seqloom import metrics
 from seqloom.data import load_pairs
 from seqloom.decoding import translate
+from seqloom.modeling import CONFIG_CLASSES
 from seqloom.settings import EvaluationSettings, load_scoring_settings
 from seqloom.tokenization import check_matches, load_tokenizer
 
@@ -68,7 +69,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")
     model = load_model(name, settings.revision, settings.trust_remote_code)
     tokenizer = load_tokenizer(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    if hasattr(model.config, "share_encoder_decoder_embeddings") and model.config.model_type.endswith("_seq2seq"):
+    if model.config.model_type in CONFIG_CLASSES:
         check_matches(tokenizer, model.config)
     elif len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ValueError(
