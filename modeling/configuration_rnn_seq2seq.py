@@ -72,6 +72,8 @@ class RnnSeq2SeqConfig(PreTrainedConfig):
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
         self.validate_fields()
+        if not __name__.startswith("transformers_modules."):  # whoever has seqloom has its pipeline
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def validate_fields(self):

@@ -75,6 +75,8 @@ class TransformerSeq2SeqConfig(PreTrainedConfig):
         if self.decoder_vocab_size is None:
             self.decoder_vocab_size = self.vocab_size
         self.validate_fields()
+        if not __name__.startswith("transformers_modules."):  # whoever has seqloom has its pipeline
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     def validate_fields(self):

@@ -142,6 +142,7 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
 
     config: RnnSeq2SeqConfig
     base_model_prefix = "model"
+    _auto_map = {"AutoModel": "modeling_rnn_seq2seq.RnnSeq2SeqModel"}
     supports_gradient_checkpointing = True
     _no_split_modules = ["RnnSeq2SeqLayer"]
 

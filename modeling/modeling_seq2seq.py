@@ -1,4 +1,5 @@
-"""What is truly the same for every encoder-decoder family: the loss, the mask arithmetic, the embeddings, the head.
+"""What is truly the same for every encoder-decoder family: the loss, the mask arithmetic, the embeddings, the head,
+and what a saved folder says of its code.
 
 The loss is cross-entropy with the label smoothing of Szegedy et al. 2016 (arXiv:1512.00567), as Vaswani et al. 2017 use
 it: sum over the target tokens / their number.
@@ -9,6 +10,8 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
+
+from .pipeline_seq2seq import TASK, Seq2SeqPipeline
 
 IGNORED = -100  # the label of a position that carries no loss, as everywhere in transformers
 
@@ -86,7 +89,25 @@ def seq2seq_loss(
     return total / num_items_in_batch
 
 
-class Seq2SeqEmbeddingsMixin:
+class Seq2SeqFolderMixin:
+    """What ``config.json`` says of the code that lies beside it, for those who load it without seqloom."""
+
+    _auto_map: dict[str, str]
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """As in every model; and ``AutoModel`` and ``pipeline`` find their classes too, not this class alone."""
+        config = self.config
+        config.auto_map = self._auto_map | (getattr(config, "auto_map", None) or {})
+        implementation = f"{Seq2SeqPipeline.__module__.rpartition('.')[2]}.{Seq2SeqPipeline.__name__}"
+        # Not kept in the config: transformers would ask for trust_remote_code before it runs the pipeline at hand.
+        config.custom_pipelines = {TASK: {"impl": implementation, "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}}
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            del config.custom_pipelines
+
+
+class Seq2SeqEmbeddingsMixin(Seq2SeqFolderMixin):
     """The three vocabulary matrices of an encoder-decoder: source, target and output.
 
     They are one matrix with ``share_encoder_decoder_embeddings`` (the base model's ``shared``); otherwise the target's

@@ -209,6 +209,7 @@ class TransformerSeq2SeqPreTrainedModel(PreTrainedModel):
 
     config: TransformerSeq2SeqConfig
     base_model_prefix = "model"
+    _auto_map = {"AutoModel": "modeling_transformer_seq2seq.TransformerSeq2SeqModel"}
     supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerSeq2SeqEncoderLayer", "TransformerSeq2SeqDecoderLayer"]
     _supports_sdpa = True

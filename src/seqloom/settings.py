@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 DERIVED = {
     "vocab_size", "decoder_vocab_size", "share_encoder_decoder_embeddings", "pad_token_id", "bos_token_id",
@@ -195,6 +197,29 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubSettings:
+    """What is shared on the Hub, and what the model card says for the Hub to read."""
+
+    push_to_hub: str | None = None
+    """Repository, ``user/model``, that the model is pushed to; null: none. A token is taken from ``HF_TOKEN`` or from
+    ``hf auth login``."""
+    hub_private_repo: bool | None = None
+    """Whether a repository that is made now is private; null: as the account has it."""
+    hub_strategy: Literal["end", "best"] = "end"
+    """Push when the training is over, or after every best validation too."""
+    hub_revision: str | None = None
+    """Branch to push to, made if need be; null: main."""
+    license: str | None = None
+    """Licence of the model, as the Hub spells it: ``apache-2.0``, ``cc-by-4.0``, …"""
+    language: list[str] = field(default_factory=list)
+    """Languages as ISO 639 codes, the source's first: ``[en, de]``."""
+    pipeline_tag: Literal["translation", "summarization", "text-generation", "question-answering"] | None = None
+    """The Hub's name of the task; null: ``translation`` where two languages are given, else ``text-generation``."""
+    tags: list[str] = field(default_factory=list)
+    """Further tags of the model card."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoringSettings:
     """One run of ``evaluate.py``."""
 
@@ -238,6 +263,8 @@ class Settings:
     """The decoding."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     """The scores."""
+    hub: HubSettings = field(default_factory=HubSettings)
+    """Sharing."""
 
     def __post_init__(self):
         _check(self)
@@ -344,6 +371,27 @@ def _check(settings: Settings) -> None:
     if best not in (None, "loss", training.eval_metric):
         raise ValueError(f"training.metric_for_best_model is {best!r}; allowed are 'loss' and eval_metric's own name.")
     _check_model(settings.model)
+    _check_hub(settings.hub)
+
+
+def _check_hub(hub: HubSettings) -> None:
+    if hub.push_to_hub is not None:
+        try:
+            validate_repo_id(hub.push_to_hub)
+        except HFValidationError as error:
+            raise ValueError(
+                f"hub.push_to_hub is {hub.push_to_hub!r}, not the name of a repository (user/model): {error}"
+            ) from None
+    for name in ("hub_private_repo", "hub_revision"):
+        if getattr(hub, name) is not None and hub.push_to_hub is None:
+            raise ValueError(
+                f"hub.{name} is {getattr(hub, name)!r}, but hub.push_to_hub names no repository: give both."
+            )
+    for code in hub.language:
+        if not re.fullmatch(r"[a-z]{2,3}", code):
+            raise ValueError(
+                f"hub.language has {code!r}; languages are ISO 639 codes of two or three letters: [en, de]."
+            )
 
 
 def _check_shared(settings: Settings | ScoringSettings) -> None:

@@ -1,0 +1,100 @@
+"""Text in, text out, as a transformers pipeline: transformers 5 has none for sequence to sequence any more.
+
+The file travels with the weights: ``pipeline("seq2seq-generation", model=NAME, trust_remote_code=True)`` needs no
+seqloom. With ``import seqloom`` the task is known, and no ``trust_remote_code`` is needed.
+"""
+
+import torch
+from transformers import Pipeline
+from transformers.modeling_outputs import ModelOutput
+
+TASK = "seq2seq-generation"
+
+
+class Seq2SeqPipeline(Pipeline):
+    """A text, or any number of them → ``{"generated_text": ...}`` each, a list of these where several are asked for.
+
+    Called with a text, it gives one result; with a list, a list; with a generator or a data set, an iterator. Options
+    of the call are those of `generate` (``num_beams=5``), and:
+
+    Args:
+        return_scores: Adds ``score``: log p of the output given the source, in nats, the end token included.
+        truncation: As for the tokenizer.
+        skip_special_tokens, clean_up_tokenization_spaces: As for the tokenizer's ``decode``.
+    """
+
+    _load_tokenizer = True
+    _load_processor = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+
+    def _sanitize_parameters(
+        self,
+        return_scores: bool | None = None,
+        truncation: bool | str | None = None,
+        skip_special_tokens: bool | None = None,
+        clean_up_tokenization_spaces: bool | None = None,
+        **generate_kwargs,
+    ) -> tuple[dict, dict, dict]:
+        def given(**options) -> dict:
+            return {name: value for name, value in options.items() if value is not None}
+
+        decode_kwargs = given(
+            skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=clean_up_tokenization_spaces
+        )
+        return given(truncation=truncation), given(return_scores=return_scores) | generate_kwargs, decode_kwargs
+
+    def preprocess(self, text: str, **tokenizer_kwargs) -> dict[str, torch.Tensor]:
+        """A text → ``input_ids`` and ``attention_mask``, (1, source) each."""
+        if not isinstance(text, str):
+            raise ValueError(f"the pipeline takes a text, a list or an iterator of texts, not {text!r}.")
+        inputs = self.tokenizer(text, return_tensors="pt", **tokenizer_kwargs)
+        return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+    def _forward(self, inputs: dict[str, torch.Tensor], return_scores: bool = False, **generate_kwargs) -> ModelOutput:
+        batch = inputs["input_ids"].shape[0]
+        sequences = self.model.generate(**inputs, **generate_kwargs)
+        if not torch.is_tensor(sequences):
+            sequences = sequences.sequences
+        outputs = {"sequences": sequences.unflatten(0, (batch, -1))}  # (batch, returned, target)
+        if return_scores:
+            outputs["scores"] = sequence_log_probabilities(self.model, sequences, **inputs).unflatten(0, (batch, -1))
+        return ModelOutput(outputs)
+
+    def postprocess(self, outputs: ModelOutput, skip_special_tokens: bool = True, **decode_kwargs) -> list[dict]:
+        """Ids of one text, (1, returned, target) → a dictionary for each returned sequence."""
+        decode_kwargs["skip_special_tokens"] = skip_special_tokens
+        sequences = outputs["sequences"].flatten(0, 1)
+        results = [{"generated_text": text} for text in self.tokenizer.batch_decode(sequences, **decode_kwargs)]
+        if "scores" in outputs:
+            for result, score in zip(results, outputs["scores"].flatten().tolist(), strict=True):
+                result["score"] = score
+        return results
+
+
+@torch.no_grad()
+def sequence_log_probabilities(
+    model, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Log p of what `generate` returned, (batch · returned, 1 + target) → (batch · returned,), by teacher forcing.
+
+    The first id of a sequence is the decoder's start; what follows its first end token is padding.
+    """
+    returned = sequences.shape[0] // input_ids.shape[0]
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    inputs = {name: ids.repeat_interleave(returned, 0) for name, ids in inputs.items() if ids is not None}
+    logits = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits  # (rows, target, vocab)
+    log_probabilities = logits.float().log_softmax(-1).gather(2, sequences[:, 1:, None]).squeeze(2)  # (rows, target)
+    return log_probabilities.masked_fill(~generated_mask(sequences, model.generation_config.eos_token_id), 0.0).sum(-1)
+
+
+def generated_mask(sequences: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:
+    """(rows, 1 + target) → (rows, target): true for the generated tokens, the first end token included."""
+    targets = sequences[:, 1:]
+    if eos_token_id is None:
+        return torch.ones_like(targets, dtype=torch.bool)
+    is_end = torch.isin(targets, torch.tensor(eos_token_id, device=targets.device))
+    return is_end.cumsum(-1) - is_end.long() == 0
+
+
+__all__ = ["TASK", "Seq2SeqPipeline"]
