@@ -25,11 +25,12 @@ from transformers.modeling_outputs import (
     BaseModelOutputWithPastAndCrossAttentions,
     Seq2SeqModelOutput,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 from transformers.utils.generic import merge_with_config_defaults
 
 from .cache_rnn_seq2seq import RecurrentStateLayer
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
+from .export_rnn_seq2seq import scan_layer
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss
 
 State = tuple[torch.Tensor, ...]  # of all layers: hidden, and cell for the LSTM; (batch, layers, hidden) each
@@ -64,6 +65,8 @@ class RnnSeq2SeqLayer(GradientCheckpointingLayer):
             lengths: (batch,), on the CPU: where each sequence ends; None where all end together.
             state: (batch, hidden) each, of a one-directional layer; zeros where not given.
         """
+        if is_torchdynamo_exporting():
+            return scan_layer(self.rnn, inputs, lengths, state)
         first = tuple(part[None].contiguous() for part in state)
         first = (first[0] if len(first) == 1 else first) if first else None
         if lengths is None:
@@ -120,15 +123,8 @@ class RnnSeq2SeqEncoderOutput(BaseModelOutput):
     def from_any(cls, outputs: BaseModelOutput | tuple) -> "RnnSeq2SeqEncoderOutput":
         """Also from the tuple that ``return_dict=False`` gives."""
         if isinstance(outputs, tuple):
-            outputs = cls(
-                **dict(
-                    zip(
-                        ("last_hidden_state", "final_hidden", "final_cell"),
-                        filter(torch.is_tensor, outputs),
-                        strict=False,
-                    )
-                )
-            )
+            names = ("last_hidden_state", "final_hidden", "final_cell")
+            outputs = cls(**dict(zip(names, filter(torch.is_tensor, outputs), strict=False)))
         if getattr(outputs, "final_hidden", None) is None:
             raise ValueError(
                 "encoder_outputs has no final_hidden: a recurrent decoder starts from the encoder's last state; "
@@ -197,7 +193,7 @@ class RnnSeq2SeqEncoder(RnnSeq2SeqPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         lengths, order, back = None, None, None
-        if attention_mask is not None and not attention_mask.all():
+        if attention_mask is not None and (is_torchdynamo_exporting() or not attention_mask.all()):
             lengths = attention_mask.sum(-1).clamp(min=1).cpu()
             # Tokens to the front, whichever side the padding is on; afterwards everything goes back to its place.
             order = attention_mask.argsort(dim=-1, descending=True, stable=True)  # (batch, source)
@@ -340,11 +336,11 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
             harmless = is_token.int().cummin(-1).values.bool() if cache is None else torch.ones_like(is_token)
             must_skip = not torch.equal(is_token, harmless)
         records = cache is not None and cache.record_past
-        step = 1 if self.feed_size or must_skip or records else target_length
+        is_stepwise = self.feed_size or must_skip or records
         pieces = []
-        for start in range(0, target_length, step):
+        for start in range(target_length) if is_stepwise else (0,):
             before = (*state, feed)
-            piece = self.dropout(embeds[:, start : start + step])
+            piece = self.dropout(embeds[:, start : start + 1] if is_stepwise else embeds)
             readout, state, feed, weights, outputs = self.advance(piece, state, feed, source)
             if must_skip:
                 *state, feed = keep_where(is_token[:, start], (*state, feed), before)
@@ -394,7 +390,7 @@ class RnnSeq2SeqModel(Seq2SeqEmbeddingsMixin, RnnSeq2SeqPreTrainedModel):
         """Arguments as in `RnnSeq2SeqForConditionalGeneration.forward`; ``last_hidden_state`` (batch, target,
         embedding) is what the output matrix reads."""
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, **kwargs)
+            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
         encoder_outputs = RnnSeq2SeqEncoderOutput.from_any(encoder_outputs)
         outputs = self.decoder(
             decoder_input_ids,
@@ -404,6 +400,7 @@ class RnnSeq2SeqModel(Seq2SeqEmbeddingsMixin, RnnSeq2SeqPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         return Seq2SeqModelOutput(

@@ -183,6 +183,13 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin):
         """(batch, target) → (batch, target): the labels, one step late."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
+    def _get_candidate_generator(self, *args, **kwargs):
+        """Drafts by prompt lookup are target tokens; `generate` would size their vocabulary by the source's."""
+        generator = super()._get_candidate_generator(*args, **kwargs)
+        if getattr(generator, "vocab_size", None) is not None:
+            generator.vocab_size = self.config.decoder_vocab_size
+        return generator
+
     @can_return_tuple
     def forward(
         self,
@@ -231,6 +238,7 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin):
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         logits = self.lm_head(outputs.last_hidden_state)  # (batch, target, vocab)

@@ -391,7 +391,7 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
     ) -> Seq2SeqModelOutput:
         """Arguments as in `TransformerSeq2SeqForConditionalGeneration.forward`."""
         if encoder_outputs is None:
-            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, **kwargs)
+            encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
         elif not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         outputs = self.decoder(
@@ -402,6 +402,7 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         return Seq2SeqModelOutput(

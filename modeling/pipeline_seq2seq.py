@@ -58,7 +58,8 @@ class Seq2SeqPipeline(Pipeline):
             sequences = sequences.sequences
         outputs = {"sequences": sequences.unflatten(0, (batch, -1))}  # (batch, returned, target)
         if return_scores:
-            outputs["scores"] = sequence_log_probabilities(self.model, sequences, **inputs).unflatten(0, (batch, -1))
+            log_probabilities, _ = teacher_forced(self.model, sequences, **inputs)
+            outputs["scores"] = log_probabilities.sum(-1).unflatten(0, (batch, -1))
         return ModelOutput(outputs)
 
     def postprocess(self, outputs: ModelOutput, skip_special_tokens: bool = True, **decode_kwargs) -> list[dict]:
@@ -73,19 +74,26 @@ class Seq2SeqPipeline(Pipeline):
 
 
 @torch.no_grad()
-def sequence_log_probabilities(
-    model, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Log p of what `generate` returned, (batch · returned, 1 + target) → (batch · returned,), by teacher forcing.
+def teacher_forced(
+    model, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+) -> tuple[torch.Tensor, ModelOutput]:
+    """What the model thinks of what `generate` returned.
 
-    The first id of a sequence is the decoder's start; what follows its first end token is padding.
+    Args:
+        sequences: (batch · returned, 1 + target) ids: the decoder's start, the tokens, padding after the first end.
+        input_ids, attention_mask: (batch, source).
+        kwargs: For the model's ``forward``: ``output_attentions=True``.
+
+    Returns:
+        log p of every token, (batch · returned, target), 0 after the end; and all that the model returned.
     """
     returned = sequences.shape[0] // input_ids.shape[0]
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     inputs = {name: ids.repeat_interleave(returned, 0) for name, ids in inputs.items() if ids is not None}
-    logits = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False).logits  # (rows, target, vocab)
-    log_probabilities = logits.float().log_softmax(-1).gather(2, sequences[:, 1:, None]).squeeze(2)  # (rows, target)
-    return log_probabilities.masked_fill(~generated_mask(sequences, model.generation_config.eos_token_id), 0.0).sum(-1)
+    outputs = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False, **kwargs)
+    log_probabilities = outputs.logits.float().log_softmax(-1).gather(2, sequences[:, 1:, None]).squeeze(2)
+    is_generated = generated_mask(sequences, model.generation_config.eos_token_id)
+    return log_probabilities.masked_fill(~is_generated, 0.0), outputs
 
 
 def generated_mask(sequences: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:

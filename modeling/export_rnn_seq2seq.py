@@ -1,0 +1,48 @@
+"""A recurrent layer as `torch.export` takes it: for any length of the source, not only for the one it was shown.
+
+Torch's own kernels are unrolled by the exporter and then fit one length; packed sequences it cannot trace at all.
+"""
+
+import torch
+from torch import nn
+
+
+def scan_layer(rnn: nn.RNNBase, inputs: torch.Tensor, lengths: torch.Tensor | None, state: tuple[torch.Tensor, ...]):
+    """What ``rnn`` computes of packed sequences, as a loop over its cell that the exported program keeps.
+
+    Args:
+        rnn: One layer, in one or both directions.
+        inputs: (batch, length, input_size).
+        lengths: (batch,), where each sequence ends; None where all end together.
+        state: (batch, hidden) each, before the first step; zeros where not given.
+
+    Returns:
+        Outputs (batch, length, hidden), zero behind each end, and the last state (batch, hidden) each; of both
+        directions side by side.
+    """
+    from torch._higher_order_ops.scan import scan  # here, as only the exporter needs it
+
+    cell = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell}[rnn.mode]
+    steps = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[:2])
+    is_token = steps >= 0 if lengths is None else steps < lengths.to(inputs.device)[:, None]  # (batch, length)
+    if not state:  # tensors of their own: the exporter takes one that comes twice for one part of the state
+        state = tuple(inputs.new_zeros(inputs.shape[0], rnn.hidden_size) for _ in range(1 + (rnn.mode == "LSTM")))
+    state = tuple(part.contiguous() for part in state)
+    outputs, finals = [], []
+    for weights, is_reversed in zip(rnn.all_weights, (False, True), strict=False):
+
+        def step(before, here, weights=weights):
+            inputs, is_token = here  # (batch, input_size), (batch, 1)
+            after = cell(inputs, before if len(before) > 1 else before[0], *weights)
+            after = after if isinstance(after, tuple) else (after,)
+            after = tuple(torch.where(is_token, new, old) for new, old in zip(after, before, strict=True))
+            return after, torch.where(is_token, after[0], 0.0)
+
+        if inputs.shape[1] == 1:
+            final, output = step(state, (inputs[:, 0], is_token))
+            output = output[:, None]
+        else:
+            final, output = scan(step, state, (inputs, is_token[..., None]), dim=1, reverse=is_reversed)
+        outputs.append(output)  # (batch, length, hidden)
+        finals.append(final)
+    return torch.cat(outputs, dim=-1), *(torch.cat(parts, dim=-1) for parts in zip(*finals, strict=True))
