@@ -12,8 +12,8 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
-from seqloom import metrics
-from seqloom.metrics import METRICS, UnicodeTokenizer, compute, higher_is_better, load_metric
+from seqloom import metrics, significance
+from seqloom.metrics import METRICS, UnicodeTokenizer, compute, higher_is_better, load_metric, statistics
 
 PREDICTIONS = ["Der schöne Hund läuft über die Straße .", "나는 오늘 학교에 갔다", "the cat sat on mat"]
 REFERENCES = ["Der schöne Hund lief über die Straße.", "나는 어제 학교에 갔다", "the cat sat on the mat"]
@@ -161,6 +161,94 @@ def test_evaluates_own_ways_in_give_the_same(name):
     assert metric.compute(predictions=PREDICTIONS, references=references) == expected  # nothing is left over
 
 
+OPTIONS = [
+    *((name, {}) for name in METRICS),
+    ("sacrebleu", {"smooth_method": "add-k", "smooth_value": 0.5}),
+    ("sacrebleu", {"tokenize": "char", "effective_order": True}),
+    ("chrf", {"word_order": 2, "eps_smoothing": True}),
+]
+
+
+def corpus(size: int, several: bool = False) -> tuple[list[str], list]:
+    """Texts of very different lengths and qualities, an empty one among them."""
+    words, generator = (
+        ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "run"],
+        np.random.default_rng(1),
+    )
+    references = [" ".join(generator.choice(words, generator.integers(1, 15))) for _ in range(size)]
+    predictions = []
+    for reference in references:
+        kept = generator.random(len(reference.split())) < generator.random()
+        predictions.append(
+            " ".join(w if k else str(generator.choice(words)) for w, k in zip(reference.split(), kept, strict=True))
+        )
+    predictions[-1] = ""
+    return predictions, [
+        [text, text[4:] or "x"][: 1 + i % 2] for i, text in enumerate(references)
+    ] if several else references
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(("name", "options"), OPTIONS)
+def test_a_resamples_score_is_the_metrics_own(name, options, several):
+    """The metric, given the texts of a resample, says what the sums of their statistics say; the interval is theirs."""
+    predictions, references = corpus(40, several)
+    parts = statistics(name, predictions, references, **options)
+    assert parts.score(parts.values.sum(axis=0)) == pytest.approx(
+        compute(name, predictions, references, **options)["score"]
+    )
+    scores = significance.resampled_scores(parts, 12)
+    for counts, score in zip(significance.resamples(40, 12), scores, strict=True):
+        assert counts.sum() == 40
+        drawn = np.repeat(np.arange(40), counts)
+        texts, targets = [predictions[i] for i in drawn], [references[i] for i in drawn]
+        assert score == pytest.approx(compute(name, texts, targets, **options)["score"], rel=1e-9)
+    assert len({round(score, 6) for score in scores}) > 3
+    result = compute(name, predictions, references, bootstrap_samples=12, **options)
+    assert result["interval"] == np.quantile(scores, [0.025, 0.975]).tolist()
+    assert {**result, "interval": None} == {**compute(name, predictions, references, **options), "interval": None}
+
+
+@pytest.mark.parametrize(("name", "scorer"), [("sacrebleu", BLEU), ("chrf", CHRF), ("ter", TER)])
+def test_the_bootstrap_is_sacrebleus(name, scorer, monkeypatch):
+    """Its very resamples; it gives their mean, and half the width between the 26th score and the 26th last."""
+    monkeypatch.delenv("SACREBLEU_SEED", raising=False)
+    predictions, references = corpus(60)
+    theirs = scorer().corpus_score(predictions, [references], n_bootstrap=1000)
+    scores = np.sort(significance.resampled_scores(statistics(name, predictions, references), 1000))
+    assert scores.mean() == pytest.approx(theirs._mean, rel=1e-5)
+    assert (scores[-26] - scores[25]) / 2 == pytest.approx(theirs._ci, rel=1e-4)
+    low, high = compute(name, predictions, references, bootstrap_samples=1000)["interval"]
+    assert (high - low) / 2 == pytest.approx(theirs._ci, rel=0.02)
+
+
+def test_intervals():
+    """The same every time, in plain Python, around the score, the narrower the more sentences; none unasked for."""
+    predictions, references = corpus(50)
+    for name in METRICS:
+        result = compute(name, predictions, references, bootstrap_samples=300)
+        low, high = result["interval"]
+        assert low < result["score"] < high
+        assert type(low) is type(high) is float
+        assert result == compute(name, predictions, references, bootstrap_samples=300)
+        low_many, high_many = compute(name, predictions * 10, references * 10, bootstrap_samples=300)["interval"]
+        assert high_many - low_many < (high - low) / 2
+        assert "interval" not in compute(name, predictions, references)
+        one = compute(name, predictions[:1], references[:1], bootstrap_samples=10)
+        assert one["interval"] == pytest.approx([one["score"]] * 2)
+        alike = compute(name, references[:1] * 5, references[:1] * 5, bootstrap_samples=10)
+        assert alike["interval"] == pytest.approx([alike["score"]] * 2)
+
+
+def test_systems_meet_the_same_resamples():
+    """As a paired comparison needs: in each resample the better system is better, however the resamples differ."""
+    predictions, references = corpus(50)
+    pairs = enumerate(zip(predictions, references, strict=True))
+    better = [reference if i % 3 else text for i, (text, reference) in pairs]
+    ours, theirs = (statistics("wer", texts, references) for texts in (better, predictions))
+    assert (significance.resampled_scores(ours, 50) < significance.resampled_scores(theirs, 50)).all()
+
+
 def test_combine():
     metric = evaluate.combine([load_metric("wer"), load_metric("exact_match")])
     result = metric.compute(predictions=PREDICTIONS, references=REFERENCES)
@@ -228,6 +316,7 @@ def test_a_metric_of_the_hub_is_given_score_and_signature(monkeypatch, name, sco
     signature = f"evaluate:{evaluate.__version__}|metric:{name}"
     assert result == {"parts": [0, 1], "count": 3, "foreign": 0.5, "score": score, "signature": signature}
     assert type(result["score"]) is type(result["foreign"]) is float
+    assert compute(name, ["a"], ["b"], bootstrap_samples=10) == {**result, "interval": None}
     monkeypatch.setattr(Foreign, "values", {"parts": np.arange(2)})
     with pytest.raises(ValueError, match="no single number"):
         compute(name, ["a"], ["b"])

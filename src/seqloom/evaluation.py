@@ -139,7 +139,13 @@ def score_split(
     outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=True, **generate_kwargs)
     seconds = time.perf_counter() - started
     results = {
-        name: metrics.compute(name, outputs, references, **settings.metric_kwargs.get(name, {}))
+        name: metrics.compute(
+            name,
+            outputs,
+            references,
+            bootstrap_samples=settings.bootstrap_samples,
+            **settings.metric_kwargs.get(name, {}),
+        )
         for name in settings.metrics
     }
     decoding = {
@@ -151,6 +157,7 @@ def score_split(
         "sentences": len(sources),
         "generation": {name: value for name, value in (decoding | generate_kwargs).items() if value is not None},
         "metrics": results,
+        "bootstrap_samples": settings.bootstrap_samples,
         "seconds": round(seconds, 2),
         "sentences_per_second": round(len(sources) / seconds, 2),
         "environment": environment(),
@@ -171,7 +178,8 @@ def environment(num_processes: int = 1) -> dict[str, Any]:
     if torch.cuda.is_available():
         hardware = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     else:
-        hardware = f"{torch.get_num_threads()} threads of {_cpu_name()}"
+        threads = torch.get_num_threads()
+        hardware = f"{threads} thread{'' if threads == 1 else 's'} of {_cpu_name()}"
     return {
         "hardware": hardware,
         "processes": num_processes,
@@ -190,7 +198,14 @@ def _cpu_name() -> str:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Metric, score and signature, a line each."""
-    rows = [(name, f"{result['score']:.2f}", result["signature"]) for name, result in results.items()]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return "\n".join(f"{name:<{widths[0]}}  {score:>{widths[1]}}  {signature}" for name, score, signature in rows)
+    """Metric, score, its interval where there is one, and signature, a line each."""
+    rows = []
+    for name, result in results.items():
+        low_high = result.get("interval")
+        interval = "[" + ", ".join(f"{bound:.1f}" for bound in low_high) + "]" if low_high else ""
+        rows.append((name, f"{result['score']:.2f}", interval, result["signature"]))
+    names, scores, intervals = (max((len(row[column]) for row in rows), default=0) for column in range(3))
+    return "\n".join(
+        f"{name:<{names}}  {score:>{scores}}  " + (f"{interval:<{intervals}}  " if intervals else "") + signature
+        for name, score, interval, signature in rows
+    )

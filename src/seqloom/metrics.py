@@ -6,6 +6,7 @@ Ours are ``evaluate.Metric``s, thin around sacrebleu, jiwer and rouge_score. The
 - A prediction has one reference (a string) or several (a list of strings), and their number may differ from pair to
   pair. BLEU, chrF and TER use them all, as sacrebleu does; the others take the reference closest to the prediction.
 - Whatever is counted is added up over the whole corpus before it is divided; only ROUGE is a mean over sentences.
+- With ``bootstrap_samples`` a result has the score's 95 % ``interval`` too (see `seqloom.significance`).
 - Texts are compared as they are given: no lower case (ROUGE and TER apart) and no Unicode normalisation.
 """
 
@@ -23,9 +24,12 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 import jiwer
+import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
+from seqloom import significance
+from seqloom.significance import Statistics
 from seqloom.version import __version__
 
 
@@ -70,6 +74,18 @@ class TextMetric(evaluate.Metric):
         example = {"predictions": prediction, "references": reference, **kwargs}  # evaluate.combine uses the plurals
         self.add_batch(**{name: [value] for name, value in example.items()})
 
+    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+        """The result, and the statistics of the sentences (float64) that its ``score`` is computed from."""
+        raise NotImplementedError
+
+    def _compute(
+        self, predictions: list[str], references: list[list[str]], *, bootstrap_samples: int = 0, **options
+    ) -> dict[str, Any]:
+        result, statistics = self.measure(predictions, references, **options)
+        if bootstrap_samples:
+            result["interval"] = significance.interval(statistics, bootstrap_samples)
+        return result
+
 
 class SacrebleuMetric(TextMetric):
     """A metric of sacrebleu; the arguments of ``compute`` are those of its class there."""
@@ -77,14 +93,20 @@ class SacrebleuMetric(TextMetric):
     scorer: ClassVar[type]
     fields: ClassVar[tuple[str, ...]]
 
-    def _compute(self, predictions: list[str], references: list[list[str]], **options) -> dict[str, Any]:
+    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
         try:
             scorer = self.scorer(**options)
         except (AssertionError, KeyError, TypeError) as error:
             raise ValueError(f"{self.name} does not take {options}: see sacrebleu's {self.scorer.__name__}.") from error
         streams = list(zip_longest(*references))  # (references, sentences), None where a sentence has fewer
-        result = scorer.corpus_score(predictions, streams)
-        return {name: getattr(result, name) for name in self.fields} | {"signature": str(scorer.get_signature())}
+        # The two halves of corpus_score; sacrebleu's own bootstrap stands between them too.
+        rows = scorer._extract_corpus_statistics(predictions, streams)
+        result = scorer._aggregate_and_compute(rows)
+        statistics = Statistics(
+            np.array(rows, dtype=np.float64), lambda sums: scorer._compute_score_from_stats(sums.tolist()).score
+        )
+        values = {name: getattr(result, name) for name in self.fields}
+        return values | {"signature": str(scorer.get_signature())}, statistics
 
 
 class Sacrebleu(SacrebleuMetric):
@@ -97,9 +119,9 @@ class Sacrebleu(SacrebleuMetric):
     scorer = BLEU
     fields = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
 
-    def _compute(self, predictions: list[str], references: list[list[str]], **options) -> dict[str, Any]:
+    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
         # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.
-        return super()._compute(predictions, references, **{"force": options.get("tokenize") == "none"} | options)
+        return super().measure(predictions, references, **{"force": options.get("tokenize") == "none"} | options)
 
 
 class Chrf(SacrebleuMetric):
@@ -132,16 +154,19 @@ class CountingMetric(TextMetric):
         """Errors and units of one pair."""
         raise NotImplementedError
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
-        errors = total = 0
+    def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
+        rows = []
         for prediction, group in zip(predictions, references, strict=True):
-            pairs = (self.count(_collapse(prediction), _collapse(reference)) for reference in group)
-            wrong, units = min(pairs, key=lambda pair: pair[0] / max(pair[1], 1))
-            errors, total = errors + wrong, total + units
-        divisor = max(total, 1)
-        score = 100 * ((divisor - errors) if self.higher_is_better else errors) / divisor
+            pairs = [self.count(_collapse(prediction), _collapse(reference)) for reference in group]
+            rows.append(min(pairs, key=lambda pair: pair[0] / max(pair[1], 1)))
+        errors, total = (sum(column) for column in zip(*rows, strict=True))
         signature = f"nrefs:{_num_references(references)}|case:mixed|space:collapsed|{self.rule}|lib:{self.library}"
-        return {"score": score, "errors": errors, "total": total, "signature": signature}
+        result = {"score": self._score((errors, total)), "errors": errors, "total": total, "signature": signature}
+        return result, Statistics(np.array(rows, dtype=np.float64), self._score)
+
+    def _score(self, sums: Sequence[float]) -> float:
+        errors, divisor = sums[0], max(sums[1], 1)
+        return 100 * ((divisor - errors) if self.higher_is_better else errors) / divisor
 
 
 class ExactMatch(CountingMetric):
@@ -208,7 +233,7 @@ class Rouge(TextMetric):
 
     kinds: ClassVar[list[str]] = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
+    def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
         scorer = RougeScorer(self.kinds, tokenizer=UnicodeTokenizer())
         scores = [scorer.score_multi(group, text) for text, group in zip(predictions, references, strict=True)]
         means = {kind: 100 * fmean(score[kind].fmeasure for score in scores) for kind in self.kinds}
@@ -216,7 +241,9 @@ class Rouge(TextMetric):
             f"nrefs:{_num_references(references)}|case:lc|tok:unicode|stem:no|main:rougeL|value:f1|mean:sentence"
             f"|lib:rouge_score|version:{importlib.metadata.version('rouge_score')}"
         )
-        return {"score": means["rougeL"], **means, "signature": signature}
+        rows = np.array([(score["rougeL"].fmeasure, 1.0) for score in scores])  # F and a sentence each
+        statistics = Statistics(rows, lambda sums: 100 * sums[0] / sums[1])
+        return {"score": means["rougeL"], **means, "signature": signature}, statistics
 
 
 METRICS: dict[str, type[evaluate.Metric]] = {
@@ -255,25 +282,51 @@ def higher_is_better(name: str) -> bool:
     return METRICS[name].higher_is_better if name in METRICS else True
 
 
-def compute(name: str, predictions: Sequence[str], references: Sequence[str | list[str]], **kwargs) -> dict[str, Any]:
+def statistics(name: str, predictions: Sequence[str], references: Sequence[str | list[str]], **kwargs) -> Statistics:
+    """What the score of one of seqloom's metrics is computed from, sentence by sentence; arguments as for `compute`."""
+    _check_pairs(predictions, references)
+    groups = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in references]
+    return METRICS[name]().measure(list(predictions), groups, **kwargs)[1]
+
+
+def compute(
+    name: str,
+    predictions: Sequence[str],
+    references: Sequence[str | list[str]],
+    *,
+    bootstrap_samples: int = 0,
+    **kwargs,
+) -> dict[str, Any]:
     """Compute a metric by its name; ``kwargs`` are those of its own ``compute``.
+
+    Args:
+        name: One of seqloom's, or any that `load_metric` finds.
+        predictions: Texts.
+        references: The reference of each, or a list of its references.
+        bootstrap_samples: Resamples of the sentences for the score's interval; 0 for none.
 
     Returns:
         The metric's result in plain Python, with ``score`` and ``signature``. The ``score`` of a metric of the Hub is
-        the value under its own name, else under ``score``, else the first number.
+        the value under its own name, else under ``score``, else the first number. With ``bootstrap_samples`` also
+        ``interval``, the 95 % interval ``[low, high]`` of the score; None for a metric of the Hub, which does not tell
+        what its score is made of.
 
     Raises:
         ValueError: If there is no such metric, nothing to score, or not one reference entry for each prediction.
     """
     _check_pairs(predictions, references)
-    result = _plain(load_metric(name).compute(predictions=predictions, references=references, **kwargs))
+    metric = load_metric(name)
+    if name in METRICS:
+        kwargs["bootstrap_samples"] = bootstrap_samples
+    result = _plain(metric.compute(predictions=predictions, references=references, **kwargs))
     if name in METRICS:
         return result
     numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
     if not numbers:
         raise ValueError(f"metric {name!r} gives no single number to use as score, only {', '.join(result)}.")
     score = next(numbers[key] for key in (Path(name).stem, "score", *numbers) if key in numbers)
-    return {**result, "score": float(score), "signature": f"evaluate:{evaluate.__version__}|metric:{name}"}
+    result |= {"score": float(score), "signature": f"evaluate:{evaluate.__version__}|metric:{name}"}
+    return result | ({"interval": None} if bootstrap_samples else {})
 
 
 def _check_pairs(predictions: Sequence, references: Sequence) -> None:
