@@ -13,6 +13,7 @@ os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": os.path.join(HOME, "dataset
 # The Hugging Face libraries read the environment when they are imported.
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hub_server import Hub  # noqa: E402
 
 from seqloom import (  # noqa: E402
     RnnSeq2SeqConfig,
@@ -127,6 +128,13 @@ def rnn(request):
 def transformer(request):
     """Every Transformer."""
     return tiny(request.param)
+
+
+@pytest.fixture
+def hub():
+    """A Hub of the test's own, on this machine."""
+    with Hub() as hub:
+        yield hub
 
 
 def pytest_unconfigure():

@@ -12,7 +12,6 @@ import pytest
 import sacrebleu
 import torch
 import transformers
-from conftest import RNNS, TRANSFORMERS
 from transformers import GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
 
 from seqloom import evaluation
@@ -104,65 +103,6 @@ def read(folder: Path) -> tuple[dict, list[dict]]:
     return scores, [json.loads(line) for line in lines]
 
 
-class TestTranslate:
-    @pytest.mark.parametrize("num_beams", [1, 4])
-    @pytest.mark.parametrize(
-        ("family", "fields"),
-        [
-            ("transformer_seq2seq", TRANSFORMERS["post-norm"]),
-            ("transformer_seq2seq", TRANSFORMERS["rotary-swiglu-pre-norm"]),
-            ("rnn_seq2seq", RNNS["gru-bahdanau"]),
-            ("rnn_seq2seq", RNNS["lstm-luong-fed"]),
-        ],
-        ids=["transformer", "rotary", "gru", "lstm"],
-    )
-    def test_order_and_company_change_nothing(self, family, fields, num_beams):
-        tokenizer = make_tokenizer()
-        model = make_model(tokenizer, family, **fields)
-        sources = sentences(14)
-        alone = [translate(model, tokenizer, [source], num_beams=num_beams)[0] for source in sources]
-        assert len(set(alone)) > 4  # else the order could not be told
-        for budget in (1, 40, 4096):
-            assert translate(model, tokenizer, sources, batch_tokens=budget, num_beams=num_beams) == alone
-
-    def test_two_vocabularies(self):
-        tokenizer = make_tokenizer(shared=False)
-        outputs = translate(make_model(tokenizer), tokenizer, sentences(8))
-        assert set("".join(outputs)) & set(LETTERS.upper())
-        assert not set("".join(outputs)) & set(LETTERS)
-
-    @pytest.mark.parametrize("num_beams", [1, 3])
-    def test_budget(self, monkeypatch, num_beams):
-        """Of source tokens with padding, counted for every beam, whether the beams are asked for or the model's own."""
-        tokenizer = make_tokenizer()
-        model = make_model(tokenizer)
-        model.generation_config.num_beams = num_beams
-        shapes = []
-        original = model.generate
-        monkeypatch.setattr(
-            model,
-            "generate",
-            lambda *, input_ids, **rest: shapes.append(input_ids.shape) or original(input_ids, **rest),
-        )
-        for options in ({}, {"num_beams": 2}):
-            shapes.clear()
-            translate(model, tokenizer, sentences(30), batch_tokens=80, **options)
-            beams = options.get("num_beams", num_beams)
-            assert sum(rows for rows, _ in shapes) == 30
-            assert max(rows * width * beams for rows, width in shapes) <= 80
-            assert max(rows for rows, _ in shapes) > 1
-            widths = [width for _, width in shapes]
-            assert widths == sorted(widths, reverse=True)  # if memory is short, that shows at once
-
-    def test_edges(self):
-        tokenizer = make_tokenizer()
-        model = make_model(tokenizer).train()
-        assert translate(model, tokenizer, []) == []
-        assert model.training
-        assert len(translate(model.eval(), tokenizer, ["", "a" * 50, ""], batch_tokens=3)) == 3
-        assert not model.training
-
-
 class TestScoring:
     def test_a_model_of_ours(self, folder, capsys):
         assert main([str(folder)]) == 0
@@ -187,7 +127,11 @@ class TestScoring:
         printed = capsys.readouterr().out
         for name, result in scores["metrics"].items():
             (line,) = [line for line in printed.splitlines() if line.startswith(name)]
-            assert line.split() == [name, f"{result['score']:.2f}", result["signature"]]
+            low, high = result["interval"]
+            assert low <= result["score"] <= high
+            interval = [f"[{low:.1f},", f"{high:.1f}]"]
+            assert line.split() == [name, f"{result['score']:.2f}", *interval, result["signature"]]
+        assert scores["bootstrap_samples"] == 1000
         assert str(folder / "evaluation" / "test") in printed
 
     def test_as_training_does(self, folder):
@@ -200,6 +144,27 @@ class TestScoring:
         )
         assert read(folder / "function")[1] == read(folder / "command")[1]
         assert read(folder / "function")[0]["metrics"] == command["metrics"]
+
+    def test_without_intervals(self, folder, capsys):
+        assert main([str(folder), "--bootstrap_samples", "0"]) == 0
+        scores, _ = read(folder / "evaluation" / "test")
+        line = capsys.readouterr().out.splitlines()[0]
+        assert line.split() == [
+            "chrf",
+            f"{scores['metrics']['chrf']['score']:.2f}",
+            scores["metrics"]["chrf"]["signature"],
+        ]
+        assert scores["bootstrap_samples"] == 0
+        assert all("interval" not in result for result in scores["metrics"].values())
+
+    def test_table(self):
+        """A metric without an interval leaves a gap; nothing at all is an empty table."""
+        results = {
+            "a": {"score": 5, "interval": [1.25, 10], "signature": "s"},
+            "bcd": {"score": 7.126, "signature": "t"},
+        }
+        assert evaluation.table(results).splitlines() == ["a    5.00  [1.2, 10.0]  s", "bcd  7.13               t"]
+        assert evaluation.table({}) == ""
 
     def test_overrides(self, folder, tmp_path):
         files = write(tmp_path, "other", sentences(5))

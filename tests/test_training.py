@@ -14,7 +14,6 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
-from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
@@ -177,35 +176,6 @@ class TestLearning:
         ]
         assert line["eval_loss"] == pytest.approx(total / count, rel=1e-5)
         assert line["eval_exact_match"] == pytest.approx(100 * right / len(sides[0]))
-
-    def test_card(self, learnt, monkeypatch, capsys):
-        folder, record = learnt
-        card = ModelCard.load(folder / "run" / "README.md")
-        (result,) = card.data.eval_results
-        score = record["evaluation"]["metrics"]["exact_match"]
-        assert (result.metric_type, result.metric_value) == ("exact_match", round(score["score"], 2))
-        assert result.metric_config == score["signature"]
-        assert card.data.library_name == "seqloom"
-        assert "train.source" in card.text
-        assert f"{record['model']['parameters']:,} parameters" in card.text
-        # Every table has as many cells in each row as it has headings, whatever bars its texts hold.
-        for block in card.text.split("\n\n"):
-            if block.startswith("|"):
-                cells = {len(row.replace(r"\|", "").strip("|").split("|")) for row in block.splitlines()}
-                assert len(cells) == 1, block
-        settings = card.text.split("```yaml\n")[1].split("```")[0]
-        expected = load_settings(folder / "config.yaml").to_dict()
-        expected["output_dir"] = "run"
-        for name in ("train_files", "validation_files", "test_files"):
-            expected["data"][name] = [Path(path).name for path in expected["data"][name]]
-        assert yaml.safe_load(settings) == expected
-        assert str(folder) not in card.text  # nobody else's business
-        snippet = card.text.split("```python\n")[1].split("```")[0]
-        monkeypatch.chdir(folder)
-        exec(snippet, {})
-        first = json.loads((folder / "run" / "evaluation" / "test" / "predictions.jsonl").read_text().splitlines()[0])
-        assert json.dumps(first["source"]) in snippet
-        assert capsys.readouterr().out.strip() == str([first["hypothesis"]])
 
 
 class TestTheUpdate:
@@ -423,7 +393,7 @@ class TestTheEnd:
         record = run(tmp_path, data, evaluation={"split": None})
         assert record["evaluation"] is None
         assert "None were measured" in (tmp_path / "run" / "README.md").read_text()
-        assert ModelCard.load(tmp_path / "run" / "README.md").data.eval_results is None
+        assert "model-index" not in (tmp_path / "run" / "README.md").read_text()
 
     @pytest.mark.parametrize("split", ["train", "validation"])
     def test_other_splits_are_scored(self, tmp_path, data, split):

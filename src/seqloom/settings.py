@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import re
 import types
 import typing
@@ -177,6 +178,9 @@ class GenerationSettings:
     """Stop when there are as many finished beams as beams."""
     max_new_tokens: int | None = None
     """Longest output in tokens; default: twice the longest training target, 32 at least."""
+    coverage_penalty: float = 0.0
+    """β of Wu et al. 2016, by which the beams of scoring are re-ranked; 0: not. `generate` has no such option, so the
+    saved model does not hold it."""
     decode_batch_tokens: int = 4096
     """Source tokens decoded together, each counted once for every beam."""
     generate_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -194,6 +198,8 @@ class EvaluationSettings:
     """Arguments of a metric's ``compute``, by its name: ``{sacrebleu: {tokenize: none}}``."""
     split: Literal["train", "validation", "test"] | None = "test"
     """Which one is scored when training ends; null: none."""
+    bootstrap_samples: int = 1000
+    """Resamples of the scored sentences for the 95 % interval of each score (Koehn 2004); 0: no intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,9 +279,45 @@ class Settings:
         """All settings, the defaults included, as plain values."""
         return dataclasses.asdict(self)
 
+    def shareable(self) -> dict[str, Any]:
+        """All settings, but files by their names alone and no word of the repository: where things lay and who pushed
+        them is nobody else's business."""
+        values = without_places(self.to_dict())
+        values["output_dir"] = last_part(self.output_dir)
+        for split in ("train", "validation", "test"):
+            paths = values["data"][f"{split}_files"]
+            values["data"][f"{split}_files"] = paths and [last_part(path) for path in paths]
+        values["hub"] = dataclasses.asdict(self.hub) | {
+            "push_to_hub": None,
+            "hub_private_repo": None,
+            "hub_revision": None,
+        }
+        return values
+
     def save(self, path: str | Path) -> None:
         """Writes the settings as YAML that `load_settings` reads."""
         Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def last_part(path: str) -> str:
+    """A file's name without its folders, whichever system they are on."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def without_places(value: Any) -> Any:
+    """Plain values in which paths are cut to their last parts.
+
+    A path is a text that starts at a root, a drive, a home or a folder's dots, or that has a slash and exists here; any
+    other text with a slash may be a name on the Hub.
+    """
+    if isinstance(value, dict):
+        return {without_places(key): without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item) for item in value]
+    if not isinstance(value, str):
+        return value
+    starts_like_one = re.match(r"[/\\~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]", value)
+    return last_part(value) if starts_like_one or (re.search(r"[/\\]", value) and os.path.exists(value)) else value
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -370,6 +412,16 @@ def _check(settings: Settings) -> None:
     best = training.metric_for_best_model
     if best not in (None, "loss", training.eval_metric):
         raise ValueError(f"training.metric_for_best_model is {best!r}; allowed are 'loss' and eval_metric's own name.")
+    if settings.generation.coverage_penalty:
+        if settings.generation.num_beams == 1:
+            raise ValueError(
+                "generation.coverage_penalty re-ranks beams, but generation.num_beams is 1: set it to 2 or more."
+            )
+        if settings.model.get("attention") == "none":
+            raise ValueError(
+                "generation.coverage_penalty asks what the attention covers, but model.attention is none: take one of "
+                "them out."
+            )
     _check_model(settings.model)
     _check_hub(settings.hub)
 
@@ -378,6 +430,8 @@ def _check_hub(hub: HubSettings) -> None:
     if hub.push_to_hub is not None:
         try:
             validate_repo_id(hub.push_to_hub)
+            if "/" not in hub.push_to_hub:
+                raise HFValidationError("the user or the organisation is missing.")
         except HFValidationError as error:
             raise ValueError(
                 f"hub.push_to_hub is {hub.push_to_hub!r}, not the name of a repository (user/model): {error}"
@@ -408,7 +462,8 @@ def _check_shared(settings: Settings | ScoringSettings) -> None:
             "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
             "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
         },
-        "generation": {"num_beams": 1, "max_new_tokens": 1, "decode_batch_tokens": 1},
+        "generation": {"num_beams": 1, "max_new_tokens": 1, "decode_batch_tokens": 1, "coverage_penalty": 0},
+        "evaluation": {"bootstrap_samples": 0},
     }  # fmt: skip
     for section, floors in at_least.items():
         for name, floor in floors.items() if hasattr(settings, section) else ():

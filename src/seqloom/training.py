@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import ctypes.util
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -34,7 +35,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
 from transformers.utils.logging import disable_progress_bar
 
-from seqloom import cards, checkpoints, evaluation, metrics
+from seqloom import cards, checkpoints, evaluation, metrics, sharing
 from seqloom.batching import EpochPosition, UpdateStream
 from seqloom.checkpoints import Progress
 from seqloom.data import Pairs, encode, load_pairs
@@ -108,6 +109,8 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
     check_output_folder(folder, settings, resume, overwrite)
     for name in filter(None, (training.eval_metric, *settings.evaluation.metrics)):
         metrics.load_metric(name)  # a misspelt name shows now, not after the training
+    if settings.hub.push_to_hub and accelerator.is_main_process:
+        sharing.prepare(settings.hub)
     set_seed(training.seed)
     with accelerator.main_process_first():
         pairs = load_pairs(settings.data, training.seed)
@@ -158,7 +161,10 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
     accelerator.wait_for_everyone()
     train(run)
     counts = f"a stream; of everything read, {report}" if is_streaming else str(report)
-    return finish(run, pairs, {"train": counts, "plan": dataclasses.asdict(plan)})
+    record = finish(run, pairs, {"train": counts, "plan": dataclasses.asdict(plan)})
+    if settings.hub.push_to_hub and accelerator.is_main_process:
+        sharing.push(folder, settings.hub, say=functools.partial(say, accelerator))
+    return record
 
 
 def train(run: Run) -> None:
@@ -260,6 +266,10 @@ def validate_and_save(run: Run, log: RunLog) -> None:
         if training.average_checkpoints:
             checkpoints.keep_weights(model, run.folder, progress.step, training.average_checkpoints)
     checkpoints.save_checkpoint(run.folder, run.accelerator, progress)
+    hub = run.settings.hub
+    if is_best and hub.push_to_hub and hub.hub_strategy == "best" and run.accelerator.is_main_process:
+        message = f"The best after {progress.step:,} updates: {name} {score:.4f}"
+        sharing.push_best(run.folder / "checkpoints" / "best", hub, message, functools.partial(say, run.accelerator))
 
 
 @torch.no_grad()
@@ -306,25 +316,30 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
         say(accelerator, f"{name}: average of {len(steps)} checkpoints {score:.4f}, best one {progress.best_score:.4f}")
         if sign * score >= sign * progress.best_score:
             model, chosen = average, f"the mean of those after updates {', '.join(f'{step:,}' for step in steps)}"
+    split = settings.evaluation.split
     record = {
         "model": {"parameters": model.num_parameters(), "weights": chosen},
         "data": {**pairs.provenance, **data_record},
         "progress": dataclasses.asdict(progress),
         "environment": evaluation.environment(accelerator.num_processes),
+        "precision": accelerator.mixed_precision,
         "evaluation": None,
+        "example": pairs.splits.get(split or "", pairs.splits["validation"])[0]["source"],
     }
-    split = settings.evaluation.split
+    penalty = settings.generation.coverage_penalty
+    decoding = {"coverage_penalty": penalty} if penalty else {}  # all else is in the generation config
     if accelerator.is_main_process:
         model.save_pretrained(run.folder)
         if split in pairs.splits:
             record["evaluation"] = evaluation.score_split(
                 model, run.tokenizer, pairs.splits[split], settings.evaluation,
                 batch_tokens=settings.generation.decode_batch_tokens, split=split,
-                folder=run.folder / "evaluation" / split,
+                folder=run.folder / "evaluation" / split, **decoding,
             )  # fmt: skip
         (run.folder / "record.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-        example = next(iter(pairs.splits.get(split or "", pairs.splits["validation"])))["source"]
-        cards.write_card(run.folder, settings, record, example)
+        cards.write_card(run.folder)
+        if record["evaluation"] is not None:
+            say(accelerator, evaluation.table(record["evaluation"]["metrics"]))
         say(accelerator, f"the model is in {run.folder}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
