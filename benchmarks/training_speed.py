@@ -24,11 +24,11 @@ from transformers.cache_utils import Cache
 
 from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 from seqloom.batching import IGNORED, UpdateStream, collate, plan_epoch
+from seqloom.building import keep_freed_memory, make_tokenizer
 from seqloom.data import encode, load_pairs
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 from seqloom.scan import load_scan
 from seqloom.settings import TrainingSettings, load_settings
-from seqloom.training import keep_freed_memory, make_tokenizer
 
 Batch = dict[str, torch.Tensor]
 Loss = Callable[[PreTrainedModel, Batch, float], torch.Tensor]

@@ -25,7 +25,7 @@ FLOORS = [
     {"settings"},
     {
         "scan", "significance", "metrics", "tokenization", "data", "batching", "coverage", "decoding", "checkpoints",
-        "plots", "cards", "sharing",
+        "plots", "cards", "sharing", "building", "tracking",
     },
     {"evaluation", "training"},
 ]  # fmt: skip

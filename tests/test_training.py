@@ -19,8 +19,9 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from seqloom import checkpoints, training
+from seqloom.building import make_optimizer
 from seqloom.settings import load_settings
-from seqloom.training import main, make_optimizer, run_training
+from seqloom.training import main, run_training
 
 ROOT = Path(__file__).parents[1]
 MODELS = {

@@ -11,7 +11,8 @@ from pathlib import Path
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from seqloom.settings import load_settings
-from seqloom.training import quieten_libraries, run_training
+from seqloom.tracking import quieten_libraries
+from seqloom.training import run_training
 
 FOLDER = Path("runs") / "demo"
 FAMILIES = {"RNN": "scan-rnn.yaml", "Transformer": "scan-transformer.yaml"}

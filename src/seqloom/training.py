@@ -7,41 +7,44 @@ schedule counts updates. So neither accumulation nor the number of processes cha
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import ctypes.util
 import dataclasses
 import functools
 import json
-import logging
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoModelForSeq2SeqLM
 
 from seqloom import cards, checkpoints, evaluation, metrics, sharing
 from seqloom.batching import EpochPosition, UpdateStream
+from seqloom.building import (
+    check_output_folder,
+    keep_freed_memory,
+    make_accelerator,
+    make_model,
+    make_optimizer,
+    make_stream,
+    make_tokenizer,
+)
 from seqloom.checkpoints import Progress
 from seqloom.data import Pairs, encode, load_pairs
 from seqloom.decoding import translate
-from seqloom.settings import Settings, load_settings, model_config_class
-from seqloom.tokenization import check_matches, load_tokenizer, target_tokenizer, train_tokenizer
+from seqloom.settings import Settings, load_settings
+from seqloom.tracking import RunLog, quieten_libraries, say
 
 USAGE = "usage: train.py CONFIG.yaml [--key value ...] [--resume | --overwrite]"
 
@@ -346,73 +349,6 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
     return record
 
 
-class RunLog:
-    """``training_log.jsonl``, one line every ``logging_steps`` updates and every validation, and Accelerate's
-    trackers."""
-
-    def __init__(self, run: Run):
-        self.run = run
-        self.last_validation = run.progress.step  # checkpoints are saved after validations alone
-        self.tokens_per_second = 0.0
-        self._clear()
-        if run.settings.training.report_to:
-            flat = {f"{section}.{key}": str(value) for section, values in run.settings.to_dict().items()
-                    if isinstance(values, dict) for key, value in values.items()}  # fmt: skip
-            run.accelerator.init_trackers("seqloom", config=flat)
-        self.file = None
-        if run.accelerator.is_main_process:
-            path = run.folder / "training_log.jsonl"
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one
-            done = [line for line in whole if json.loads(line)["step"] <= run.progress.step]  # the rest is done anew
-            self.file = path.open("w", encoding="utf-8", buffering=1)
-            self.file.writelines(done)
-
-    def _clear(self) -> None:
-        self.loss = self.num_tokens = self.seconds = self.updates = 0
-
-    def update(self, loss: float, gradient_norm: float, learning_rate: float, num_tokens: int, seconds: float) -> None:
-        """Counts one update."""
-        self.loss += loss * num_tokens
-        self.num_tokens += num_tokens
-        self.seconds += seconds
-        self.updates += 1
-        self.tokens_per_second = self.num_tokens / self.seconds
-        progress = self.run.progress
-        if progress.step % self.run.settings.training.logging_steps == 0:
-            self._write(
-                {
-                    "epoch": progress.epoch,
-                    "loss": self.loss / self.num_tokens,
-                    "learning_rate": learning_rate,
-                    "gradient_norm": gradient_norm,
-                    "tokens_per_second": round(self.tokens_per_second, 1),
-                    "seconds": round(progress.seconds, 2),
-                }
-            )
-            self._clear()
-
-    def validation(self, scores: dict[str, float], is_best: bool) -> None:
-        """Writes and prints one validation."""
-        progress = self.run.progress
-        self.last_validation = progress.step
-        line = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
-        say(self.run.accelerator, f"update {progress.step:,}: validation {line}{' (best)' if is_best else ''}")
-        values = {f"eval_{name}": score for name, score in scores.items()}
-        self._write({"epoch": progress.epoch, **values, "best": is_best, "seconds": round(progress.seconds, 2)})
-
-    def _write(self, values: dict[str, Any]) -> None:
-        step = self.run.progress.step
-        if self.file is not None:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.run.accelerator.log(values, step=step)
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self.file is not None:
-            self.file.close()
-
-
 def is_over(run: Run) -> bool:
     """Whether the updates, the epochs or the patience are spent."""
     training, progress = run.settings.training, run.progress
@@ -422,183 +358,3 @@ def is_over(run: Run) -> bool:
         or (training.num_train_epochs is not None and progress.epoch >= training.num_train_epochs)
         or (patience is not None and progress.validations_without_best >= patience)
     )
-
-
-def make_accelerator(settings: Settings) -> Accelerator:
-    """Accelerate, on whatever ``accelerate launch`` or torchrun started."""
-    precision = settings.training.mixed_precision
-    on_cpu = not torch.accelerator.is_available()
-    if on_cpu and precision == "fp16":
-        raise ValueError("training.mixed_precision is fp16, which needs a GPU; on a CPU take bf16 or no.")
-    installed = [str(tracker) for tracker in get_available_trackers()]
-    for tracker in settings.training.report_to:  # Accelerate would leave out in silence what is not installed
-        if tracker not in installed:
-            raise ValueError(
-                f"training.report_to has {tracker!r}, which is not installed here or not one of Accelerate's trackers; "
-                f"installed: {', '.join(installed) or 'none'} (pip install 'seqloom[trackers]')."
-            )
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=precision,
-        log_with=list(settings.training.report_to) or None,
-        # The main process tokenizes and scores while the others wait, longer than the default of some minutes.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
-        project_dir=str(Path(settings.output_dir) / "trackers"),
-    )
-    if on_cpu:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(settings.training.num_threads or max(1, cores // local_processes))
-    return accelerator
-
-
-def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
-    """Refuses to write over anything unless told to, and to resume another run."""
-    is_run = (folder / "settings.yaml").is_file()
-    if resume and is_run:
-        earlier = load_settings(folder / "settings.yaml")
-        for section in ("model", "data", "tokenizer"):
-            if getattr(earlier, section) != getattr(settings, section):
-                raise ValueError(
-                    f"the run in {folder} was started with another {section} section than the one given; resume with "
-                    f"{folder / 'settings.yaml'}, or train into another output_dir."
-                )
-        for name in ("seed", "batch_tokens", "batch_size", "batches_per_update"):
-            if getattr(earlier.training, name) != getattr(settings.training, name):
-                raise ValueError(
-                    f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
-                    f"{getattr(earlier.training, name)}: resuming would mix two orders of the data; keep it."
-                )
-    elif resume:
-        raise ValueError(f"there is no run to resume in {folder}: it has no settings.yaml; start it without --resume.")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise ValueError(
-                f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
-                "another --output_dir."
-            )
-        if not is_run:
-            raise ValueError(
-                f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one."
-            )
-
-
-def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
-    """Loads the tokenizer, or trains it on the training data."""
-    if resumed is not None:
-        return load_tokenizer(resumed)
-    if settings.tokenizer.path is not None:
-        return load_tokenizer(settings.tokenizer.path)
-    most = settings.tokenizer.train_samples
-    train_set = pairs.splits["train"]
-    head = train_set.take(most) if isinstance(train_set, IterableDataset) or len(train_set) > most else train_set
-
-    def texts(side: str) -> Iterator[str]:
-        return (text for part in head.iter(batch_size=1000) for text in part[side] if text)
-
-    return train_tokenizer(texts("source"), texts("target"), settings.tokenizer)
-
-
-def make_stream(
-    dataset, settings: Settings, tokenizer, accelerator: Accelerator, is_validation: bool = False
-) -> UpdateStream:
-    """Encoded pairs as updates; validation data as single batches that no pair is too long for."""
-    training = settings.training
-    if is_validation:
-        longest = max(map(len, (*dataset["input_ids"], *dataset["labels"])))
-        training = dataclasses.replace(
-            training,
-            batch_tokens=None if training.batch_tokens is None else max(training.batch_tokens, longest),
-            batches_per_update=1,
-            gradient_accumulation_steps=1,
-        )
-    return UpdateStream(
-        dataset,
-        training,
-        pad_token_id=tokenizer.pad_token_id,
-        shuffle_buffer=settings.data.shuffle_buffer,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-    )
-
-
-def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> PreTrainedModel:
-    """A model of the settings' family, for the tokenizer's vocabularies, with its generation config."""
-    fields = {name: value for name, value in settings.model.items() if name != "model_type"}
-    config = model_config_class(settings.model["model_type"])(
-        **fields,
-        vocab_size=len(tokenizer),
-        decoder_vocab_size=len(target_tokenizer(tokenizer)),
-        share_encoder_decoder_embeddings=target_tokenizer(tokenizer) is tokenizer,
-        label_smoothing=settings.training.label_smoothing_factor,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
-    )
-    check_matches(tokenizer, config)
-    attention = settings.training.attn_implementation
-    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
-    if settings.training.gradient_checkpointing:
-        model.activation_checkpointing_enable()
-    generation = settings.generation
-    longest = generation.max_new_tokens
-    if longest is None:
-        limit = settings.data.max_target_length or 256
-        longest = max(32, 2 * (limit if train_stream.is_streaming else int(train_stream.lengths[1].max())))
-    model.generation_config.max_new_tokens = longest
-    model.generation_config.num_beams = generation.num_beams
-    if generation.num_beams > 1:
-        model.generation_config.length_penalty = generation.length_penalty
-        model.generation_config.early_stopping = generation.early_stopping
-    unknown = model.generation_config.update(**generation.generate_kwargs)
-    if unknown:
-        raise ValueError(f"generation.generate_kwargs has {', '.join(unknown)}, which generate does not know.")
-    model.generation_config.validate(strict=True)  # as saving will do, but now
-    return model
-
-
-def make_optimizer(model: nn.Module, settings: Settings, max_steps: int | None):
-    """Optimizer and schedule. Biases and normalisation weights do not decay."""
-    training = settings.training
-    if max_steps is None and training.lr_scheduler_type in ("cosine", "linear"):
-        raise ValueError(
-            f"lr_scheduler_type {training.lr_scheduler_type} must know its end, which a streamed set has not: give "
-            "training.max_steps, or take inverse_sqrt or constant."
-        )
-    decaying = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
-    optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optim](
-        [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
-        lr=training.learning_rate,
-        betas=(training.adam_beta1, training.adam_beta2),
-        eps=training.adam_epsilon,
-        weight_decay=training.weight_decay,
-        fused=True,
-    )
-    name = "constant_with_warmup" if training.lr_scheduler_type == "constant" else training.lr_scheduler_type
-    scheduler = get_scheduler(name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=max_steps)
-    return optimizer, scheduler
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep large freed blocks: it would return every activation to the kernel and ask for it again."""
-    if sys.platform == "linux" and not torch.accelerator.is_available() and ctypes.util.find_library("c"):
-        libc = ctypes.CDLL(ctypes.util.find_library("c"))
-        if hasattr(libc, "mallopt"):
-            mmap_threshold, trim_threshold, largest = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
-            libc.mallopt(mmap_threshold, largest)
-            libc.mallopt(trim_threshold, largest)
-
-
-def quieten_libraries() -> None:
-    """For the commands: no bars for saving and loading across the run's own, no word of tied matrices at every save."""
-    disable_progress_bar()
-    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
-
-
-def say(accelerator: Accelerator, text: str) -> None:
-    """Prints a line once, above the progress bar."""
-    if accelerator.is_main_process:
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()

@@ -1,0 +1,192 @@
+"""What a run is built of, each made from the settings by a function: Accelerate, tokenizer, batches, model, optimizer."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import InitProcessGroupKwargs
+from datasets import IterableDataset
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
+
+from seqloom.batching import UpdateStream
+from seqloom.data import Pairs
+from seqloom.settings import Settings, load_settings, model_config_class
+from seqloom.tokenization import check_matches, load_tokenizer, target_tokenizer, train_tokenizer
+
+
+def make_accelerator(settings: Settings) -> Accelerator:
+    """Accelerate, on whatever ``accelerate launch`` or torchrun started."""
+    precision = settings.training.mixed_precision
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and precision == "fp16":
+        raise ValueError("training.mixed_precision is fp16, which needs a GPU; on a CPU take bf16 or no.")
+    installed = [str(tracker) for tracker in get_available_trackers()]
+    for tracker in settings.training.report_to:  # Accelerate would leave out in silence what is not installed
+        if tracker not in installed:
+            raise ValueError(
+                f"training.report_to has {tracker!r}, which is not installed here or not one of Accelerate's trackers; "
+                f"installed: {', '.join(installed) or 'none'} (pip install 'seqloom[trackers]')."
+            )
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        mixed_precision=precision,
+        log_with=list(settings.training.report_to) or None,
+        # The main process tokenizes and scores while the others wait, longer than the default of some minutes.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
+        project_dir=str(Path(settings.output_dir) / "trackers"),
+    )
+    if on_cpu:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(settings.training.num_threads or max(1, cores // local_processes))
+    return accelerator
+
+
+def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
+    """Refuses to write over anything unless told to, and to resume another run."""
+    is_run = (folder / "settings.yaml").is_file()
+    if resume and is_run:
+        earlier = load_settings(folder / "settings.yaml")
+        for section in ("model", "data", "tokenizer"):
+            if getattr(earlier, section) != getattr(settings, section):
+                raise ValueError(
+                    f"the run in {folder} was started with another {section} section than the one given; resume with "
+                    f"{folder / 'settings.yaml'}, or train into another output_dir."
+                )
+        for name in ("seed", "batch_tokens", "batch_size", "batches_per_update"):
+            if getattr(earlier.training, name) != getattr(settings.training, name):
+                raise ValueError(
+                    f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
+                    f"{getattr(earlier.training, name)}: resuming would mix two orders of the data; keep it."
+                )
+    elif resume:
+        raise ValueError(f"there is no run to resume in {folder}: it has no settings.yaml; start it without --resume.")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise ValueError(
+                f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
+                "another --output_dir."
+            )
+        if not is_run:
+            raise ValueError(
+                f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one."
+            )
+
+
+def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
+    """Loads the tokenizer, or trains it on the training data."""
+    if resumed is not None:
+        return load_tokenizer(resumed)
+    if settings.tokenizer.path is not None:
+        return load_tokenizer(settings.tokenizer.path)
+    most = settings.tokenizer.train_samples
+    train_set = pairs.splits["train"]
+    head = train_set.take(most) if isinstance(train_set, IterableDataset) or len(train_set) > most else train_set
+
+    def texts(side: str) -> Iterator[str]:
+        return (text for part in head.iter(batch_size=1000) for text in part[side] if text)
+
+    return train_tokenizer(texts("source"), texts("target"), settings.tokenizer)
+
+
+def make_stream(
+    dataset, settings: Settings, tokenizer, accelerator: Accelerator, is_validation: bool = False
+) -> UpdateStream:
+    """Encoded pairs as updates; validation data as single batches that no pair is too long for."""
+    training = settings.training
+    if is_validation:
+        longest = max(map(len, (*dataset["input_ids"], *dataset["labels"])))
+        training = dataclasses.replace(
+            training,
+            batch_tokens=None if training.batch_tokens is None else max(training.batch_tokens, longest),
+            batches_per_update=1,
+            gradient_accumulation_steps=1,
+        )
+    return UpdateStream(
+        dataset,
+        training,
+        pad_token_id=tokenizer.pad_token_id,
+        shuffle_buffer=settings.data.shuffle_buffer,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+    )
+
+
+def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> PreTrainedModel:
+    """A model of the settings' family, for the tokenizer's vocabularies, with its generation config."""
+    fields = {name: value for name, value in settings.model.items() if name != "model_type"}
+    config = model_config_class(settings.model["model_type"])(
+        **fields,
+        vocab_size=len(tokenizer),
+        decoder_vocab_size=len(target_tokenizer(tokenizer)),
+        share_encoder_decoder_embeddings=target_tokenizer(tokenizer) is tokenizer,
+        label_smoothing=settings.training.label_smoothing_factor,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
+    )
+    check_matches(tokenizer, config)
+    attention = settings.training.attn_implementation
+    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
+    if settings.training.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    generation = settings.generation
+    longest = generation.max_new_tokens
+    if longest is None:
+        limit = settings.data.max_target_length or 256
+        longest = max(32, 2 * (limit if train_stream.is_streaming else int(train_stream.lengths[1].max())))
+    model.generation_config.max_new_tokens = longest
+    model.generation_config.num_beams = generation.num_beams
+    if generation.num_beams > 1:
+        model.generation_config.length_penalty = generation.length_penalty
+        model.generation_config.early_stopping = generation.early_stopping
+    unknown = model.generation_config.update(**generation.generate_kwargs)
+    if unknown:
+        raise ValueError(f"generation.generate_kwargs has {', '.join(unknown)}, which generate does not know.")
+    model.generation_config.validate(strict=True)  # as saving will do, but now
+    return model
+
+
+def make_optimizer(model: nn.Module, settings: Settings, max_steps: int | None):
+    """Optimizer and schedule. Biases and normalisation weights do not decay."""
+    training = settings.training
+    if max_steps is None and training.lr_scheduler_type in ("cosine", "linear"):
+        raise ValueError(
+            f"lr_scheduler_type {training.lr_scheduler_type} must know its end, which a streamed set has not: give "
+            "training.max_steps, or take inverse_sqrt or constant."
+        )
+    decaying = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optim](
+        [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
+        lr=training.learning_rate,
+        betas=(training.adam_beta1, training.adam_beta2),
+        eps=training.adam_epsilon,
+        weight_decay=training.weight_decay,
+        fused=True,
+    )
+    name = "constant_with_warmup" if training.lr_scheduler_type == "constant" else training.lr_scheduler_type
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=max_steps)
+    return optimizer, scheduler
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks: it would return every activation to the kernel and ask for it again."""
+    if sys.platform == "linux" and not torch.accelerator.is_available() and ctypes.util.find_library("c"):
+        libc = ctypes.CDLL(ctypes.util.find_library("c"))
+        if hasattr(libc, "mallopt"):
+            mmap_threshold, trim_threshold, largest = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(mmap_threshold, largest)
+            libc.mallopt(trim_threshold, largest)
