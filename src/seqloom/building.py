@@ -1,4 +1,4 @@
-"""What a run is built of, each made from the settings by a function: Accelerate, tokenizer, batches, model, optimizer."""
+"""What a run is built of, each part made from the settings: Accelerate, tokenizer, batches, model, optimizer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,9 +22,30 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
 
 from seqloom.batching import UpdateStream
+from seqloom.checkpoints import Progress
 from seqloom.data import Pairs
 from seqloom.settings import Settings, load_settings, model_config_class
 from seqloom.tokenization import check_matches, load_tokenizer, target_tokenizer, train_tokenizer
+
+
+@dataclass
+class Run:
+    """What the loop works with."""
+
+    settings: Settings
+    folder: Path
+    accelerator: Accelerator
+    model: nn.Module
+    """As Accelerate wraps it; ``accelerator.unwrap_model(run.model)`` is the model itself."""
+    optimizer: Any
+    scheduler: Any
+    tokenizer: Any
+    train_stream: UpdateStream
+    validation_stream: UpdateStream
+    validation_pairs: Any
+    """The texts that are decoded in validations."""
+    max_steps: int | None
+    progress: Progress
 
 
 def make_accelerator(settings: Settings) -> Accelerator:

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 if TYPE_CHECKING:
-    from seqloom.training import Run
+    from seqloom.building import Run
 
 
 class RunLog:

@@ -16,22 +16,20 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM
 
 from seqloom import cards, checkpoints, evaluation, metrics, sharing
-from seqloom.batching import EpochPosition, UpdateStream
+from seqloom.batching import EpochPosition
 from seqloom.building import (
+    Run,
     check_output_folder,
     keep_freed_memory,
     make_accelerator,
@@ -47,26 +45,6 @@ from seqloom.settings import Settings, load_settings
 from seqloom.tracking import RunLog, quieten_libraries, say
 
 USAGE = "usage: train.py CONFIG.yaml [--key value ...] [--resume | --overwrite]"
-
-
-@dataclass
-class Run:
-    """What the loop works with."""
-
-    settings: Settings
-    folder: Path
-    accelerator: Accelerator
-    model: nn.Module
-    """As Accelerate wraps it; ``accelerator.unwrap_model(run.model)`` is the model itself."""
-    optimizer: Any
-    scheduler: Any
-    tokenizer: Any
-    train_stream: UpdateStream
-    validation_stream: UpdateStream
-    validation_pairs: Any
-    """The texts that are decoded in validations."""
-    max_steps: int | None
-    progress: Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
