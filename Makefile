@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-faults check format clean
 
 # Installs once; again only when what to install has changed.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -q
+
+# A hundred kills at random moments, some minutes.
+test-faults: $(VENV)/installed
+	$(RUN) -m pytest -q -m faults tests/test_faults.py
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check

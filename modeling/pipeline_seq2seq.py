@@ -12,10 +12,10 @@ TASK = "seq2seq-generation"
 
 
 class Seq2SeqPipeline(Pipeline):
-    """A text, or any number of them → ``{"generated_text": ...}`` each, a list of these where several are asked for.
+    """A text → a list of ``{"generated_text": ...}``, one for each returned sequence, the best first.
 
-    Called with a text, it gives one result; with a list, a list; with a generator or a data set, an iterator. Options
-    of the call are those of `generate` (``num_beams=5``), and:
+    A list of texts gives a list of such lists; a generator or a data set gives an iterator of them. Options of the call
+    are those of `generate` (``num_beams=5``), and:
 
     Args:
         return_scores: Adds ``score``: log p of the output given the source, in nats, the end token included.
@@ -47,7 +47,7 @@ class Seq2SeqPipeline(Pipeline):
     def preprocess(self, text: str, **tokenizer_kwargs) -> dict[str, torch.Tensor]:
         """A text → ``input_ids`` and ``attention_mask``, (1, source) each."""
         if not isinstance(text, str):
-            raise ValueError(f"the pipeline takes a text, a list or an iterator of texts, not {text!r}.")
+            raise ValueError(f"the pipeline takes a text, a list or a generator of texts, not {text!r}.")
         inputs = self.tokenizer(text, return_tensors="pt", **tokenizer_kwargs)
         return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 

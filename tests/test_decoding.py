@@ -3,13 +3,15 @@
 import io
 import itertools
 import json
+import os
 import random
+import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import RNNS, tiny
-from transformers import MarianConfig, MarianMTModel, pipeline
+from transformers import GenerationConfig, MarianConfig, MarianMTModel, pipeline
 
 import seqloom
 from seqloom import Hypothesis, stream, translate
@@ -109,6 +111,15 @@ class TestTranslate:
         outputs = translate(model, tokenizer, texts(9), batch_tokens=60, **options, **OPTIONS)
         for source, found in zip(texts(9), outputs, strict=True):
             assert (found if options else [found]) == alone(model, tokenizer, source, **options)
+
+    def test_generation_config_of_the_call(self, pair):
+        """Its beams and results count, not the model's own."""
+        model, tokenizer = pair
+        config = GenerationConfig.from_dict(model.generation_config.to_dict() | {"num_beams": 3, **OPTIONS})
+        config.num_return_sequences = 2
+        outputs = translate(model, tokenizer, texts(5), generation_config=config)
+        options = {"num_beams": 3, "num_return_sequences": 2}
+        assert outputs == [alone(model, tokenizer, source, **options) for source in texts(5)]
 
     @pytest.mark.parametrize("name", FAMILIES)
     @pytest.mark.parametrize("returned", [1, 2])
@@ -219,6 +230,8 @@ class TestTranslate:
         assert not capsys.readouterr().err
         translate(model, tokenizer, texts(3), progress=True, **OPTIONS)
         assert "3/3" in capsys.readouterr().err
+        translate(model, tokenizer, "abc", progress=True, **OPTIONS)
+        assert "1/1" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("sources", "options", "words"),
@@ -314,7 +327,7 @@ class TestPipeline:
         assert len(lengths) > 2
 
     def test_refuses_what_is_no_text(self, folder):
-        with pytest.raises(ValueError, match="takes a text, a list or an iterator of texts, not 3"):
+        with pytest.raises(ValueError, match="takes a text, a list or a generator of texts, not 3"):
             pipeline("seq2seq-generation", model=str(folder))(3)
 
     def test_travels(self, folder, tmp_path):
@@ -345,11 +358,27 @@ class TestCommand:
         expected = [alone(tiny("lstm-luong"), make_tokenizer(), text, num_beams=2)[0] for text in texts(5)]
         assert capsys.readouterr().out.split("\n") == [*expected, ""]
 
+    @pytest.mark.slow
+    def test_lines_end_with_line_feeds_alone(self, folder):
+        """One output a line; what is no UTF-8 is refused; a reader who leaves early is no error."""
+        command = [sys.executable, "-m", "seqloom", "translate", str(folder)]
+
+        def translated(data: bytes, **options):
+            return subprocess.run(command, input=data, capture_output=True, check=False, **options)
+
+        done = translated("ab\rc\nd\u2028e\n".encode(), env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"})
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.split(b"\n")) == 3
+        assert b"Loading weights" not in done.stderr
+        done = translated(b"ab\n\xff\n")
+        assert done.returncode == 1
+        assert b"error: the input is not UTF-8" in done.stderr
+
     def test_refuses(self, folder, capsys):
         assert main(["translate", str(folder), "--nonsense", "2"]) == 1
         assert "--nonsense is unknown" in capsys.readouterr().err
         assert main(["translate", str(folder / "none")]) == 1
-        assert "no seq2seq model can be loaded" in capsys.readouterr().err
+        assert "there is no folder" in capsys.readouterr().err
         assert main(["translate"]) == 2
         assert main(["transalte"]) == 2
         assert "no command of seqloom's" in capsys.readouterr().err

@@ -25,11 +25,11 @@ FLOORS = [
     {"settings"},
     {
         "scan", "significance", "metrics", "tokenization", "data", "batching", "coverage", "decoding", "checkpoints",
-        "plots", "cards", "sharing", "building", "tracking",
+        "stopping", "plots", "cards", "sharing", "building", "tracking", "updating", "initialisation", "subwords",
     },
     {"evaluation", "training"},
 ]  # fmt: skip
-TOP = {"demo", "comparison", "export", "translation"}
+TOP = {"demo", "comparison", "export", "plotting", "translation"}
 
 
 def imports(code: Path | str) -> list[tuple[str, int, list[str]]]:

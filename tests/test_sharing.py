@@ -74,7 +74,7 @@ class TestPush:
             address = sharing.push(folder, TO, say=said.append)
         files, (last, first, *_) = hub["me/model"].files(), hub["me/model"].history()
         assert address.endswith(last.oid)
-        expected = {path.name for path in folder.iterdir() if path.is_file()} | {".gitattributes"}
+        expected = {path.name for path in folder.iterdir() if path.is_file()} - {"data.json"} | {".gitattributes"}
         assert set(files) == expected
         assert {"README.md", WEIGHTS, "tokenizer.json", "generation_config.json", "settings.yaml", "record.json",
                 "training_log.jsonl", "modeling_rnn_seq2seq.py", "pipeline_seq2seq.py"} <= expected  # fmt: skip
@@ -86,8 +86,8 @@ class TestPush:
         assert scores(first.tree["README.md"].data.decode()) == {}
         assert scores(files["README.md"].decode()) == measured
         changed = {name for name in files if name not in first.tree or first.tree[name].data != files[name]}
-        assert changed == {"README.md", "record.json", "training_curve.png"}
-        assert json.loads(first.tree["record.json"].data)["evaluation"] is None
+        assert changed == {"README.md", "record.json", "training_curve.png", "training_log.jsonl"}
+        assert set(files) - changed == set(first.tree) - {"README.md"}
         for name, result in json.loads(files["record.json"])["evaluation"]["metrics"].items():
             assert result == record["evaluation"]["metrics"][name]
         assert '"me/model"' in files["README.md"].decode()
@@ -124,14 +124,55 @@ class TestPush:
         assert WEIGHTS not in hub["me/hidden"].files("main")
 
     def test_own_card_is_kept(self, hub, folder):
-        text = (folder / "README.md").read_text() + "\n## Thanks\n\nTo everybody.\n"
+        text = (folder / "README.md").read_text() + '\n## Thanks\n\nTo everybody who can "run".\n'
         (folder / "README.md").write_text(text)
         with hub.client(hub.WRITE):
             sharing.push(folder, TO)
         pushed = hub["me/model"].files()["README.md"].decode()
-        assert "To everybody." in pushed
-        assert pushed == text.replace('"run"', '"me/model"') != text
+        assert pushed == text.replace('pretrained("run"', 'pretrained("me/model"').replace('l="run"', 'l="me/model"')
+        assert pushed.count("me/model") == 3
         assert (folder / "README.md").read_text() == text
+
+    def test_moved_folder(self, hub, folder, tmp_path):
+        """A card that was made is made again, for the new name, wherever the folder went and whatever made it."""
+        moved = folder.rename(tmp_path / "elsewhere")
+        text = (moved / "README.md").read_text()
+        body = text.rpartition("\n<!--")[0].replace("It needs torch", "As another version said, it needs torch")
+        (moved / "README.md").write_text(
+            f"{body}\n<!-- made by seqloom from the run's record: {hashlib.sha256(body.encode()).hexdigest()} -->\n"
+        )
+        with hub.client(hub.WRITE):
+            sharing.push(moved, TO)
+        pushed = hub["me/model"].files()["README.md"].decode()
+        assert "# me/model\n" in pushed
+        assert "another version" not in pushed
+        assert "Downloaded at revision" in pushed
+
+    def test_nothing_else_goes_up(self, hub, folder, capsys):
+        for name in ("nohup.out", "old_pytorch.bin", "notes.py", ".netrc"):
+            (folder / name).write_text("password=secret")
+        with hub.client(hub.WRITE):
+            sharing.push(folder, TO)
+        assert not any(b"password" in data for data in hub["me/model"].files().values())
+        assert (
+            "left out, as no part of the model: .netrc, nohup.out, notes.py, old_pytorch.bin" in capsys.readouterr().out
+        )
+
+    def test_public_repository_does_not_pass_for_private(self, hub, folder):
+        hub.create("me/model")
+        with (
+            hub.client(hub.WRITE),
+            pytest.raises(ValueError, match="it is there already and public, while hub_private"),
+        ):
+            sharing.push(folder, HubSettings(push_to_hub="me/model", hub_private_repo=True))
+        assert set(hub["me/model"].files()) == {".gitattributes"}
+
+    def test_header_is_checked_before_anything_is_trained(self, hub):
+        with (
+            hub.client(hub.WRITE),
+            pytest.raises(ValueError, match=r'nothing can be pushed .*refused; .*\("license" must be one of'),
+        ):
+            sharing.prepare(HubSettings(push_to_hub="me/model", license="foo"))
 
     def test_old_weights_do_not_stay(self, hub, folder):
         """A repository with both would load the old ones."""
@@ -181,7 +222,9 @@ class TestScores:
         (folder / "record.json").write_text(json.dumps(record))
         cards.write_card(folder)
         score = record["evaluation"]["metrics"]["chrf"]["score"]
-        assert f"the record claims chrf {score:.2f}" in self.push(hub, folder)
+        with hub.client(hub.WRITE), pytest.raises(ValueError, match=f"not pushed: the record claims chrf {score:.2f}"):
+            sharing.push(folder, TO)
+        assert not hub.repositories
 
     def test_of_polished_outputs(self, hub, folder):
         """Outputs that give the score but are not the model's."""
@@ -196,8 +239,26 @@ class TestScores:
         assert "sampled outputs" in self.push(hub, folder)
 
     def test_without_outputs(self, hub, folder):
-        (folder / "evaluation" / "test" / "predictions.jsonl").unlink()
-        assert "predictions.jsonl is gone" in self.push(hub, folder)
+        path = folder / "evaluation" / "test" / "predictions.jsonl"
+        path.unlink()
+        with (
+            hub.client(hub.WRITE),
+            pytest.raises(ValueError, match=r"predictions.jsonl is gone.* evaluate.py .*overwrite"),
+        ):
+            sharing.push(folder, TO)
+        assert not hub.repositories
+
+    def test_of_a_pair_of_tokenizers_by_its_own_code(self, hub, trained, tmp_path):
+        """The check runs the pushed tokenizer's code, not ours."""
+        pairs = {name: [str(trained / f"{name}.{side}") for side in ("source", "target")]
+                 for name in ("few", "validation", "test")}  # fmt: skip
+        config = configure(tmp_path / "pair", pairs, "rnn", tokenizer={"shared": False})
+        assert training.main([config]) == 0
+        with hub.client(hub.WRITE):
+            sharing.push(tmp_path / "pair" / "run", TO)
+            _, tokenizer = sharing.load_pushed("me/model", hub["me/model"].head)
+        assert type(tokenizer).__module__.startswith("transformers_modules.")
+        assert type(tokenizer).__name__ == "Seq2SeqPairTokenizer"
 
 
 class TestFailures:
@@ -278,9 +339,12 @@ class TestFailures:
         assert "has no settings.yaml" in refused(str(tmp_path), "me/model")
         assert "push_to_hub is 'model'" in refused(str(folder), "model")
         assert "--learning_rate is unknown" in refused(str(folder), "me/model", "--learning_rate", "1")
+        assert "yes is unknown" in refused(str(folder), "me/model", "yes")
+        assert "come first" in refused(str(folder), "--hub_private_repo", "true")
+        assert "come first" in refused(str(folder))
         (folder / "record.json").unlink()
         assert "has no record.json" in refused(str(folder), "me/model")
-        assert main(["push", str(folder)]) == 2
+        assert main(["push"]) == 2
 
 
 class TestTraining:
@@ -322,9 +386,21 @@ class TestTraining:
         with hub.client(hub.WRITE):
             assert training.main([config, *options]) == 0
         titles = [commit.title for commit in reversed(hub["me/model"].history())]
-        assert [title for title in titles if "The best after" in title] == [
-            "The best after 3 updates: exact_match 0.0000"
-        ]
+        assert titles[1:-2] == ["The best checkpoint after 3 updates"]
+
+    def test_nothing_old_beside_new_weights(self, hub, config, folder):
+        """While another model trains into a repository, no score of the one before stays there."""
+        with hub.client(hub.WRITE):
+            sharing.push(folder, TO)
+            assert scores(hub["me/model"].files()["README.md"].decode())
+            settings = load_settings(config)
+            assert training.main([config, "--push_to_hub", "me/model", "--hub_strategy", "best"]) == 0
+        best = next(c for c in hub["me/model"].history() if c.title.startswith("The best checkpoint"))
+        assert not {"record.json", "training_log.jsonl", "training_curve.png"} & set(best.tree)
+        card = best.tree["README.md"].data.decode()
+        assert scores(card) == {}
+        assert "a training that goes on" in card
+        assert json.loads(best.tree["config.json"].data)["model_type"] == settings.model["model_type"]
 
     @pytest.mark.parametrize(
         ("token", "words"), [("READ", "may not write there"), (None, "does not know the token, or none was given")]

@@ -95,7 +95,7 @@ def run(folder: Path, pairs: dict, family: str = "transformer", /, *, resume: bo
 def read_log(folder: Path, *, timed: bool = False) -> list[dict]:
     """The lines of a run's log, without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "run" / "training_log.jsonl").read_text().splitlines()]
-    clock = () if timed else ("seconds", "tokens_per_second")
+    clock = () if timed else ("seconds", "tokens_per_second", "memory_mib")
     return [{name: value for name, value in line.items() if name not in clock} for line in lines]
 
 
@@ -147,7 +147,9 @@ class TestLearning:
         folder, record = learnt
         assert load_settings(folder / "run" / "settings.yaml") == load_settings(folder / "config.yaml")
         assert json.loads((folder / "run" / "record.json").read_text()) == json.loads(json.dumps(record))
-        assert sorted(path.name for path in (folder / "run" / "checkpoints").iterdir()) == ["best", "step-00000180"]
+        assert sorted(path.name for path in (folder / "run" / "checkpoints").iterdir()) == [
+            "best", "step-00000090", "step-00000180",
+        ]  # fmt: skip
         generation = GenerationConfig.from_pretrained(folder / "run")
         assert (generation.num_beams, generation.max_new_tokens) == (2, 9)
         scores = json.loads((folder / "run" / "evaluation" / "test" / "scores.json").read_text())
@@ -477,7 +479,14 @@ class TestResuming:
             original = training.make_update
             monkeypatch.setattr(training, "make_update", counted(original, 8 if place == "update" else 2))
         elif place == "save":
-            monkeypatch.setattr(checkpoints.os, "replace", counted(os.replace, 7))
+            original = os.replace
+
+            def replace(source, target):
+                if Path(target).name == "step-00000006":
+                    raise Killed
+                original(source, target)
+
+            monkeypatch.setattr(checkpoints.os, "replace", replace)
         elif place == "best":
             monkeypatch.setattr(checkpoints, "save_model", counted(checkpoints.save_model, 2))
 
@@ -522,7 +531,7 @@ class TestResuming:
         assert resumed["evaluation"] == whole["evaluation"]
         assert resumed["model"] == whole["model"]
         leftovers = [path.name for path in (tmp_path / "killed" / "run" / "checkpoints").iterdir()]
-        assert sorted(leftovers) == ["best", "step-00000011", "weights"]
+        assert sorted(leftovers) == ["best", "step-00000009", "step-00000011", "weights"]
 
     def test_a_finished_run_stays_as_it_is(self, tmp_path, data):
         before = run(tmp_path, data)
@@ -666,11 +675,13 @@ class TestRefusals:
         assert main([configure(tmp_path, data, training={"max_steps": 1}), "--overwrite"]) == 0  # nothing to delete
 
     def test_a_loss_that_is_no_number(self, tmp_path, data, capsys):
-        options = {"learning_rate": 1e30, "eval_steps": None, "max_steps": 50}
+        options = {"learning_rate": 1e30, "eval_steps": 50, "max_steps": 50}
         assert main([configure(tmp_path, data, training=options)]) == 1
         (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert "the loss became" in error
-        assert "in update 2 (epoch 1, its update 2); lower training.learning_rate" in error
+        # The first one spoilt the weights; that no update works any more shows by the sixth in a row.
+        assert "in update 7 (epoch 2, its update 3, with the pair of '" in error
+        assert "the 6. such update in a row; lower training.learning_rate" in error
         assert not (tmp_path / "run" / "model.safetensors").exists()
 
     @pytest.mark.slow

@@ -8,6 +8,7 @@ COMMANDS = {
     "train": ("training", "trains a model, as train.py does"),
     "evaluate": ("evaluation", "scores a model, as evaluate.py does"),
     "translate": ("translation", "translates lines of text"),
+    "plot": ("plotting", "draws the curves of runs"),
     "push": ("sharing", "shares a finished run on the Hub"),
 }
 """Command: its module in seqloom, and what it does."""

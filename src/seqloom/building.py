@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import dataclasses
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,16 +16,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from datasets import IterableDataset
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
 
 from seqloom.batching import UpdateStream
 from seqloom.checkpoints import Progress
-from seqloom.data import Pairs
+from seqloom.data import Data, EncodingReport, Pairs, encode
+from seqloom.initialisation import freeze
 from seqloom.settings import Settings, load_settings, model_config_class
+from seqloom.subwords import Sampler, is_sampled
 from seqloom.tokenization import check_matches, load_tokenizer, target_tokenizer, train_tokenizer
 
 
@@ -46,6 +51,15 @@ class Run:
     """The texts that are decoded in validations."""
     max_steps: int | None
     progress: Progress
+    pieces: int = 1
+    """Into which every batch is cut further, since it did not fit into memory."""
+    average: AveragedModel | None = None
+    """The weights' exponential moving average, with ``training.ema_decay``."""
+
+    @property
+    def scored_model(self) -> PreTrainedModel:
+        """The model that is validated and saved: the moving average where there is one, else the one that learns."""
+        return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
 
 
 def make_accelerator(settings: Settings) -> Accelerator:
@@ -61,6 +75,9 @@ def make_accelerator(settings: Settings) -> Accelerator:
                 f"training.report_to has {tracker!r}, which is not installed here or not one of Accelerate's trackers; "
                 f"installed: {', '.join(installed) or 'none'} (pip install 'seqloom[trackers]')."
             )
+    check_engine(settings)
+    # Every process makes its model from the seed; told to load sparingly, transformers would leave all but one empty.
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=precision,
@@ -69,11 +86,70 @@ def make_accelerator(settings: Settings) -> Accelerator:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
         project_dir=str(Path(settings.output_dir) / "trackers"),
     )
+    shard_on_cpu(accelerator)
     if on_cpu:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(settings.training.num_threads or max(1, cores // local_processes))
     return accelerator
+
+
+def check_engine(settings: Settings) -> None:
+    """Refuses the engines that the loop was not made for, by what ``accelerate launch`` tells its processes.
+
+    Raises:
+        ValueError: FSDP in its first version, or with a moving average; or an engine of its own loop.
+    """
+
+    def asked_for(name: str) -> bool:
+        return os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"
+
+    for name in ("DEEPSPEED", "MEGATRON_LM"):
+        if asked_for(name):  # clips and steps inside its backward, whatever the loop does afterwards
+            raise ValueError(
+                f"the launch file asks for {name}, which seqloom does not drive; FSDP2 shards weights, gradients and "
+                "optimizer as well: take configs/accelerate/multi-node-fsdp2.yaml."
+            )
+    if not asked_for("FSDP"):
+        return
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise ValueError(
+            f"the launch file asks for FSDP of version {version}; set fsdp_version: 2 in its fsdp_config, as in "
+            "configs/accelerate/multi-node-fsdp2.yaml."
+        )
+    if settings.training.ema_decay is not None:
+        raise ValueError(
+            f"training.ema_decay is {settings.training.ema_decay}, but the launch file shards the model (FSDP2), and a "
+            "moving average of all of it would need the memory that this saves; take training.average_checkpoints."
+        )
+
+
+def shard_on_cpu(accelerator: Accelerator) -> None:
+    """Lets CPU processes shard the model where the launch file asks for FSDP2.
+
+    This is what Accelerate 1.15 does for several GPUs; of several CPU processes it would make DDP without a word.
+    """
+    is_asked_for = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if is_asked_for and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        state = accelerator.state
+        state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        if accelerator.mixed_precision != "no":
+            state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
+        state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+
+def prepare(accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer):
+    """Model and optimizer as Accelerate wraps them: as they are, for DDP, or sharded by FSDP2."""
+    hidden = ("get_input_embeddings", "get_output_embeddings") if accelerator.is_fsdp2 else ()
+    # Accelerate 1.15 shards input and output embeddings apart from the rest, but torch 2.13 wants all that share a
+    # matrix in one group, and encoder and decoder share it too. Not found, they stay in the group of the whole model.
+    for name in hidden:
+        setattr(model, name, lambda: None)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for name in hidden:
+        delattr(model, name)
+    return model, optimizer
 
 
 def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
@@ -93,9 +169,18 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
                     f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
                     f"{getattr(earlier.training, name)}: resuming would mix two orders of the data; keep it."
                 )
+        for name in ("freeze", "ema_decay"):
+            if getattr(earlier.training, name) != getattr(settings.training, name):
+                raise ValueError(
+                    f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
+                    f"{getattr(earlier.training, name)}, and its checkpoints hold what belongs to that: keep it."
+                )
     elif resume:
         raise ValueError(f"there is no run to resume in {folder}: it has no settings.yaml; start it without --resume.")
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (
+        # A kill at the very start leaves a folder that is as good as empty.
+        not folder.is_dir() or any(path.name != "saving-settings.yaml" for path in folder.iterdir())
+    ):
         if not overwrite:
             raise ValueError(
                 f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
@@ -123,8 +208,29 @@ def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
     return train_tokenizer(texts("source"), texts("target"), settings.tokenizer)
 
 
+def make_sampled(
+    pairs: Data, settings: Settings, tokenizer, accelerator: Accelerator, report: EncodingReport
+) -> Callable[[int], Data] | None:
+    """What encodes the training pairs anew for every epoch, where their segmentations are drawn; else None.
+
+    Raises:
+        ValueError: They cannot be drawn from the run's tokenizer.
+    """
+    if not is_sampled(settings.tokenizer):
+        return None
+    seed, longest = settings.training.seed, settings.training.batch_tokens or math.inf
+    _ = Sampler(tokenizer, settings.tokenizer, seed, 0).sides  # it shows now whether they can
+
+    def dataset_of(epoch: int) -> Data:
+        sampler = Sampler(tokenizer, settings.tokenizer, seed, epoch, longest)
+        with accelerator.main_process_first():
+            return encode(pairs, tokenizer, settings.data, sampler=sampler, report=report)[0]
+
+    return dataset_of
+
+
 def make_stream(
-    dataset, settings: Settings, tokenizer, accelerator: Accelerator, is_validation: bool = False
+    dataset, settings: Settings, tokenizer, accelerator: Accelerator, is_validation: bool = False, dataset_of=None
 ) -> UpdateStream:
     """Encoded pairs as updates; validation data as single batches that no pair is too long for."""
     training = settings.training
@@ -136,14 +242,25 @@ def make_stream(
             batches_per_update=1,
             gradient_accumulation_steps=1,
         )
-    return UpdateStream(
+    is_split = settings.data.split_stream and not is_validation
+
+    def gather(values: list[int]) -> list[list[int]]:
+        return accelerator.gather(torch.tensor([values], device=accelerator.device)).tolist()
+
+    stream = UpdateStream(
         dataset,
         training,
         pad_token_id=tokenizer.pad_token_id,
         shuffle_buffer=settings.data.shuffle_buffer,
         num_processes=accelerator.num_processes,
         process_index=accelerator.process_index,
+        gather=gather if is_split else None,
+        num_workers=settings.data.num_workers,
+        dataset_of=dataset_of,
     )
+    if is_split:
+        accelerator.register_for_checkpointing(stream)  # which resumes with as many processes only
+    return stream
 
 
 def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> PreTrainedModel:
@@ -163,8 +280,10 @@ def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> Pre
     check_matches(tokenizer, config)
     attention = settings.training.attn_implementation
     model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
+    freeze(model, settings.training.freeze)
     if settings.training.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        # The older transformers have the second name alone; in the newer ones it warns.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     generation = settings.generation
     longest = generation.max_new_tokens
     if longest is None:
@@ -182,6 +301,20 @@ def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> Pre
     return model
 
 
+def make_average(model: PreTrainedModel, settings: Settings, accelerator: Accelerator) -> AveragedModel | None:
+    """The weights' exponential moving average, part of the checkpoints; to be made before Accelerate wraps the model.
+
+    It starts as the weights after the first update. (`check_engine` has refused what shares the weights out.)
+    """
+    decay = settings.training.ema_decay
+    if decay is None:
+        return None
+    average = AveragedModel(model, device=accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    average.requires_grad_(False)
+    accelerator.register_for_checkpointing(average)
+    return average
+
+
 def make_optimizer(model: nn.Module, settings: Settings, max_steps: int | None):
     """Optimizer and schedule. Biases and normalisation weights do not decay."""
     training = settings.training
@@ -190,8 +323,9 @@ def make_optimizer(model: nn.Module, settings: Settings, max_steps: int | None):
             f"lr_scheduler_type {training.lr_scheduler_type} must know its end, which a streamed set has not: give "
             "training.max_steps, or take inverse_sqrt or constant."
         )
-    decaying = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decaying = [parameter for parameter in learning if parameter.dim() > 1]
+    others = [parameter for parameter in learning if parameter.dim() <= 1]
     optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optim](
         [{"params": decaying}, {"params": others, "weight_decay": 0.0}],
         lr=training.learning_rate,

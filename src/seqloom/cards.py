@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from seqloom import metrics, plots
-from seqloom.settings import Settings, last_part, load_settings, without_places
+from seqloom.settings import HubSettings, Settings, last_part, load_settings, without_places
 
 FILES = ("settings.yaml", "record.json", "training_log.jsonl", "config.json")
 RECORD = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}
@@ -81,13 +83,13 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
     name = name or folder.resolve().name
     evaluation = record["evaluation"] if with_scores else None
     results = _eval_results(settings, record) if evaluation else []
-    hub = settings.hub
+    hub, coverage = settings.hub, settings.generation.coverage_penalty
     data_name = _data_name(settings, record)
     card_data = ModelCardData(
         language=list(dict.fromkeys(hub.language)) or None,
         license=hub.license or "unknown",
         library_name="transformers",
-        pipeline_tag=_pipeline_tag(settings),
+        pipeline_tag=_pipeline_tag(hub),
         tags=list(dict.fromkeys(["seqloom", "seq2seq", config["model_type"], "trained-from-scratch", "custom_code",
                                  *hub.tags])),
         datasets=[settings.data.dataset] if _is_on_hub(record) else None,
@@ -105,6 +107,10 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         summary=f"{_architecture(config)}. {record['model']['parameters']:,} parameters, trained from scratch with "
         f"seqloom on {data_name}{_languages(hub.language)}.",
         snippet=SNIPPET.format(**words),
+        decoding="in its generation config"
+        if not coverage
+        else "in its generation config, but for the coverage penalty: "
+        f"for that, `seqloom.translate(model, tokenizer, texts, coverage_penalty={coverage:g})`",
         pipeline_snippet=PIPELINE_SNIPPET.format(**words),
         licence=_licence(hub.license),
         scores="\n\n".join(filter(None, (_scores(settings, record), check))) if with_scores else _unverified(record),
@@ -117,7 +123,31 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         settings=yaml.safe_dump(_settings(settings, record), sort_keys=False, allow_unicode=True).strip(),
         limits=_limits(settings, record, evaluation, data_name),
     )
-    return f"{str(card).rstrip()}\n"
+    text = f"{str(card).rstrip()}\n"
+    return f"{text}\n<!-- made by seqloom from the run's record: {digest(text)} -->\n"
+
+
+def digest(text: str) -> str:
+    """Tells a card that was made from one that was edited."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_as_made(text: str) -> bool:
+    """Whether nobody has changed a card since `make_card`, of whatever version, made it."""
+    found = re.fullmatch(r"(.*\n)\n<!-- made by seqloom from the run's record: (\w{64}) -->\n", text, flags=re.DOTALL)
+    return found is not None and digest(found[1]) == found[2]
+
+
+def draft_card(hub: HubSettings, text: str) -> ModelCard:
+    """A card without a run: the header that the settings give, and a text."""
+    data = ModelCardData(
+        language=hub.language or None,
+        license=hub.license or "unknown",
+        library_name="transformers",
+        pipeline_tag=_pipeline_tag(hub),
+        tags=["seqloom", "seq2seq", "custom_code", *hub.tags],
+    )
+    return ModelCard(f"---\n{data}\n---\n\n{text}\n")
 
 
 def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
@@ -171,6 +201,14 @@ def _data_name(settings: Settings, record: dict[str, Any]) -> str:
     return ", ".join(last_part(path) for path in data.train_files)
 
 
+def _source_name(entry: dict[str, Any]) -> str:
+    """One of the sets that training pairs are drawn from, in a word or two."""
+    if isinstance(entry["train"], list):
+        return ", ".join(file["name"] for file in entry["train"])
+    revision = f", revision `{entry['revision']}`" if entry.get("revision") else ""
+    return f"{without_places(entry['dataset'])}: `{entry['train']}`{revision}"
+
+
 def _split_name(settings: Settings, record: dict[str, Any], split: str, data_name: str) -> str:
     """Where a split's pairs come from, in a word or two."""
     origin = record["data"]["splits"][split]
@@ -179,8 +217,8 @@ def _split_name(settings: Settings, record: dict[str, Any], split: str, data_nam
     return data_name if settings.data.dataset else f"{data_name}: {origin}"
 
 
-def _pipeline_tag(settings: Settings) -> str:
-    return settings.hub.pipeline_tag or ("translation" if len(set(settings.hub.language)) > 1 else "text-generation")
+def _pipeline_tag(hub: HubSettings) -> str:
+    return hub.pipeline_tag or ("translation" if len(set(hub.language)) > 1 else "text-generation")
 
 
 def _settings(settings: Settings, record: dict[str, Any]) -> dict[str, Any]:
@@ -249,16 +287,18 @@ def _licence(licence: str | None) -> str:
 
 
 def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult]:
-    data, evaluation, tag = record["data"], record["evaluation"], _pipeline_tag(settings)
+    data, evaluation, tag = record["data"], record["evaluation"], _pipeline_tag(settings.hub)
     split = evaluation["split"]
     on_hub, origin = _is_on_hub(record), data["splits"][split]
     from_files = isinstance(origin, list)
     kind = settings.data.dataset if on_hub or settings.data.dataset == "scan" else "local"
+    is_own_draw = settings.data.dataset == "scan" and settings.data.split in (None, "simple")
     return [
         EvalResult(
             task_type=tag,
             task_name=TASKS[tag],
-            dataset_type="local" if from_files else kind,
+            # SCAN's simple split is our own draw, not the one that the Hub has under this name.
+            dataset_type="local" if from_files or is_own_draw else kind,
             dataset_name=_split_name(settings, record, split, _data_name(settings, record)),
             dataset_config=data["config_name"] if on_hub and not from_files else None,
             dataset_split=origin if origin == getattr(settings.data, f"{split}_split") else split,
@@ -329,6 +369,13 @@ def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:
         for file in origin
     ]
     parts = [" ".join(parts), _table(["split", "pairs:", "from"], rows)]
+    if mixed := data.get("mix"):
+        sets = [
+            [_source_name(entry), f"{entry['weight']:g}", _number(entry["pairs"]), _number(entry["drawn"])]
+            for entry in mixed
+        ]
+        parts.append(f"The training pairs are drawn from {len(sets)} sets, in proportion to their weights:")
+        parts.append(_table(["set", "weight:", "its pairs:", "drawn of them:"], sets))
     return "\n\n".join([*parts, *([_table(["split", "file", "bytes:", "sha256"], names)] if names else [])])
 
 

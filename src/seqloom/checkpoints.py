@@ -1,28 +1,42 @@
 """Checkpoints of a run: everything that the next update depends on, written aside and then renamed.
 
+Every folder holds a manifest of its files' sizes and digests. It is written when all else is on the disk, and checked
+before anything of the folder is used. Names in ``checkpoints`` that begin with ``saving-``, ``old-`` or ``deleting-``
+are what a kill left behind, and `recover` puts them right.
+
 Layout of an output folder::
 
     config.json, model.safetensors, tokenizer…, README.md   the finished model
     settings.yaml, training_log.jsonl                       the run's settings and record
-    checkpoints/step-00001200/                              full state of the last save, to resume from
+    checkpoints/step-00001200/                              full state of the last saves, to resume from
     checkpoints/best/                                       the best model so far, for from_pretrained
-    checkpoints/weights/step-….safetensors                  weights of the last validations, for averaging
+    checkpoints/weights/step-….safetensors                  weights of the last or best validations, for averaging
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
+import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.constants import FSDP_MODEL_NAME
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 STATE_FILE = "progress.json"
+MANIFEST = "manifest.json"
 
 
 @dataclass
@@ -41,75 +55,353 @@ class Progress:
     best_score: float | None = None
     best_step: int = 0
     validations_without_best: int = 0
+    skipped_updates: int = 0
+    """Updates left out, as their loss or gradient was no number."""
+    skipped_in_a_row: int = 0
+    log: dict[str, float] = field(default_factory=dict)
+    """The log's sums since its last line."""
 
 
-def save_checkpoint(folder: Path, accelerator: Accelerator, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path, accelerator: Accelerator, progress: Progress, optimizer=None, save_total_limit: int = 2
+) -> None:
     """Saves weights, optimizer, schedule, scaler, random states of every process, and the progress.
 
     A kill at any moment leaves this checkpoint whole or the one before it.
+
+    Args:
+        folder: The output folder, which all processes share.
+        accelerator: Holds what is saved.
+        progress: Where the run stands.
+        optimizer: Tells how large a checkpoint is, should the disk be full.
+        save_total_limit: Checkpoints that are kept, this one included.
+
+    Raises:
+        OSError: The disk is full. The checkpoints from before are whole.
     """
     checkpoints = folder / "checkpoints"
     name = f"step-{progress.step:08d}"
     aside = checkpoints / f"saving-{name}"
-    if accelerator.is_main_process:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(aside))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (aside / STATE_FILE).write_text(json.dumps(asdict(progress), indent=2))
-        replace_folder(aside, checkpoints / name)
-        for older in checkpoints.glob("step-*"):
-            if older.name != name:
-                shutil.rmtree(older)
+    with explained_when_full(aside, state_bytes(optimizer)):
+        if accelerator.is_main_process:
+            remove(aside)
+            aside.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(aside))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (aside / STATE_FILE).write_text(json.dumps(asdict(progress), indent=2))
+            seal(aside)
+            replace_folder(aside, checkpoints / name)
+            for path in step_folders(folder):
+                if path.name > name:  # it was damaged, or it would have been gone on from
+                    discard(path)
+            drop_older(folder, name, save_total_limit)
     accelerator.wait_for_everyone()
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of an output folder."""
-    complete = sorted(path for path in (folder / "checkpoints").glob("step-*") if (path / STATE_FILE).is_file())
-    return complete[-1] if complete else None
+def step_folders(folder: Path) -> list[Path]:
+    """The checkpoints of an output folder, whole or not, the oldest first."""
+    return sorted(path for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
+
+
+def drop_older(folder: Path, name: str, most: int) -> None:
+    """Deletes all but the last ``most`` checkpoints up to the one of this name."""
+    for path in [path for path in step_folders(folder) if path.name <= name][:-most]:
+        discard(path)
+
+
+def last_checkpoint(folder: Path, say: Callable[[str], object] = print) -> Path | None:
+    """The newest whole checkpoint of an output folder; None if it has no checkpoint at all.
+
+    Args:
+        folder: The output folder.
+        say: Is told of every damaged one.
+
+    Raises:
+        ValueError: There are checkpoints, but none is whole.
+    """
+    damaged = []
+    for path in reversed(step_folders(folder)):
+        what = damage(path)
+        if what is None:
+            for one in damaged:
+                say(f"{one}; going on from {path.name}, the one before")
+            return path
+        damaged.append(f"{path} is damaged ({what})")
+    if damaged:
+        raise ValueError(f"no checkpoint to go on from is whole: {'; '.join(damaged)}; train anew with --overwrite.")
+    return None
 
 
 def load_checkpoint(checkpoint: Path, accelerator: Accelerator) -> Progress:
-    """Puts everything back as it was."""
+    """Puts everything back as it was.
+
+    Raises:
+        ValueError: The checkpoint is sharded and the run is not, or the other way round.
+    """
+    is_sharded = any(checkpoint.glob(f"{FSDP_MODEL_NAME}*"))
+    if is_sharded != accelerator.is_fsdp2:
+        earlier, now = ("FSDP2", "without it") if is_sharded else ("another engine", "with FSDP2")
+        raise ValueError(f"{checkpoint} was saved with {earlier}, and this run is {now}: launch it as it was started.")
     accelerator.load_state(str(checkpoint))
     return Progress(**json.loads((checkpoint / STATE_FILE).read_text()))
 
 
+def full_state_dict(accelerator: Accelerator, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every weight in full, tied ones under each of their names, on every process.
+
+    All processes must ask together: where the model is sharded, each gives its part.
+    """
+    if isinstance(model, FSDPModule):
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    return accelerator.unwrap_model(model).state_dict()
+
+
+def whole_model(accelerator: Accelerator, model: torch.nn.Module) -> PreTrainedModel:
+    """The model without Accelerate's wrapping; a copy, where it is sharded, that no other process is needed for.
+
+    All processes must ask together.
+    """
+    if not isinstance(model, FSDPModule):
+        return accelerator.unwrap_model(model)
+    with torch.random.fork_rng(devices=[]):  # the weights drawn are at once replaced
+        whole = AutoModelForSeq2SeqLM.from_config(model.config).to(accelerator.device)
+    whole.generation_config = model.generation_config
+    whole.load_state_dict(full_state_dict(accelerator, model))
+    return whole.eval()
+
+
 def save_model(model: PreTrainedModel, tokenizer, folder: Path) -> None:
-    """Writes a folder that `from_pretrained` loads, aside and then renamed."""
+    """Writes a folder that `from_pretrained` loads, aside and then renamed.
+
+    Raises:
+        OSError: The disk is full. The folder is as it was.
+    """
     aside = folder.with_name(f"saving-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    replace_folder(aside, folder)
+    with explained_when_full(aside, sum(map(_bytes, model.parameters()))):
+        remove(aside)
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        seal(aside)
+        replace_folder(aside, folder)
 
 
 def replace_folder(new: Path, place: Path) -> None:
     """Renames a folder into place, over an older one if there is one."""
     if place.exists():
         old = place.with_name(f"old-{place.name}")
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         os.replace(place, old)
         os.replace(new, place)
-        shutil.rmtree(old)
+        sync(place.parent)
+        remove(old)
     else:
         os.replace(new, place)
+        sync(place.parent)
 
 
-def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int) -> None:
-    """Adds the model's weights to those of the last ``most`` validations."""
+def discard(folder: Path) -> None:
+    """Deletes a folder, which a kill meanwhile does not leave as half of one."""
+    aside = folder.with_name(f"deleting-{folder.name}")
+    remove(aside)
+    os.replace(folder, aside)
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Deletes a file or folder, if it is there and as far as that is possible: `recover` tries again."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_run(folder: Path) -> None:
+    """Deletes an output folder. It remains one of a run, which may be deleted, to the last."""
+    for path in folder.iterdir():
+        if path.name == "checkpoints":
+            discard(path)
+        elif path.name != "settings.yaml":
+            remove(path)
+    shutil.rmtree(folder)
+
+
+def recover(folder: Path) -> None:
+    """Puts right what a kill left behind in an output folder: half of a save, of a replacement or of a deletion."""
+    checkpoints = folder / "checkpoints"
+    for old in checkpoints.glob("old-*"):
+        place = checkpoints / old.name.removeprefix("old-")
+        if place.exists():
+            remove(old)
+        else:
+            os.replace(old, place)
+    for left in (
+        *folder.glob("saving-*"), *folder.glob("deleting-*"), *checkpoints.glob("saving-*"),
+        *checkpoints.glob("deleting-*"), *(checkpoints / "weights").glob("saving*"),
+    ):  # fmt: skip
+        remove(left)
+
+
+def seal(folder: Path) -> None:
+    """Writes the manifest of a folder: ``{file: [bytes, sha256]}``. All of it is on the disk then, not in memory."""
+    manifest = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        manifest[path.relative_to(folder).as_posix()] = [path.stat().st_size, sha256(path)]
+        sync(path)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
+        sync(path)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a sealed folder, its first damaged file named; None if it is whole."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return f"{MANIFEST}: it is missing"
+    except (OSError, ValueError) as error:
+        return f"{MANIFEST}: it cannot be read ({error})"
+    if not isinstance(manifest, dict) or not manifest:
+        return f"{MANIFEST}: it is no manifest"
+    for name, entry in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name}: it is missing"
+        try:
+            size = path.stat().st_size
+            if [size, sha256(path)] != entry:
+                is_cut = isinstance(entry, list) and size != entry[0]
+                return f"{name}: {f'{size} bytes of {entry[0]}' if is_cut else 'its content is not what was written'}"
+        except OSError as error:
+            return f"{name}: it cannot be read ({error})"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or a folder's names, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def write_aside(path: Path, write: Callable[[Path], object]) -> None:
+    """Replaces a file by what ``write`` writes, whole or not at all."""
+    aside = path.with_name(f"saving-{path.name}")
+    with explained_when_full(aside):
+        write(aside)
+        sync(aside)
+        os.replace(aside, path)
+        sync(path.parent)
+
+
+def save_tokenizer(tokenizer, folder: Path) -> None:
+    """Writes a tokenizer into a folder, each file whole or not at all."""
+    aside = folder / "saving-tokenizer"
+    with explained_when_full(aside):
+        remove(aside)
+        tokenizer.save_pretrained(aside)
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            place = folder / path.relative_to(aside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            sync(path)
+            os.replace(path, place)
+        sync(folder)
+        remove(aside)
+
+
+def state_bytes(optimizer) -> int | None:
+    """About how large a checkpoint is: weights, and what the optimizer keeps of each."""
+    if optimizer is None:
+        return None
+    weights = sum(_bytes(parameter) for group in optimizer.param_groups for parameter in group["params"])
+    kept = (value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value))
+    return weights + sum(map(_bytes, kept))
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+@contextlib.contextmanager
+def explained_when_full(aside: Path, needed: int | None = None) -> Iterator[None]:
+    """Removes what could not be written to its end, and says so in one sentence if the disk is full.
+
+    Args:
+        aside: The half-written file or folder.
+        needed: Bytes, about, of the whole one.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        remove(aside)
+        if not is_full(error):
+            raise
+        place = next(path for path in aside.absolute().parents if path.exists())
+        sizes = f"{shutil.disk_usage(place).free / 1e6:,.1f} MB are free"
+        if needed is not None:
+            sizes = f"about {needed / 1e6:,.1f} MB are needed and {sizes}"
+        raise OSError(
+            f"the disk is full: {aside.name.removeprefix('saving-')} was not saved in {place} ({sizes}); what was "
+            "saved before is whole: make room, or set training.save_total_limit to 1, and go on with --resume."
+        ) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a disk or a quota is full, as Python, torch (a RuntimeError) or safetensors say it."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            return True
+        # torch tells no reason: a file that was written short.
+        if re.search(r"No space left|File too large|quota exceeded|file write failed|unexpected pos", str(error), re.I):
+            return True
+        error = error.__context__
+    return False
+
+
+def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int, score: float | None = None) -> None:
+    """Adds the model's weights to those that `load_average` takes the mean of.
+
+    Args:
+        model: After a validation.
+        folder: The run's.
+        step: Updates made; weights that are kept from later ones, before the run was resumed, go.
+        most: How many are kept.
+        score: More is better: the best are kept, of equals the earlier. None: the last.
+    """
     weights = folder / "checkpoints" / "weights"
     weights.mkdir(parents=True, exist_ok=True)
     # Tied matrices are one parameter to named_parameters, so each is written once.
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     aside = weights / "saving"
-    save_file(tensors, aside)
-    os.replace(aside, weights / f"step-{step:08d}.safetensors")
-    for older in sorted(weights.glob("step-*.safetensors"))[:-most]:
-        older.unlink()
+    save_file(tensors, aside, metadata=None if score is None else {"score": repr(score)})
+    newest = weights / f"step-{step:08d}.safetensors"
+    os.replace(aside, newest)
+    files = sorted(weights.glob("step-*.safetensors"), reverse=True)
+    kept = [file for file in files if file <= newest]
+    if score is not None:
+        kept.sort(key=_score_and_age, reverse=True)
+    for file in {*files} - {*kept[:most]}:
+        file.unlink()
+
+
+def _score_and_age(file: Path) -> tuple[float, int]:
+    with safe_open(file, "pt") as weights:
+        score = (weights.metadata() or {}).get("score", "-inf")  # kept as one of the last, before the run was resumed
+    return float(score), -int(file.stem.removeprefix("step-"))
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ cache into memory or reads a stream. Input that cannot be used raises a ``ValueE
 from __future__ import annotations
 
 import csv
+import functools
 import glob
 import gzip
 import hashlib
@@ -19,6 +20,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from datasets import (
     Dataset,
     DatasetDict,
@@ -28,16 +30,19 @@ from datasets import (
     ReadInstruction,
     Value,
     concatenate_datasets,
+    interleave_datasets,
     load_dataset,
     load_dataset_builder,
     load_from_disk,
 )
 
 from seqloom.scan import load_scan
-from seqloom.settings import DataSettings
+from seqloom.settings import DataSettings, mix_sources
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from seqloom.subwords import Sampler
 
 Data = Dataset | IterableDataset
 SPLITS = ("train", "validation", "test")
@@ -103,31 +108,103 @@ def load_pairs(settings: DataSettings, seed: int, splits: Sequence[str] = SPLITS
 
     found, origins = {}, {}
     for split in (split for split in present if split in wanted):
-        spec, stream = getattr(settings, f"{split}_split"), settings.streaming and split == "train"
-        if split in files:
-            where, origins[split] = f"data.{split}_files", [_describe(path, stream) for path in files[split]]
-            data = _read_files(files[split], settings, stream, where, str(origins[split]))
-            data = _slice({split: data}, spec)
-        else:
-            where, origins[split] = f"split {spec!r} of {settings.dataset}", spec
-            data = _columns(_slice(dataset, spec), settings, where)
-        if stream and isinstance(data, Dataset):
-            data = data.to_iterable_dataset()
-        if not stream and isinstance(data, IterableDataset):
-            data = _collect(data)
-        if next(iter(data), None) is None:
-            raise ValueError(f"{where} has no pairs.")
-        found[split] = data
+        found[split], origins[split] = _read_split(split, settings, dataset, "data")
     if "validation" not in present and "train" in found:
         found["train"], found["validation"], origins["validation"] = _cut(found["train"], settings, seed)
+    if settings.mix and "train" in splits:
+        found["train"], mixed = _mix(found["train"], settings, seed, provenance, origins["train"])
+        provenance = {**provenance, "mix": mixed}
 
     found = {split: found[split] for split in SPLITS if split in splits and split in found}
     counts = {split: len(data) if isinstance(data, Dataset) else "streamed" for split, data in found.items()}
     return Pairs(found, {**provenance, "splits": {split: origins[split] for split in found}, "pairs": counts})
 
 
+def _read_split(
+    split: str, settings: DataSettings, dataset: dict[str, Data], section: str
+) -> tuple[Data, str | list[dict[str, Any]]]:
+    """A split's pairs and where they come from: a slice of the data set, or files with their digests."""
+    spec, stream = getattr(settings, f"{split}_split"), settings.streaming and split == "train"
+    if files := getattr(settings, f"{split}_files"):
+        where, origin = f"{section}.{split}_files", [_describe(path, stream) for path in files]
+        data = _slice({split: _read_files(files, settings, stream, where, str(origin))}, spec)
+    else:
+        where, origin = f"split {spec!r} of {settings.dataset}", spec
+        data = _columns(_slice(dataset, spec), settings, where)
+    if stream and isinstance(data, Dataset):
+        data = data.to_iterable_dataset()
+    if not stream and isinstance(data, IterableDataset):
+        data = _collect(data)
+    if next(iter(data), None) is None:
+        raise ValueError(f"{where} has no pairs.")
+    return data, origin
+
+
+def _mix(
+    train: Data, settings: DataSettings, seed: int, provenance: dict[str, Any], origin: Any
+) -> tuple[Data, list[dict[str, Any]]]:
+    """Training pairs drawn from ``data`` and every set of ``data.mix``, and what each of them is and gave."""
+    sets, described = [train], [{**provenance, "train": origin, "weight": settings.weight}]
+    for number, (weight, source) in enumerate(mix_sources(settings)):
+        section = f"data.mix[{number}]"
+        try:
+            dataset, about = _read_dataset(source) if source.dataset else ({}, {})
+            if not _exists("train", source, ["train"] if source.train_files else dataset):
+                raise ValueError(f"there is no split {source.train_split!r} to train on; there is {_listing(dataset)}.")
+            data, origin = _read_split("train", source, dataset, section)
+        except ValueError as error:
+            raise ValueError(str(error) if section in str(error) else f"{section}: {error}") from None
+        sets.append(data)
+        described.append({**about, "train": origin, "weight": weight})
+    weights = [entry["weight"] for entry in described]
+    draw = functools.partial(
+        interleave_datasets,
+        probabilities=[weight / sum(weights) for weight in weights],
+        seed=seed,
+        stopping_strategy=settings.stopping_strategy,
+    )
+    if not settings.streaming:  # the draws depend on the sets' sizes alone: the same ones, of the sets' numbers
+        numbers = [
+            Dataset.from_dict({"set": np.full(len(data), number, dtype=np.int8)}) for number, data in enumerate(sets)
+        ]
+        drawn = np.bincount(draw(numbers).with_format("numpy")["set"][:], minlength=len(sets)).tolist()
+    for number, entry in enumerate(described):
+        entry["pairs"] = "streamed" if settings.streaming else len(sets[number])
+        entry["drawn"] = "streamed" if settings.streaming else drawn[number]
+    return draw([data if data.features == PAIR else data.cast(PAIR) for data in sets]), described
+
+
+def check_unchanged(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to go on with other data than a run began with.
+
+    Args:
+        before, now: `Pairs.provenance` of then and now.
+
+    Raises:
+        ValueError: A file's size, content or (of a stream) date, or a data set's revision, is another.
+    """
+    if before == now:
+        return
+    then, present = (
+        {entry["name"]: entry for origin in found.get("splits", {}).values() if isinstance(origin, list)
+         for entry in origin} for found in (before, now)
+    )  # fmt: skip
+    names = [name for name in present if then.get(name) != present[name]]
+    what = f"{_listing(names)} changed" if names else "the data changed"
+    raise ValueError(
+        f"{what} since the run began: going on would mix two sets of data; bring back what was there, or train anew "
+        "into another output_dir."
+    )
+
+
 def encode(
-    pairs: Data, tokenizer: PreTrainedTokenizerBase, settings: DataSettings, *, drop: bool = True
+    pairs: Data,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: DataSettings,
+    *,
+    drop: bool = True,
+    sampler: Sampler | None = None,
+    report: EncodingReport | None = None,
 ) -> tuple[Data, EncodingReport]:
     """Tokenizes pairs, in ``data.num_proc`` processes and with the cache of `datasets`.
 
@@ -137,6 +214,8 @@ def encode(
         settings: The longest sides, in tokens, special tokens included.
         drop: Leave out what cannot be trained on. False for evaluation: every pair is scored, and row n of the result
             is row n of ``pairs``.
+        sampler: Draws the segmentations of an epoch. The pairs stay those that are kept without it.
+        report: Where a stream goes on counting.
 
     Returns:
         ``input_ids`` and ``labels`` of each pair; and the report to print.
@@ -144,9 +223,10 @@ def encode(
     Raises:
         ValueError: Nothing is left (a stream just comes out empty); a side is missing although ``drop`` is False.
     """
-    report = EncodingReport()
+    report = report or EncodingReport()
     counter, workers = (report, {}) if isinstance(pairs, IterableDataset) else (None, {"num_proc": settings.num_proc})
     limits = (settings.max_source_length or math.inf, settings.max_target_length or math.inf) if drop else None
+    draws = {} if sampler is None else {"sampler": sampler}  # the cache of what is not drawn stays as it was
     written = pairs
     if drop:
         written = pairs.filter(_written, batched=True, input_columns=[*PAIR], fn_kwargs={"report": counter}, **workers)
@@ -158,7 +238,7 @@ def encode(
         with_indices=True,
         remove_columns=[*PAIR],
         features=ENCODED,
-        fn_kwargs={"tokenizer": tokenizer, "limits": limits, "report": counter},
+        fn_kwargs={"tokenizer": tokenizer, "limits": limits, "report": counter, **draws},
         **workers,
     )
     if counter is None:
@@ -184,6 +264,7 @@ def _tokenize(
     tokenizer: PreTrainedTokenizerBase,
     limits: tuple[float, float] | None,
     report: EncodingReport | None,
+    sampler: Sampler | None = None,
 ) -> dict[str, list]:
     for side in PAIR:
         if None in batch[side]:
@@ -191,7 +272,19 @@ def _tokenize(
             raise ValueError(f"pair {row} has no {side}; every pair of an evaluation is scored, so fill or remove it.")
     encoded = tokenizer(batch["source"], text_target=batch["target"], verbose=False)
     pairs = list(zip(encoded["input_ids"], encoded["labels"], strict=True))
-    kept = [(x, y) for x, y in pairs if limits is None or (len(x) <= limits[0] and len(y) <= limits[1])]
+    fits = [limits is None or (len(x) <= limits[0] and len(y) <= limits[1]) for x, y in pairs]
+    kept = [pair for pair, is_kept in zip(pairs, fits, strict=True) if is_kept]
+    if sampler is not None:
+        texts = zip(batch["source"], batch["target"], rows, fits, strict=True)
+        drawn = [sampler(source, target, row) for source, target, row, is_kept in texts if is_kept]
+        longest = [min(sampler.longest, limit) for limit in limits or (math.inf, math.inf)]
+        kept = [
+            tuple(
+                new if new is not None and len(new) <= most else old
+                for new, old, most in zip(news, olds, longest, strict=True)
+            )
+            for news, olds in zip(drawn, kept, strict=True)
+        ]
     if report is not None:
         report.kept += len(kept)
         report.too_long += len(pairs) - len(kept)
@@ -368,6 +461,11 @@ def _cut(train: Data, settings: DataSettings, seed: int) -> tuple[Data, Dataset,
     """Training pairs, validation pairs taken from them, and how."""
     size = settings.validation_size
     if isinstance(train, IterableDataset):
+        if settings.split_stream or settings.num_workers:  # each part would leave out some pairs of its own instead
+            raise ValueError(
+                "data.split_stream and data.num_workers deal out the files of the training stream, from whose start "
+                "the validation pairs would be cut: give data.validation_files or a dataset with a validation split."
+            )
         validation, train = _collect(train.take(size)), train.skip(size)
         if next(iter(train), None) is None:
             raise ValueError(f"the training stream ends within data.validation_size, {size} pairs; make that smaller.")

@@ -56,6 +56,8 @@ def translate(
 ) -> Any:
     """The model's output for every source, whatever company each was decoded in.
 
+    One model serves one call at a time: it is put into evaluation mode, for attentions onto eager attention, and back.
+
     Args:
         model: Any encoder-decoder with ``generate``; its mode (train or eval) is left as it was.
         tokenizer: Its tokenizer.
@@ -81,7 +83,7 @@ def translate(
             raise ValueError(f"{name} is {value}; it must be 1 or more.")
     if coverage_penalty:
         generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
-    total = len(sources) if isinstance(sources, Sized) else None
+    total = 1 if isinstance(sources, str) else len(sources) if isinstance(sources, Sized) else None
 
     def outputs() -> Iterator[Any]:
         texts = iter([sources] if isinstance(sources, str) else sources)
@@ -114,10 +116,8 @@ def _decode(
             raise ValueError(f"sources are texts, but one of them is {text!r}.")
     encoded = tokenizer(texts)["input_ids"]
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
-    num_beams, num_returned = (
-        generate_kwargs.get(name) or getattr(model.generation_config, name) or 1
-        for name in ("num_beams", "num_return_sequences")
-    )
+    config = generate_kwargs.get("generation_config") or model.generation_config
+    num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
     outputs: list[Any] = [None] * len(texts)
     was_training = model.training
     model.eval()
@@ -131,6 +131,7 @@ def _decode(
                 found = _hypotheses(model, tokenizer, sequences, inputs, output_attentions)
             else:
                 found = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+            num_returned = len(found) // len(batch)
             for row, index in enumerate(batch):
                 mine = found[row * num_returned : (row + 1) * num_returned]
                 outputs[index] = mine if num_returned > 1 else mine[0]
@@ -187,6 +188,8 @@ def stream(
 ) -> Iterator[str]:
     """One output, piece by piece, while it is being written. The pieces joined are the whole text.
 
+    One model serves one call at a time: it is put into evaluation mode until the last piece is read.
+
     Args:
         model, tokenizer: As for `translate`.
         source: A text.
@@ -195,7 +198,7 @@ def stream(
     Raises:
         ValueError: ``num_beams`` is above 1: the best beam is not known before the end.
     """
-    if (num_beams := generate_kwargs.get("num_beams", 1)) > 1:
+    if (num_beams := generate_kwargs.get("num_beams") or 1) > 1:
         raise ValueError(
             f"num_beams is {num_beams}, but an output can only be streamed with one beam, since the best of several is "
             "not known before the end: leave num_beams out, or call translate."

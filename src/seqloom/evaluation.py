@@ -21,6 +21,7 @@ from seqloom.decoding import translate
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.settings import EvaluationSettings, load_scoring_settings
 from seqloom.tokenization import check_matches, load_tokenizer
+from seqloom.tracking import has_terminal
 
 USAGE = "usage: evaluate.py MODEL [--split test] [--num_beams 5] [--key value ...] [--overwrite]"
 DEFAULT_MAX_NEW_TOKENS = 256
@@ -98,6 +99,10 @@ def load_model(name: str, revision: str | None = None, trust_remote_code: bool =
     Raises:
         ValueError: There is no such model, or it is not an encoder-decoder.
     """
+    parent = Path(name).parent
+    is_path = name.startswith((".", "/", "~", "\\")) or (parent != Path() and parent.is_dir())
+    if is_path and not Path(name).exists():
+        raise ValueError(f"there is no folder {name}; give the output folder of a run, or a name on the Hub.")
     try:
         model = AutoModelForSeq2SeqLM.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -136,7 +141,8 @@ def score_split(
         generate_kwargs.setdefault("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
     sources, references = pairs["source"][:], pairs["target"][:]
     started = time.perf_counter()
-    outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=True, **generate_kwargs)
+    bar = has_terminal()
+    outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
     seconds = time.perf_counter() - started
     results = {
         name: metrics.compute(

@@ -26,6 +26,10 @@ DERIVED = {
     "eos_token_id", "decoder_start_token_id", "label_smoothing",
 }  # fmt: skip
 """Fields of the models' configs that follow from other sections."""
+MIX_KEYS = (
+    "dataset", "config_name", "revision", "split", "train_files", "source", "target", "train_split",
+)  # fmt: skip
+"""Fields of ``data`` that an entry of ``data.mix`` may have, its weight apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +73,24 @@ class DataSettings:
     """Read the training data as a stream, for corpora larger than memory or disk."""
     shuffle_buffer: int = 10_000
     """Pairs held at a time when streaming: they are shuffled and batched by length among themselves."""
+    split_stream: bool = False
+    """Let each process read, tokenize and plan a part of the stream of its own: whole files where there are as many as
+    processes or more, else every n-th row. An update is then ``batches_per_update`` batches of every process."""
+    num_workers: int = 0
+    """Processes that read and tokenize a stream for each training process, as far as it has files for them; 0: it does
+    so itself."""
     num_proc: int | None = None
     """Processes that tokenize."""
+    mix: list[dict[str, Any]] = field(default_factory=list)
+    """Further training sets, drawn from beside this one. Each has a ``weight`` and says where its pairs are:
+    ``dataset`` (with ``config_name``, ``revision``, ``split``) or ``train_files``; ``source``, ``target``,
+    ``train_split``."""
+    weight: float = 1.0
+    """This section's own share of the training pairs where others are mixed in; shares are in proportion to the
+    weights."""
+    stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"
+    """When an epoch of mixed sets is over: when the first of them is used up, or when all are, the smaller ones being
+    read again as often as that takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +117,12 @@ class TokenizerSettings:
     """Load this tokenizer (folder or Hub name) instead of training one."""
     train_samples: int = 1_000_000
     """Pairs, from the first on, that the tokenizer is trained on."""
+    bpe_dropout: float = 0.0
+    """Share of merges left out at random while training pairs are encoded, anew every epoch (BPE-dropout, Provilkov et
+    al. 2020; 0.1 there); for byte_bpe and bpe."""
+    sampling_alpha: float | None = None
+    """Draw the segmentation of training pairs anew every epoch, by the tokenizer's own probabilities to the power of
+    this (subword regularization, Kudo 2018; 0.1 to 0.5 there); for unigram. null: the likeliest one, always."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +161,9 @@ class TrainingSettings:
     """Updates of linear warm-up."""
     max_grad_norm: float | None = 1.0
     """Clip the gradient to this norm (Pascanu et al. 2013)."""
+    max_skipped_updates: int = 5
+    """Updates in a row whose loss or gradient is no number (NaN or infinite) that are left out and counted before the
+    run ends with an error. With fp16, overflows by which the scale is found come on top."""
     label_smoothing_factor: float = 0.0
     """Label smoothing of the training loss (0.1 in Vaswani et al. 2017). Validation losses are not smoothed."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
@@ -157,9 +186,24 @@ class TrainingSettings:
     """``loss`` or ``eval_metric``'s name; default: ``eval_metric``, else ``loss``."""
     early_stopping_patience: int | None = None
     """Stop after this many validations without a better one."""
+    save_steps: int | None = None
+    """Updates between checkpoints, besides those that every validation saves."""
+    save_total_limit: int = 2
+    """Checkpoints to resume from that are kept: the last ones. Of two, one may be damaged and nothing is lost."""
     average_checkpoints: int = 0
     """Average the weights of the last so many validations at the end, and keep them if they score better than the
     best (Vaswani et al. 2017 average the last 5 checkpoints)."""
+    average_kind: Literal["last", "best"] = "last"
+    """Which validations those are: the last ones, or the best ones by the run's metric."""
+    ema_decay: float | None = None
+    """Keep an exponential moving average of the weights, decaying by this factor every update (0.999, say): it is what
+    is validated and saved in place of the raw weights (Polyak and Juditsky 1992). null: none."""
+    freeze: list[str] = field(default_factory=list)
+    """Parameters that stay as they are, as shell patterns over their names: ``["model.encoder.*"]``."""
+    init_from: str | None = None
+    """Start from this model's weights (folder or Hub name) wherever names and shapes, or tokens, are the same."""
+    init_parameters: list[str] = field(default_factory=lambda: ["*"])
+    """Which parameters ``init_from`` gives, as shell patterns over the names of this run's model."""
     logging_steps: int = 50
     """Updates between lines of the log."""
     report_to: list[str] = field(default_factory=list)
@@ -218,7 +262,7 @@ class HubSettings:
     license: str | None = None
     """Licence of the model, as the Hub spells it: ``apache-2.0``, ``cc-by-4.0``, …"""
     language: list[str] = field(default_factory=list)
-    """Languages as ISO 639 codes, the source's first: ``[en, de]``."""
+    """Languages as ISO 639 codes, the source's first: ``[en, de]``. YAML takes ``no`` for false: write ``nb``."""
     pipeline_tag: Literal["translation", "summarization", "text-generation", "question-answering"] | None = None
     """The Hub's name of the task; null: ``translation`` where two languages are given, else ``text-generation``."""
     tags: list[str] = field(default_factory=list)
@@ -287,6 +331,10 @@ class Settings:
         for split in ("train", "validation", "test"):
             paths = values["data"][f"{split}_files"]
             values["data"][f"{split}_files"] = paths and [last_part(path) for path in paths]
+        for entry in values["data"]["mix"]:
+            if entry.get("train_files"):
+                files = entry["train_files"]
+                entry["train_files"] = [last_part(path) for path in (files if isinstance(files, list) else [files])]
         values["hub"] = dataclasses.asdict(self.hub) | {
             "push_to_hub": None,
             "hub_private_repo": None,
@@ -387,13 +435,17 @@ def model_config_class(model_type: str | None):
 def _check(settings: Settings) -> None:
     """What the types do not say."""
     data, training = settings.data, settings.training
-    if (data.dataset is None) == (data.train_files is None):
-        raise ValueError("give either data.dataset or data.train_files: the one or the other says where the pairs are.")
-    if data.split is not None and data.dataset != "scan":
-        raise ValueError(
-            f"data.split is {data.split!r}, which belongs to dataset: scan; "
-            "other datasets name theirs in train_split, validation_split and test_split."
-        )
+    _check_place(data, "data")
+    mix_sources(data)
+    if data.split_stream or data.num_workers:
+        name = "split_stream" if data.split_stream else "num_workers"
+        if not data.streaming:
+            raise ValueError(f"data.{name} is about streams: set data.streaming to true, or leave {name} out.")
+        if data.mix or "[" in data.train_split:
+            raise ValueError(
+                f"data.{name} deals out the files of one whole training set, but data.mix or a slice in data."
+                "train_split makes something else of it: leave one of them out."
+            )
     if (training.batch_tokens is None) == (training.batch_size is None):
         raise ValueError(
             f"training.batch_tokens is {training.batch_tokens} and training.batch_size is {training.batch_size}: "
@@ -402,6 +454,7 @@ def _check(settings: Settings) -> None:
     if training.max_steps is None and training.num_train_epochs is None:
         raise ValueError("give training.max_steps or training.num_train_epochs, so that the run has an end.")
     _check_shared(settings)
+    _check_options(settings)
     for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
         value = getattr(training, name)
         if value is not None and value <= 0:
@@ -426,6 +479,72 @@ def _check(settings: Settings) -> None:
     _check_hub(settings.hub)
 
 
+def mix_sources(data: DataSettings) -> list[tuple[float, DataSettings]]:
+    """The weights and places of the sets that ``data.mix`` adds; how they are read is as ``data`` says.
+
+    Raises:
+        ValueError: An entry has an unknown key, no weight or no place.
+    """
+    sources, hints = [], {f.name: hint for f, hint in _hints(DataSettings)}
+    for number, entry in enumerate(data.mix):
+        where = f"data.mix[{number}]"
+        for key in entry:
+            if key not in ("weight", *MIX_KEYS):
+                raise ValueError(_unknown(f"{where}.{key}", [f"{where}.{known}" for known in ("weight", *MIX_KEYS)]))
+        if "weight" not in entry:
+            raise ValueError(f"{where} has no weight: give its share of the training pairs, as data.weight gives ours.")
+        values = {key: _typed(hints[key], value, f"{where}.{key}") for key, value in entry.items()}
+        _check_weight(weight := values.pop("weight"), f"{where}.weight")
+        source = DataSettings(**values, streaming=data.streaming)
+        _check_place(source, where)
+        sources.append((weight, source))
+    return sources
+
+
+def _check_place(data: DataSettings, where: str) -> None:
+    if (data.dataset is None) == (data.train_files is None):
+        raise ValueError(
+            f"give either {where}.dataset or {where}.train_files: the one or the other says where the pairs are."
+        )
+    if data.split is not None and data.dataset != "scan":
+        raise ValueError(
+            f"{where}.split is {data.split!r}, which belongs to dataset: scan; "
+            "other datasets name theirs in train_split, validation_split and test_split."
+        )
+
+
+def _check_weight(weight: float, name: str) -> None:
+    if weight <= 0:
+        raise ValueError(f"{name} is {weight}; it must be more than 0.")
+
+
+def _check_options(settings: Settings) -> None:
+    """Averages, beginnings and segmentations that contradict themselves."""
+    training, tokenizer = settings.training, settings.tokenizer
+    _check_weight(settings.data.weight, "data.weight")
+    if training.ema_decay is not None and not 0 < training.ema_decay < 1:
+        raise ValueError(
+            f"training.ema_decay is {training.ema_decay}; it must be more than 0 and less than 1 (0.999, say), or null."
+        )
+    if training.init_from is None and training.init_parameters != ["*"]:
+        raise ValueError("training.init_parameters says what training.init_from gives, but that is null: give both.")
+    if not 0 <= tokenizer.bpe_dropout <= 1:
+        raise ValueError(f"tokenizer.bpe_dropout is {tokenizer.bpe_dropout}; it must be between 0 and 1 (0.1, say).")
+    if tokenizer.sampling_alpha is not None and tokenizer.sampling_alpha <= 0:
+        raise ValueError(f"tokenizer.sampling_alpha is {tokenizer.sampling_alpha}; it must be more than 0, or null.")
+    if tokenizer.path is None:  # else its own model tells, when it is there
+        kinds = {tokenizer.kind, tokenizer.kind if tokenizer.shared else tokenizer.target_kind or tokenizer.kind}
+        for name, is_on, suited in (
+            ("bpe_dropout", tokenizer.bpe_dropout > 0, {"byte_bpe", "bpe"}),
+            ("sampling_alpha", tokenizer.sampling_alpha is not None, {"unigram"}),
+        ):
+            if is_on and not kinds & suited:
+                raise ValueError(
+                    f"tokenizer.{name} is {getattr(tokenizer, name)}, but tokenizer.kind is {_listing(sorted(kinds))}, "
+                    f"which it is not for: take kind {' or '.join(sorted(suited))}, or leave it out."
+                )
+
+
 def _check_hub(hub: HubSettings) -> None:
     if hub.push_to_hub is not None:
         try:
@@ -442,7 +561,7 @@ def _check_hub(hub: HubSettings) -> None:
                 f"hub.{name} is {getattr(hub, name)!r}, but hub.push_to_hub names no repository: give both."
             )
     for code in hub.language:
-        if not re.fullmatch(r"[a-z]{2,3}", code):
+        if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code):
             raise ValueError(
                 f"hub.language has {code!r}; languages are ISO 639 codes of two or three letters: [en, de]."
             )
@@ -454,12 +573,15 @@ def _check_shared(settings: Settings | ScoringSettings) -> None:
     at_least = {
         "data": {
             "max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1,
+            "num_workers": 0,
         },
         "tokenizer": {"vocab_size": 5, "target_vocab_size": 5, "min_frequency": 1, "train_samples": 1},
         "training": {
             "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
             "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
             "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
+            "save_steps": 1, "save_total_limit": 1,
+            "max_skipped_updates": 0,
             "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
         },
         "generation": {"num_beams": 1, "max_new_tokens": 1, "decode_batch_tokens": 1, "coverage_penalty": 0},

@@ -4,60 +4,110 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import datasets
+import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 if TYPE_CHECKING:
+    from seqloom.batching import EpochPosition
     from seqloom.building import Run
+
+PROJECT = "seqloom"
+"""What the trackers call it."""
+SECONDS_BETWEEN_LINES = 10
+"""On a console that is no terminal."""
 
 
 class RunLog:
-    """``training_log.jsonl``, one line every ``logging_steps`` updates and every validation, and Accelerate's
-    trackers."""
+    """``training_log.jsonl``, one line every ``logging_steps`` updates and every validation, and Accelerate's trackers.
+
+    All processes call its methods; the main one writes. docs/watching.md explains the columns. What is no number (NaN,
+    infinite) is left out, since neither JSON nor every tracker knows such.
+    """
 
     def __init__(self, run: Run):
         self.run = run
-        self.last_validation = run.progress.step  # checkpoints are saved after validations alone
+        self.last_validation = run.progress.step  # where no checkpoint says otherwise
+        self.mean_loss = math.nan
+        """Of the line in the making, or of the last one."""
         self.tokens_per_second = 0.0
+        """As ``mean_loss``."""
+        self.memory_mib = 0.0
         self._clear()
+        if run.progress.log:
+            self.load_state_dict(run.progress.log)
         if run.settings.training.report_to:
-            flat = {f"{section}.{key}": str(value) for section, values in run.settings.to_dict().items()
-                    if isinstance(values, dict) for key, value in values.items()}  # fmt: skip
-            run.accelerator.init_trackers("seqloom", config=flat)
-        self.file = None
+            start_trackers(run)
+        self.file, self.tracked = None, set()
         if run.accelerator.is_main_process:
             path = run.folder / "training_log.jsonl"
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
             whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one
-            done = [line for line in whole if json.loads(line)["step"] <= run.progress.step]  # the rest is done anew
-            self.file = path.open("w", encoding="utf-8", buffering=1)
-            self.file.writelines(done)
+            done = [line for line in whole if self._is_done(json.loads(line))]  # the rest is done anew
+            # Of what is done anew, TensorBoard forgets the first time; the others could only show it twice.
+            self.tracked = {_name(json.loads(line)) for line in whole if line not in done}
+            if done != lines:
+                aside = path.with_name(f"saving-{path.name}")
+                aside.write_text("".join(done), encoding="utf-8")
+                os.replace(aside, path)  # neither a kill nor a reader finds half of it
+            self.file = path.open("a", encoding="utf-8", buffering=1)
+
+    def _is_done(self, line: dict[str, Any]) -> bool:
+        # A checkpoint may be of the update that a validation followed.
+        return line["step"] <= (self.last_validation if "best" in line else self.run.progress.step)
 
     def _clear(self) -> None:
-        self.loss = self.num_tokens = self.seconds = self.updates = 0
+        self.loss = self.loss_tokens = self.num_tokens = self.seconds = self.num_positions = self.num_filled = 0
 
-    def update(self, loss: float, gradient_norm: float, learning_rate: float, num_tokens: int, seconds: float) -> None:
-        """Counts one update."""
-        self.loss += loss * num_tokens
-        self.num_tokens += num_tokens
-        self.seconds += seconds
-        self.updates += 1
-        self.tokens_per_second = self.num_tokens / self.seconds
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of the line in the making, and the last validation's update: plain numbers, as JSON holds them."""
+        return {name: getattr(self, name) for name in self._STATE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from the sums of another log's `state_dict`."""
+        for name in self._STATE:
+            setattr(self, name, state[name])
+
+    _STATE = (
+        "loss", "loss_tokens", "num_tokens", "seconds", "num_positions", "num_filled", "last_validation",
+    )  # fmt: skip
+
+    def update(
+        self, position: EpochPosition, loss: float, gradient_norm: float, learning_rate: float, seconds: float
+    ) -> None:
+        """Counts one update; of one that was left out, the time and the size alone."""
         progress = self.run.progress
+        if not progress.skipped_in_a_row:
+            self.loss += loss * position.num_tokens
+            self.loss_tokens += position.num_tokens
+        self.num_tokens += position.num_tokens
+        self.num_positions += position.num_positions
+        self.num_filled += position.num_filled
+        self.seconds += seconds
+        self.mean_loss = self.loss / self.loss_tokens if self.loss_tokens else math.nan
+        self.tokens_per_second = self.num_tokens / self.seconds
         if progress.step % self.run.settings.training.logging_steps == 0:
             self._write(
+                "train",
                 {
                     "epoch": progress.epoch,
-                    "loss": self.loss / self.num_tokens,
+                    "loss": self.mean_loss,
                     "learning_rate": learning_rate,
                     "gradient_norm": gradient_norm,
                     "tokens_per_second": round(self.tokens_per_second, 1),
-                    "seconds": round(progress.seconds, 2),
-                }
+                    "padding": 1 - self.num_filled / self.num_positions if self.num_positions else math.nan,
+                },
             )
             self._clear()
 
@@ -68,13 +118,26 @@ class RunLog:
         line = ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
         say(self.run.accelerator, f"update {progress.step:,}: validation {line}{' (best)' if is_best else ''}")
         values = {f"eval_{name}": score for name, score in scores.items()}
-        self._write({"epoch": progress.epoch, **values, "best": is_best, "seconds": round(progress.seconds, 2)})
+        self._write("eval", {"epoch": progress.epoch, **values, "best": is_best})
 
-    def _write(self, values: dict[str, Any]) -> None:
-        step = self.run.progress.step
+    def _write(self, group: str, values: dict[str, Any]) -> None:
+        progress, accelerator = self.run.progress, self.run.accelerator
+        memory = torch.tensor([peak_memory(accelerator.device)], device=accelerator.device)
+        self.memory_mib = round(accelerator.gather(memory).max().item(), 1)  # of the process that takes most
+        values = {
+            **values,
+            "target_tokens": progress.target_tokens,
+            "memory_mib": self.memory_mib,
+            "seconds": round(progress.seconds, 2),
+        }
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
         if self.file is not None:
-            self.file.write(json.dumps({"step": step, **values}) + "\n")
-        self.run.accelerator.log(values, step=step)
+            self.file.write(json.dumps({"step": progress.step, **values}, allow_nan=False) + "\n")
+        if accelerator.trackers:
+            named = {f"{group}/{name.removeprefix('eval_')}": float(value) for name, value in values.items()}
+            for tracker in accelerator.trackers:
+                if tracker.name == "tensorboard" or _name({"step": progress.step, **values}) not in self.tracked:
+                    tracker.log(named, step=progress.step)
 
     def close(self) -> None:
         """Closes the file."""
@@ -82,9 +145,153 @@ class RunLog:
             self.file.close()
 
 
+def _name(line: dict[str, Any]) -> tuple[int, bool]:
+    """Which line of the log it is: update, and whether it is a validation's."""
+    return line["step"], "best" in line
+
+
+def start_trackers(run: Run) -> None:
+    """Starts those of ``report_to``, or goes on where they were, and gives them the settings once."""
+    folder = run.folder / "trackers"
+    identity, options, is_new = folder / "run_id", {}, True
+    if run.accelerator.is_main_process:
+        is_new = run.progress.step == 0 or not identity.exists()
+        if is_new:
+            folder.mkdir(exist_ok=True)
+            identity.write_text(uuid.uuid4().hex[:8])
+        run_id, name = identity.read_text(), run.folder.resolve().name
+        wandb = {"id": run_id, "name": name, "dir": str(folder), "resume": "allow"}
+        variables = {"id": "WANDB_RUN_ID", "name": "WANDB_NAME", "dir": "WANDB_DIR", "resume": "WANDB_RESUME"}
+        options = {
+            # What was written after the checkpoint is written anew.
+            "tensorboard": {} if is_new else {"purge_step": run.progress.step + 1},
+            "wandb": {key: value for key, value in wandb.items() if variables[key] not in os.environ},
+            "trackio": {"name": f"{name}-{run_id}", "resume": "allow"},
+        }
+    run.accelerator.init_trackers(PROJECT, flat_settings(run.settings.to_dict()) if is_new else None, options)
+
+
+def flat_settings(settings: dict[str, Any]) -> dict[str, str | int | float | bool]:
+    """Settings as trackers take them: ``{"training.learning_rate": 0.001, "model.d_model": 512, …}``, lists as JSON."""
+    flat = {}
+    for name, value in settings.items():
+        section = value if isinstance(value, dict) else None
+        for key, item in ({name: value} if section is None else section).items():
+            plain = item if isinstance(item, str | int | float) else json.dumps(item, ensure_ascii=False)
+            flat[key if section is None else f"{name}.{key}"] = plain
+    return flat
+
+
+class Console:
+    """The progress bar of a terminal or notebook; elsewhere plain lines, as a file or a CI's log can hold them.
+
+    There is a line for the first update, one with every line of the log but not oftener than every 10 seconds, and one
+    for the last: ``update 1,200/8,000, epoch 3: loss 3.214, learning rate 7.1e-04, 6,581 tokens/s, 23 min left``.
+
+    Args:
+        run, log: What it tells of.
+        clock: Seconds, from any moment on.
+    """
+
+    def __init__(self, run: Run, log: RunLog, clock: Callable[[], float] = time.monotonic):
+        self.run, self.log, self.clock = run, log, clock
+        self.is_main = run.accelerator.is_main_process
+        self.has_bar = self.is_main and has_terminal()
+        self.bar = tqdm(
+            total=run.max_steps, initial=run.progress.step, desc="training", unit=" updates", dynamic_ncols=True,
+            disable=not self.has_bar, mininterval=0.5,
+        )  # fmt: skip
+        self.first_step, self.started = run.progress.step, clock()
+        self.last_step, self.last_time = run.progress.step, -math.inf
+        self.learning_rate = 0.0
+
+    def update(self, loss: float, learning_rate: float) -> None:
+        """After every update, when the log has counted it."""
+        step, self.learning_rate = self.run.progress.step, learning_rate
+        self.bar.update()
+        self.bar.set_postfix_str(
+            f"epoch {self.run.progress.epoch + 1}, loss {loss:.3f}, {self.log.tokens_per_second:,.0f} tokens/s",
+            refresh=False,
+        )
+        is_logged = step % self.run.settings.training.logging_steps == 0
+        is_time = self.clock() - self.last_time >= SECONDS_BETWEEN_LINES
+        if step == self.first_step + 1 or (is_logged and is_time):
+            self._print_line()
+
+    def _print_line(self) -> None:
+        progress, log, total = self.run.progress, self.log, self.run.max_steps
+        self.last_step, self.last_time = progress.step, self.clock()
+        if not self.is_main or self.has_bar:
+            return
+        elapsed, updates = self.last_time - self.started, progress.step - self.first_step
+        place = f"update {progress.step:,}" + (f"/{total:,}" if total else "")
+        # At an epoch's end, its number has risen already.
+        epoch = progress.epoch + (progress.epoch_updates > 0 or progress.epoch == 0)
+        facts = [
+            f"loss {log.mean_loss:.3f}",
+            f"learning rate {self.learning_rate:.1e}",
+            f"{log.tokens_per_second:,.0f} tokens/s",
+        ]
+        if total and 0 < progress.step < total and updates > 1:  # the first update takes longer than the others
+            facts.append(f"{duration((total - progress.step) * elapsed / updates)} left")
+        else:
+            facts.append(f"{duration(elapsed)} so far")
+        print(f"{place}, epoch {epoch}: {', '.join(facts)}", file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+        if self.last_step != self.run.progress.step:
+            self._print_line()
+
+
+def has_terminal() -> bool:
+    """Whether a bar can be drawn: standard error is a terminal, or a notebook has a bar of its own."""
+    is_notebook = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+    # A terminal without columns (of a container, say) would show empty lines.
+    return is_notebook or (sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0)
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``23 min``, ``2 h 05 min`` or ``3 d 4 h``."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def summary(run: Run, log: RunLog) -> str:
+    """A finished training as a small table."""
+    progress, training = run.progress, run.settings.training
+    name = training.metric_for_best_model or training.eval_metric or "loss"
+    memory = "of the process" if run.accelerator.device.type == "cpu" else "on the device"
+    begun = f", {progress.epoch_updates:,} updates of the next" if progress.epoch_updates else ""
+    rows = {
+        "updates": f"{progress.step:,}",
+        "epochs": f"{progress.epoch:,}{begun}",
+        "target tokens": f"{progress.target_tokens:,}",
+        "time": f"{progress.seconds:,.1f} s ({duration(progress.seconds)}), validations included",
+        "speed": f"{progress.target_tokens / progress.seconds:,.0f} target tokens/s" if progress.seconds else "",
+        "best": f"{name} {progress.best_score:.4f} after update {progress.best_step:,}" if progress.best_step else "",
+        "peak memory": f"{log.memory_mib:,.0f} MiB {memory}" if log.memory_mib else "",  # none: all was done
+        "folder": str(run.folder),
+    }
+    return "\n".join(f"{title:<15}{value}" for title, value in rows.items() if value)
+
+
 def quieten_libraries() -> None:
-    """For the commands: no bars for saving and loading across the run's own, no word of tied matrices at every save."""
+    """For the commands: no bars for saving and loading across the run's own, no word of tied matrices at every save;
+    no bars at all where there is no terminal."""
     disable_progress_bar()
+    if not has_terminal():
+        datasets.disable_progress_bars()
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
 
 
@@ -93,3 +300,24 @@ def say(accelerator: Accelerator, text: str) -> None:
     if accelerator.is_main_process:
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB that the process held at most: on an accelerator the tensors there, else its resident set.
+
+    NaN where the system does not tell (Windows).
+    """
+    counter = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+    if counter is not None:
+        return counter(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the process that started this one held
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10  # KiB
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, others KiB

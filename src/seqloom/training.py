@@ -12,39 +12,46 @@ import functools
 import json
 import math
 import os
-import shutil
+import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object, set_seed
 from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
-from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM
 
 from seqloom import cards, checkpoints, evaluation, metrics, sharing
-from seqloom.batching import EpochPosition
 from seqloom.building import (
     Run,
     check_output_folder,
     keep_freed_memory,
     make_accelerator,
+    make_average,
     make_model,
     make_optimizer,
+    make_sampled,
     make_stream,
     make_tokenizer,
+    prepare,
 )
 from seqloom.checkpoints import Progress
-from seqloom.data import Pairs, encode, load_pairs
+from seqloom.data import Pairs, check_unchanged, encode, load_pairs
 from seqloom.decoding import translate
+from seqloom.initialisation import initialise
 from seqloom.settings import Settings, load_settings
-from seqloom.tracking import RunLog, quieten_libraries, say
+from seqloom.stopping import Stopped, StopSignals
+from seqloom.tracking import Console, RunLog, quieten_libraries, say, summary
+from seqloom.updating import make_update, rehearse
 
-USAGE = "usage: train.py CONFIG.yaml [--key value ...] [--resume | --overwrite]"
+DATA_FILE = "data.json"
+"""What a run was begun with: its data's names, sizes and digests."""
+USAGE = "usage: train.py CONFIG.yaml [--key value ...] [--resume [auto] | --overwrite] [--dry_run]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,52 +59,93 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(USAGE, "", "Keys are the settings of configs/*.yaml; src/seqloom/settings.py explains each.", sep="\n")
+        print("--resume goes on with the run in output_dir; --resume auto starts it if there is none.")
         return 0 if words else 2
-    flags = {flag: f"--{flag}" in words for flag in ("resume", "overwrite")}
-    words = [word for word in words if word not in ("--resume", "--overwrite")]
+    flags = {flag: f"--{flag}" in words for flag in ("resume", "overwrite", "dry_run")}
+    if flags["resume"] and words[words.index("--resume") + 1 :][:1] == ["auto"]:
+        flags["resume"] = words.pop(words.index("--resume") + 1)
+    words = [word for word in words if word not in ("--resume", "--overwrite", "--dry_run")]
+    is_main = int(os.environ.get("RANK", "0")) == 0
     try:
         if not words or words[0].startswith("--"):
             raise ValueError(f"the configuration file comes first. {USAGE}")
-        if all(flags.values()):
+        if flags["resume"] and flags["overwrite"]:
             raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")
         quieten_libraries()
         run_training(load_settings(words[0], words[1:]), **flags)
+    except Stopped as stopped:
+        if is_main:
+            print(stopped)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        if is_main:
+            print("ended at once; --resume goes on from the last checkpoint.", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ValueError, OSError, StrictDataclassError) as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if is_main:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        print(
+            "error: another process of this run ended, so this one ends too; what happened, its own words say. "
+            f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
 
-def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed since another process is gone; torch has no class of its own for gloo's."""
+    is_shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return is_shared and re.search(r"gloo|NCCL|Connection (closed|reset|refused)|peer", str(error)) is not None
+
+
+def run_training(
+    settings: Settings, *, resume: bool | Literal["auto"] = False, overwrite: bool = False, dry_run: bool = False
+) -> dict[str, Any]:
     """Trains, scores and saves one model.
 
     Args:
         settings: The run.
-        resume: Go on from the output folder's last checkpoint.
+        resume: Go on from the output folder's last checkpoint; ``auto``: if there is a run in it, else start one.
         overwrite: Delete an earlier run's output folder.
+        dry_run: Check settings, data and plan, make the largest update, and write nothing.
 
     Returns:
         The run's record: data, progress, scores, hardware, versions. The model is in ``settings.output_dir``.
 
     Raises:
         ValueError: The settings, the data or the output folder do not allow it; or the loss is no longer a number.
+        OSError: The disk is full, or a file cannot be read or written.
+        Stopped: SIGINT, SIGTERM or SIGUSR1 came. A checkpoint is saved, to resume from.
     """
     keep_freed_memory()
     training = settings.training
     accelerator = make_accelerator(settings)
     folder = Path(settings.output_dir)
+    if resume == "auto":
+        resume = (folder / "settings.yaml").is_file()
     check_output_folder(folder, settings, resume, overwrite)
     for name in filter(None, (training.eval_metric, *settings.evaluation.metrics)):
         metrics.load_metric(name)  # a misspelt name shows now, not after the training
-    if settings.hub.push_to_hub and accelerator.is_main_process:
+    if settings.hub.push_to_hub and accelerator.is_main_process and not dry_run:
         sharing.prepare(settings.hub)
     set_seed(training.seed)
     with accelerator.main_process_first():
         pairs = load_pairs(settings.data, training.seed)
-    # One process trains it for all, since unigram's trainer does not give the same tokenizer twice.
-    tokenizer = make_tokenizer(settings, pairs, folder if resume else None) if accelerator.is_main_process else None
-    (tokenizer,) = broadcast_object_list([tokenizer])
+    if resume and (folder / DATA_FILE).is_file():
+        check_unchanged(json.loads((folder / DATA_FILE).read_text(encoding="utf-8")), pairs.provenance)
+    checkpoint = tokenizer = None
+    if accelerator.is_main_process:
+        if resume and not dry_run:
+            checkpoints.recover(folder)
+            checkpoint = checkpoints.last_checkpoint(folder, functools.partial(say, accelerator))
+        # One process trains it for all, since unigram's trainer does not give the same tokenizer twice.
+        tokenizer = make_tokenizer(settings, pairs, folder if checkpoint is not None else None)
+    checkpoint, tokenizer = broadcast_object_list([checkpoint, tokenizer])
     with accelerator.main_process_first():
         train_set, report = encode(pairs.splits["train"], tokenizer, settings.data)
         validation_set, _ = encode(pairs.splits["validation"], tokenizer, settings.data, drop=False)
@@ -107,7 +155,8 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
         f"training data: {'a stream, whose pairs are counted as they are read' if is_streaming else report}",
     )
 
-    train_stream = make_stream(train_set, settings, tokenizer, accelerator)
+    dataset_of = make_sampled(pairs.splits["train"], settings, tokenizer, accelerator, report)
+    train_stream = make_stream(train_set, settings, tokenizer, accelerator, dataset_of=dataset_of)
     validation_stream = make_stream(validation_set, settings, tokenizer, accelerator, is_validation=True)
     plan = train_stream.summary()
     say(accelerator, f"plan: {plan}")
@@ -117,51 +166,87 @@ def run_training(settings: Settings, *, resume: bool = False, overwrite: bool = 
         max_steps = min(max_steps or epochs_steps, epochs_steps)
 
     model = make_model(settings, tokenizer, train_stream)
-    say(accelerator, f"model: {type(model).__name__} with {model.num_parameters():,} parameters")
+    trained = f", {model.num_parameters(only_trainable=True):,} of them to train" if training.freeze else ""
+    say(accelerator, f"model: {type(model).__name__} with {model.num_parameters():,} parameters{trained}")
+    if training.init_from is not None and checkpoint is None:
+        with accelerator.main_process_first():
+            say(accelerator, initialise(model, tokenizer, training.init_from, training.init_parameters))
     optimizer, scheduler = make_optimizer(model, settings, max_steps)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    average = make_average(model, settings, accelerator)
+    model, optimizer = prepare(accelerator, model, optimizer)
     accelerator.register_for_checkpointing(scheduler)
     set_seed(training.seed, device_specific=True)  # every process drops out other units
 
     run = Run(
         settings, folder, accelerator, model, optimizer, scheduler, tokenizer, train_stream, validation_stream,
         pairs.splits["validation"].select(range(min(training.eval_samples or 10**9, len(validation_set)))),
-        max_steps, Progress(),
+        max_steps, Progress(), average=average,
     )  # fmt: skip
-    checkpoint = checkpoints.last_checkpoint(folder) if resume else None
+    if dry_run:
+        return rehearse(run)
     if checkpoint is not None:
         run.progress = checkpoints.load_checkpoint(checkpoint, accelerator)
         say(accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
+        check_best(run)
+        if is_over(run):
+            say(accelerator, "this run is over already: nothing is left to train; its model is scored and saved again.")
     if accelerator.is_main_process:
+        if checkpoint is not None:
+            checkpoints.drop_older(folder, checkpoint.name, training.save_total_limit)  # if a kill came before that
         if overwrite and folder.exists():  # not before everything that can be wrong with the new run was found right
-            shutil.rmtree(folder)
+            checkpoints.remove_run(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        settings.save(folder / "settings.yaml")
+        checkpoints.write_aside(folder / "settings.yaml", settings.save)
+        provenance = json.dumps(pairs.provenance, indent=2)
+        checkpoints.write_aside(folder / DATA_FILE, lambda aside: aside.write_text(provenance, encoding="utf-8"))
         if checkpoint is None:
-            tokenizer.save_pretrained(folder)
+            checkpoints.save_tokenizer(tokenizer, folder)
     accelerator.wait_for_everyone()
     train(run)
     counts = f"a stream; of everything read, {report}" if is_streaming else str(report)
+    if settings.data.num_workers:
+        counts = "a stream, read by processes of its own"  # which counted apart
+    elif settings.data.split_stream:
+        counts = f"a stream; of what the first process read, {report}"
     record = finish(run, pairs, {"train": counts, "plan": dataclasses.asdict(plan)})
     if settings.hub.push_to_hub and accelerator.is_main_process:
         sharing.push(folder, settings.hub, say=functools.partial(say, accelerator))
     return record
 
 
+def check_best(run: Run) -> None:
+    """Finds out, before anything more is trained, whether the best model so far is damaged, and mends it if it can."""
+    best, progress, accelerator = run.folder / "checkpoints" / "best", run.progress, run.accelerator
+    what = checkpoints.damage(best) if accelerator.is_main_process and progress.best_score is not None else None
+    (what,) = broadcast_object_list([what])
+    if what is None:
+        return
+    if progress.best_step == progress.step:
+        remedy = "saved again from the checkpoint"
+        whole = checkpoints.whole_model(accelerator, run.scored_model)
+        if accelerator.is_main_process:
+            checkpoints.save_model(whole, run.tokenizer, best)
+    elif is_over(run):
+        return  # there is no validation to come; finish says so
+    else:
+        remedy = "the next validation's takes its place"
+        progress.best_score = None
+    say(accelerator, f"{best} is damaged ({what}); {remedy}.")
+
+
 def train(run: Run) -> None:
     """Opens the log and a progress bar around the loop."""
-    bar = tqdm(
-        total=run.max_steps, initial=run.progress.step, desc="training", unit=" updates", dynamic_ncols=True,
-        disable=not run.accelerator.is_main_process, mininterval=0.5 if sys.stderr.isatty() else 30,
-    )  # fmt: skip
-    with bar, contextlib.closing(RunLog(run)) as log:
-        train_until_over(run, log, bar)
+    with contextlib.closing(RunLog(run)) as log, Console(run, log) as console, StopSignals() as signals:
+        train_until_over(run, log, console, signals)
+    say(run.accelerator, summary(run, log))
 
 
-def train_until_over(run: Run, log: RunLog, bar: tqdm) -> None:
-    """The loop: update, log, validate, save; until the steps, the epochs or the patience end."""
+def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSignals) -> None:
+    """The loop: update, log, validate, save; until the steps, the epochs or the patience end, or a signal comes."""
     training, progress = run.settings.training, run.progress
-    while not is_over(run):
+    while True:
+        if is_due(training.eval_steps, progress.step) and log.last_validation != progress.step:
+            validate_and_save(run, log)  # a signal came before it
         for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
             if is_over(run):
                 break
@@ -170,16 +255,19 @@ def train_until_over(run: Run, log: RunLog, bar: tqdm) -> None:
             loss, gradient_norm = make_update(run, position)
             progress.step += 1
             progress.epoch_updates += 1
-            progress.target_tokens += position.num_tokens
             seconds = time.perf_counter() - started
             progress.seconds += seconds
-            log.update(loss, gradient_norm, learning_rate, position.num_tokens, seconds)
-            bar.update()
-            bar.set_postfix_str(
-                f"epoch {progress.epoch + 1}, loss {loss:.3f}, {log.tokens_per_second:,.0f} tokens/s", refresh=False
-            )
-            if training.eval_steps and progress.step % training.eval_steps == 0:
+            if not progress.skipped_in_a_row:  # else nothing was learnt from it
+                progress.target_tokens += position.num_tokens
+            log.update(position, loss, gradient_norm, learning_rate, seconds)
+            console.update(loss, learning_rate)
+            if number := signals.agreed(run.accelerator):
+                save(run, log)  # a validation that is due can wait, and a scheduler may not
+                stop(run, number)
+            if is_due(training.eval_steps, progress.step):
                 validate_and_save(run, log)
+            elif is_due(training.save_steps, progress.step) and not is_over(run):
+                save(run, log)
         else:
             if progress.epoch_updates == 0:
                 raise ValueError(
@@ -189,36 +277,34 @@ def train_until_over(run: Run, log: RunLog, bar: tqdm) -> None:
             progress.epoch_updates = 0
             if training.eval_steps is None:
                 validate_and_save(run, log)
+        if is_over(run):  # asked last, so that an epoch is counted whose last update a checkpoint is of
+            break
     if log.last_validation != progress.step:
         validate_and_save(run, log)
+    if number := signals.agreed(run.accelerator):
+        stop(run, number)
 
 
-def make_update(run: Run, position: EpochPosition) -> tuple[float, float]:
-    """One optimizer step; its loss (mean over the target tokens of all processes) and gradient norm."""
-    accelerator, total = run.accelerator, torch.zeros((), device=run.accelerator.device)
-    run.model.train()
-    last = len(position.micro_batches) - 1
-    for index, batch in enumerate(position.micro_batches):
-        # Gradients travel between processes once, with the last micro-batch.
-        with contextlib.nullcontext() if index == last else accelerator.no_sync(run.model):
-            inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            loss = run.model(**inputs, num_items_in_batch=position.num_tokens, use_cache=False).loss
-            # DistributedDataParallel takes the mean over processes where a sum is wanted.
-            accelerator.backward(loss * accelerator.num_processes)
-            total += loss.detach()
-    loss = accelerator.reduce(total, reduction="sum").item()
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss became {loss} in update {run.progress.step + 1} (epoch {position.epoch + 1}, its update "
-            f"{position.index + 1}); lower training.learning_rate, warm up longer or clip at a smaller max_grad_norm. "
-            f"Checkpoints from before it are in {run.folder / 'checkpoints'}."
-        )
-    limit = run.settings.training.max_grad_norm
-    gradient_norm = accelerator.clip_grad_norm_(run.model.parameters(), math.inf if limit is None else limit)
-    run.optimizer.step()
-    run.optimizer.zero_grad()
-    run.scheduler.step()
-    return loss, float(gradient_norm)
+def is_due(every: int | None, step: int) -> bool:
+    """Whether what is done every so many updates is to be done after update ``step``."""
+    return every is not None and step > 0 and step % every == 0
+
+
+def save(run: Run, log: RunLog) -> None:
+    """Saves a checkpoint to resume from."""
+    run.progress.log = log.state_dict()
+    limit = run.settings.training.save_total_limit
+    checkpoints.save_checkpoint(run.folder, run.accelerator, run.progress, run.optimizer, limit)
+
+
+def stop(run: Run, number: int) -> NoReturn:
+    """Ends a run whose checkpoint is saved, as a signal wants it."""
+    run.accelerator.end_training()
+    raise Stopped(
+        number,
+        f"stopped by {signal.Signals(number).name} after {run.progress.step:,} updates; go on with: "
+        f"train.py {run.folder / 'settings.yaml'} --resume",
+    )
 
 
 def validate_and_save(run: Run, log: RunLog) -> None:
@@ -240,23 +326,25 @@ def validate_and_save(run: Run, log: RunLog) -> None:
         progress.validations_without_best += 1
     progress.seconds += time.perf_counter() - started
     log.validation(scores, is_best)
+    if is_best or training.average_checkpoints:
+        whole = checkpoints.whole_model(run.accelerator, run.scored_model)
     if run.accelerator.is_main_process:
-        model = run.accelerator.unwrap_model(run.model)
         if is_best:
-            checkpoints.save_model(model, run.tokenizer, run.folder / "checkpoints" / "best")
-        if training.average_checkpoints:
-            checkpoints.keep_weights(model, run.folder, progress.step, training.average_checkpoints)
-    checkpoints.save_checkpoint(run.folder, run.accelerator, progress)
+            checkpoints.save_model(whole, run.tokenizer, run.folder / "checkpoints" / "best")
+        if most := training.average_checkpoints:
+            rank = sign * score if training.average_kind == "best" else None
+            checkpoints.keep_weights(whole, run.folder, progress.step, most, rank)
+    save(run, log)
     hub = run.settings.hub
     if is_best and hub.push_to_hub and hub.hub_strategy == "best" and run.accelerator.is_main_process:
-        message = f"The best after {progress.step:,} updates: {name} {score:.4f}"
-        sharing.push_best(run.folder / "checkpoints" / "best", hub, message, functools.partial(say, run.accelerator))
+        best = run.folder / "checkpoints" / "best"
+        sharing.push_best(best, hub, progress.step, functools.partial(say, run.accelerator))
 
 
 @torch.no_grad()
 def validate(run: Run) -> dict[str, float]:
     """The unsmoothed validation loss per target token and, where wanted, the metric of greedy outputs."""
-    accelerator, model = run.accelerator, run.accelerator.unwrap_model(run.model)
+    accelerator, model = run.accelerator, run.scored_model
     model.eval()
     total, num_tokens = torch.zeros((), dtype=torch.float64), 0
     for position in run.validation_stream.epoch(0):
@@ -272,6 +360,7 @@ def validate(run: Run) -> dict[str, float]:
         sources, references = run.validation_pairs["source"][:], run.validation_pairs["target"][:]
         mine = slice(accelerator.process_index, None, accelerator.num_processes)
         greedy = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
+        model = checkpoints.whole_model(accelerator, model)  # processes decode other texts, in other numbers of steps
         outputs = translate(
             model, run.tokenizer, sources[mine], batch_tokens=run.settings.generation.decode_batch_tokens, **greedy
         )
@@ -286,13 +375,20 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
     """Chooses the final weights, scores them, and writes the model folder with its record and card."""
     settings, accelerator, progress = run.settings, run.accelerator, run.progress
     accelerator.wait_for_everyone()
+    if accelerator.is_main_process and (what := checkpoints.damage(run.folder / "checkpoints" / "best")):
+        raise ValueError(
+            f"{run.folder / 'checkpoints' / 'best'} is damaged ({what}), and no validation is left that could replace "
+            "it; go on with --resume and more training.max_steps or num_train_epochs, or train anew with --overwrite."
+        )
     model = AutoModelForSeq2SeqLM.from_pretrained(run.folder / "checkpoints" / "best").to(accelerator.device)
     chosen = f"the best validation's, after update {progress.best_step:,}"
+    if run.average is not None:
+        chosen += f" (their moving average with decay {settings.training.ema_decay})"
     if settings.training.average_checkpoints > 1:
         average = AutoModelForSeq2SeqLM.from_pretrained(run.folder / "checkpoints" / "best").to(accelerator.device)
         steps = checkpoints.load_average(average, run.folder)
         name = settings.training.metric_for_best_model or settings.training.eval_metric or "loss"
-        score = validate(dataclasses.replace(run, model=average))[name]
+        score = validate(dataclasses.replace(run, model=average, average=None))[name]
         sign = 1 if name != "loss" and metrics.higher_is_better(name) else -1
         say(accelerator, f"{name}: average of {len(steps)} checkpoints {score:.4f}, best one {progress.best_score:.4f}")
         if sign * score >= sign * progress.best_score:
@@ -301,7 +397,7 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
     record = {
         "model": {"parameters": model.num_parameters(), "weights": chosen},
         "data": {**pairs.provenance, **data_record},
-        "progress": dataclasses.asdict(progress),
+        "progress": {name: value for name, value in dataclasses.asdict(progress).items() if name != "log"},
         "environment": evaluation.environment(accelerator.num_processes),
         "precision": accelerator.mixed_precision,
         "evaluation": None,
