@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	$(RUN) -m seqloom.demo
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto --dist loadfile
 
 # A hundred kills at random moments, some minutes.
 test-faults: $(VENV)/installed
