@@ -11,8 +11,10 @@ for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE
 os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": os.path.join(HOME, "datasets"), "HF_HUB_OFFLINE": "1"}
 
 # The Hugging Face libraries read the environment when they are imported.
+import datasets  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from hub_server import Hub  # noqa: E402
 
 from seqloom import (  # noqa: E402
@@ -128,6 +130,16 @@ def rnn(request):
 def transformer(request):
     """Every Transformer."""
     return tiny(request.param)
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate holds one state a process, and a run changes the random states."""
+    datasets.disable_progress_bars()
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    datasets.enable_progress_bars()
 
 
 @pytest.fixture

@@ -68,14 +68,7 @@ SPLIT = {"batch_tokens": 24, "batches_per_update": 2, "learning_rate": 1e-12, "m
          "eval_steps": 3, "gradient_accumulation_steps": 2}  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _fresh_start():
-    """Accelerate holds one state a process."""
-    datasets.disable_progress_bars()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 def launch(folder: Path, processes: int, jobs: list[list[str]]) -> None:

@@ -18,7 +18,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from test_training import (
     SMALL,
-    _fresh_start,  # noqa: F401
     configure,
     read_log,
     run,
@@ -32,6 +31,8 @@ from seqloom import checkpoints, training
 from seqloom.checkpoints import Progress
 from seqloom.settings import load_settings
 from seqloom.stopping import SIGNALS, Stopped, StopSignals
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 ROOT = Path(__file__).parents[1]
 

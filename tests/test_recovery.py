@@ -16,7 +16,6 @@ from accelerate.state import AcceleratorState
 from test_training import (
     SMALL,
     Killed,
-    _fresh_start,  # noqa: F401
     configure,
     read_log,
     read_losses,
@@ -29,6 +28,8 @@ from test_training import (
 from seqloom import building, training, updating
 from seqloom.batching import IGNORED, collate, cut
 from seqloom.settings import load_settings
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from test_training import configure, write_pairs
@@ -26,14 +25,7 @@ TO = HubSettings(push_to_hub="me/model")
 WEIGHTS = "model.safetensors"
 
 
-@pytest.fixture(autouse=True)
-def _fresh_start():
-    """Accelerate holds one state a process."""
-    datasets.disable_progress_bars()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from accelerate.tracking import GeneralTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_training import (
     Killed,
-    _fresh_start,  # noqa: F401
     configure,
     read_log,
     run,
@@ -35,6 +34,8 @@ from seqloom.building import Run
 from seqloom.checkpoints import Progress
 from seqloom.settings import load_settings
 from seqloom.tracking import Console, RunLog, duration, flat_settings, peak_memory
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,7 +90,8 @@ class TestLog:
         assert line["padding"] == pytest.approx(plan["padding"])
         assert 0.01 < line["padding"] < 0.6
         assert line["target_tokens"] == record["progress"]["target_tokens"] > 100
-        assert 0.5 * peak_memory(torch.device("cpu")) < line["memory_mib"] <= peak_memory(torch.device("cpu"))
+        peak = peak_memory(torch.device("cpu"))
+        assert 0.5 * peak < line["memory_mib"] <= peak + 0.1  # it is rounded
 
     def test_padding_is_not_of_how_the_work_is_cut(self, tmp_path, data):
         found = []

@@ -9,11 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
@@ -40,14 +39,7 @@ SMALL = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _fresh_start():
-    """Accelerate holds one state a process, and a run changes the random states."""
-    datasets.disable_progress_bars()
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    datasets.enable_progress_bars()
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 def write_pairs(folder: Path, name: str, pairs: int) -> list[str]:

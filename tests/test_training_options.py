@@ -15,7 +15,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from test_training import (
-    _fresh_start,  # noqa: F401  (used by itself)
     configure,
     read_log,
     run,
@@ -30,6 +29,8 @@ from seqloom import building, checkpoints, subwords, training, updating
 from seqloom.data import encode, load_pairs
 from seqloom.settings import DataSettings, TokenizerSettings, load_settings
 from seqloom.tokenization import train_tokenizer
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 ROOT = Path(__file__).parents[1]
 
