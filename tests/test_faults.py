@@ -551,6 +551,23 @@ class TestStopping:
         assert without_clock(tmp_path)[-1]["step"] == step
         assert not (tmp_path / "run" / "model.safetensors").exists()
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not learn that its launcher ended")
+    def test_launcher_that_passes_nothing_on(self, tmp_path, data):
+        """The scheduler ends `accelerate launch`; the training under it saves and ends, and is no orphan."""
+        config = configure(tmp_path, data, "rnn", training={"max_steps": 100_000, "eval_steps": 1000})
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "train.py", config]
+        with (tmp_path / "output").open("w") as output:
+            process = subprocess.Popen(launch, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        wait_for_lines(tmp_path, process, 5)
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(60) == -signal.SIGUSR1
+        deadline = time.monotonic() + 60
+        while "stopped by SIGTERM after" not in (tmp_path / "output").read_text():
+            assert time.monotonic() < deadline, (tmp_path / "output").read_text()
+            time.sleep(0.1)
+        step = Progress(**json.loads((last(tmp_path) / "progress.json").read_text())).step
+        assert without_clock(tmp_path)[-1]["step"] == step
+
     @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGUSR1", 128 + signal.SIGUSR1)])
     def test_stopped_and_gone_on(self, tmp_path, data, train, name, status):
         """Wherever it stops, before a validation or between two lines of the log: the log is the unbroken one's."""

@@ -539,6 +539,43 @@ class TestResuming:
         assert record["progress"]["step"] == 8
         assert load_settings(tmp_path / "run" / "settings.yaml").training.max_steps == 8
         assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 8]
+        rates = [line["learning_rate"] for line in read_log(tmp_path) if "learning_rate" in line]
+        assert rates == [0.01] * 6 + [0.005] * 2
+
+    def test_what_the_optimizer_is_told_anew(self, tmp_path, data, monkeypatch):
+        """All that the settings say of it, and the schedule's place as it was."""
+        options = {"lr_scheduler_type": "inverse_sqrt", "warmup_steps": 2, "weight_decay": 0.0}
+        run(tmp_path, data, training=options)
+        seen = []
+        original = training.make_update
+
+        def spy(run, position):
+            seen.append([dict(group, params=None) for group in run.optimizer.param_groups])
+            return original(run, position)
+
+        monkeypatch.setattr(training, "make_update", spy)
+        new = {"learning_rate": 0.02, "weight_decay": 0.1, "adam_beta2": 0.9, "adam_epsilon": 1e-6, "max_steps": 7}
+        run(tmp_path, data, resume=True, training=options | new)
+        (decaying, others) = seen[0]
+        assert (decaying["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+        assert decaying["lr"] == others["lr"] == pytest.approx(0.02 * (2 / 6) ** 0.5)
+        assert (decaying["betas"], decaying["eps"]) == ((0.9, 0.9), 1e-6)
+
+    def test_an_edited_card_stays(self, tmp_path, data):
+        run(tmp_path, data)
+        card = tmp_path / "run" / "README.md"
+        card.write_text(card.read_text() + "Thanks.\n")
+        run(tmp_path, data, resume=True)
+        assert card.read_text().endswith("Thanks.\n")
+
+    def test_a_damaged_line_in_the_log(self, tmp_path, data, capsys):
+        run(tmp_path, data)
+        path = tmp_path / "run" / "training_log.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([*lines[:4], "\0" * 30 + "\n", *lines[5:]]))
+        run(tmp_path, data, resume=True, training={"max_steps": 7})
+        assert "training_log.jsonl is damaged from line 5 on" in capsys.readouterr().out
+        assert [line["step"] for line in read_log(tmp_path)] == [1, 2, 3, 3, 7, 7]
 
     def test_a_line_cut_short_in_the_log(self, tmp_path, data):
         run(tmp_path, data)

@@ -90,6 +90,8 @@ def collate(input_ids: list[list[int]], labels: list[list[int]], pad_token_id: i
 
 def cut(batch: dict[str, torch.Tensor], pieces: int) -> list[dict[str, torch.Tensor]]:
     """A batch in at most so many parts, every n-th row each, without the padding that only other rows needed."""
+    if pieces == 1:
+        return [batch]
     parts = []
     for first in range(min(pieces, len(batch["labels"]))):
         part = {name: tensor[first::pieces] for name, tensor in batch.items()}
@@ -97,7 +99,7 @@ def cut(batch: dict[str, torch.Tensor], pieces: int) -> list[dict[str, torch.Ten
             int(mask.sum(-1).max().clamp(min=1)) for mask in (part["attention_mask"], part["labels"] != IGNORED)
         )
         parts.append({name: tensor[:, : target if name == "labels" else source] for name, tensor in part.items()})
-    return parts if pieces > 1 else [batch]
+    return parts
 
 
 @dataclass(frozen=True)

@@ -158,10 +158,12 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
     if resume and is_run:
         earlier = load_settings(folder / "settings.yaml")
         for section in ("model", "data", "tokenizer"):
-            if getattr(earlier, section) != getattr(settings, section):
+            then, now = (values.to_dict()[section] for values in (earlier, settings))
+            others = [name for name in {**then, **now} if then.get(name) != now.get(name) and name != "num_proc"]
+            if others:
                 raise ValueError(
-                    f"the run in {folder} was started with another {section} section than the one given; resume with "
-                    f"{folder / 'settings.yaml'}, or train into another output_dir."
+                    f"the run in {folder} was started with another {section} section than the one given "
+                    f"({', '.join(others)}); resume with {folder / 'settings.yaml'}, or train into another output_dir."
                 )
         for name in ("seed", "batch_tokens", "batch_size", "batches_per_update"):
             if getattr(earlier.training, name) != getattr(settings.training, name):
@@ -169,7 +171,7 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
                     f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
                     f"{getattr(earlier.training, name)}: resuming would mix two orders of the data; keep it."
                 )
-        for name in ("freeze", "ema_decay"):
+        for name in ("freeze", "ema_decay", "optim"):
             if getattr(earlier.training, name) != getattr(settings.training, name):
                 raise ValueError(
                     f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
@@ -190,6 +192,21 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
             raise ValueError(
                 f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one."
             )
+
+
+def set_hyper_parameters(run: Run) -> None:
+    """Gives a resumed optimizer and schedule the settings' values, where the checkpoint brought those of before."""
+    training, scheduler = run.settings.training, run.scheduler
+    scheduler.base_lrs = [training.learning_rate] * len(scheduler.base_lrs)
+    rates = [
+        base * factor(scheduler.last_epoch)
+        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    decays = (training.weight_decay, 0.0)  # as make_optimizer has them
+    for group, rate, decay in zip(run.optimizer.param_groups, rates, decays, strict=True):
+        group["lr"], group["initial_lr"], group["weight_decay"] = rate, training.learning_rate, decay
+        group["betas"], group["eps"] = (training.adam_beta1, training.adam_beta2), training.adam_epsilon
+    scheduler._last_lr = rates
 
 
 def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):

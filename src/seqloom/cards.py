@@ -46,7 +46,7 @@ PRECISIONS = {"no": "float32", "bf16": "bfloat16, mixed", "fp16": "float16, mixe
 
 
 def write_card(folder: Path) -> None:
-    """Writes ``README.md`` and ``training_curve.png`` into the folder of a finished run.
+    """Writes ``README.md``, unless somebody has edited it, and ``training_curve.png`` into a finished run's folder.
 
     Raises:
         ValueError: As for `make_card`.
@@ -62,7 +62,9 @@ def write_card(folder: Path) -> None:
         best_step=record["progress"]["best_step"],
     )
     plots.save_png(figure, folder / CURVE)
-    (folder / "README.md").write_text(make_card(folder), encoding="utf-8")
+    card = folder / "README.md"
+    if not card.is_file() or is_as_made(card.read_text(encoding="utf-8")):
+        card.write_text(make_card(folder), encoding="utf-8")
 
 
 def make_card(folder: Path, name: str | None = None, with_scores: bool = True, check: str = "") -> str:

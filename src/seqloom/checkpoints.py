@@ -82,7 +82,7 @@ def save_checkpoint(
     checkpoints = folder / "checkpoints"
     name = f"step-{progress.step:08d}"
     aside = checkpoints / f"saving-{name}"
-    with explained_when_full(aside, state_bytes(optimizer)):
+    with explained_when_full(aside, state_bytes(optimizer), removes=accelerator.is_main_process):
         if accelerator.is_main_process:
             remove(aside)
             aside.mkdir(parents=True)
@@ -172,8 +172,8 @@ def whole_model(accelerator: Accelerator, model: torch.nn.Module) -> PreTrainedM
     return whole.eval()
 
 
-def save_model(model: PreTrainedModel, tokenizer, folder: Path) -> None:
-    """Writes a folder that `from_pretrained` loads, aside and then renamed.
+def save_model(model: PreTrainedModel, tokenizer, folder: Path, step: int) -> None:
+    """Writes a folder that `from_pretrained` loads, aside and then renamed; and of which update it is.
 
     Raises:
         OSError: The disk is full. The folder is as it was.
@@ -183,8 +183,14 @@ def save_model(model: PreTrainedModel, tokenizer, folder: Path) -> None:
         remove(aside)
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
+        (aside / STATE_FILE).write_text(json.dumps({"step": step}), encoding="utf-8")
         seal(aside)
         replace_folder(aside, folder)
+
+
+def step_of(folder: Path) -> int:
+    """Of which update a model is that `save_model` wrote."""
+    return json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["step"]
 
 
 def replace_folder(new: Path, place: Path) -> None:
@@ -337,17 +343,19 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 @contextlib.contextmanager
-def explained_when_full(aside: Path, needed: int | None = None) -> Iterator[None]:
+def explained_when_full(aside: Path, needed: int | None = None, removes: bool = True) -> Iterator[None]:
     """Removes what could not be written to its end, and says so in one sentence if the disk is full.
 
     Args:
         aside: The half-written file or folder.
         needed: Bytes, about, of the whole one.
+        removes: Whether it is this process's to remove.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        remove(aside)
+        if removes:
+            remove(aside)
         if not is_full(error):
             raise
         place = next(path for path in aside.absolute().parents if path.exists())
@@ -386,10 +394,12 @@ def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int, sco
     weights.mkdir(parents=True, exist_ok=True)
     # Tied matrices are one parameter to named_parameters, so each is written once.
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    aside = weights / "saving"
-    save_file(tensors, aside, metadata=None if score is None else {"score": repr(score)})
-    newest = weights / f"step-{step:08d}.safetensors"
-    os.replace(aside, newest)
+    aside, newest = weights / "saving-weights", weights / f"step-{step:08d}.safetensors"
+    with explained_when_full(aside, sum(map(_bytes, tensors.values()))):
+        save_file(tensors, aside, metadata=None if score is None else {"score": repr(score)})
+        sync(aside)
+        os.replace(aside, newest)
+        sync(weights)
     files = sorted(weights.glob("step-*.safetensors"), reverse=True)
     kept = [file for file in files if file <= newest]
     if score is not None:
@@ -402,6 +412,11 @@ def _score_and_age(file: Path) -> tuple[float, int]:
     with safe_open(file, "pt") as weights:
         score = (weights.metadata() or {}).get("score", "-inf")  # kept as one of the last, before the run was resumed
     return float(score), -int(file.stem.removeprefix("step-"))
+
+
+def has_kept_weights(folder: Path) -> bool:
+    """Whether there is anything to take a mean of."""
+    return any((folder / "checkpoints" / "weights").glob("step-*.safetensors"))
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ TOKENIZER_FILES = {
     "tokenizer.json", "target_tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "source.spm", "target.spm",
 }  # fmt: skip
-PRIVATE = {"data.json", "manifest.json", "checksums.json"}
+PRIVATE = {"data.json"}
 """Files of a run that its resuming needs and nobody else."""
 TELLING = ("record.json", "training_log.jsonl", cards.CURVE)
 """Files that tell of scores."""

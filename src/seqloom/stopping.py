@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -33,6 +35,11 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python handles signals in no other
+            is_launched = "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ)
+            if is_launched and sys.platform == "linux":
+                # A launcher that a signal ends passes on none of them; its end shall be ours, in good order.
+                parent_death_signal = 1  # PR_SET_PDEATHSIG
+                ctypes.CDLL(None).prctl(parent_death_signal, int(signal.SIGTERM))
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's & want it
                     self._before[number] = signal.signal(number, self._note)

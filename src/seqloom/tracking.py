@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -53,7 +54,12 @@ class RunLog:
         if run.accelerator.is_main_process:
             path = run.folder / "training_log.jsonl"
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-            whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one
+            whole = list(itertools.takewhile(_is_whole, lines))  # a kill may have cut the last one
+            if len(lines) > len(whole) + 1:
+                say(
+                    run.accelerator,
+                    f"{path} is damaged from line {len(whole) + 1} on; it goes on after the one before.",
+                )
             done = [line for line in whole if self._is_done(json.loads(line))]  # the rest is done anew
             # Of what is done anew, TensorBoard forgets the first time; the others could only show it twice.
             self.tracked = {_name(json.loads(line)) for line in whole if line not in done}
@@ -62,6 +68,11 @@ class RunLog:
                 aside.write_text("".join(done), encoding="utf-8")
                 os.replace(aside, path)  # neither a kill nor a reader finds half of it
             self.file = path.open("a", encoding="utf-8", buffering=1)
+
+    def sync(self) -> None:
+        """Brings the lines to the disk, before a checkpoint is that counts on them."""
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
     def _is_done(self, line: dict[str, Any]) -> bool:
         # A checkpoint may be of the update that a validation followed.
@@ -321,3 +332,11 @@ def peak_memory(device: torch.device) -> float:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, others KiB
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line of the log came to its end and is what was written."""
+    try:
+        return line.endswith("\n") and "step" in json.loads(line)
+    except json.JSONDecodeError:
+        return False

@@ -39,6 +39,7 @@ from seqloom.building import (
     make_stream,
     make_tokenizer,
     prepare,
+    set_hyper_parameters,
 )
 from seqloom.checkpoints import Progress
 from seqloom.data import Pairs, check_unchanged, encode, load_pairs
@@ -82,8 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("ended at once; --resume goes on from the last checkpoint.", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, StrictDataclassError) as error:
-        if is_main:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        if is_main or getattr(error, "is_own", False):
+            process = "" if is_main else f"process {os.environ['RANK']}: "
+            print(f"error: {process}{' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except RuntimeError as error:
         if not is_lost_connection(error):
@@ -186,6 +188,7 @@ def run_training(
         return rehearse(run)
     if checkpoint is not None:
         run.progress = checkpoints.load_checkpoint(checkpoint, accelerator)
+        set_hyper_parameters(run)
         say(accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
         check_best(run)
         if is_over(run):
@@ -217,7 +220,12 @@ def run_training(
 def check_best(run: Run) -> None:
     """Finds out, before anything more is trained, whether the best model so far is damaged, and mends it if it can."""
     best, progress, accelerator = run.folder / "checkpoints" / "best", run.progress, run.accelerator
-    what = checkpoints.damage(best) if accelerator.is_main_process and progress.best_score is not None else None
+    what = None
+    if accelerator.is_main_process and progress.best_score is not None:
+        if damage := checkpoints.damage(best):
+            what = f"damaged ({damage})"
+        elif (step := checkpoints.step_of(best)) != progress.best_step:  # a kill came between it and its checkpoint
+            what = f"of update {step:,}, while the best so far is of update {progress.best_step:,}"
     (what,) = broadcast_object_list([what])
     if what is None:
         return
@@ -225,19 +233,23 @@ def check_best(run: Run) -> None:
         remedy = "saved again from the checkpoint"
         whole = checkpoints.whole_model(accelerator, run.scored_model)
         if accelerator.is_main_process:
-            checkpoints.save_model(whole, run.tokenizer, best)
+            checkpoints.save_model(whole, run.tokenizer, best, progress.step)
     elif is_over(run):
         return  # there is no validation to come; finish says so
     else:
         remedy = "the next validation's takes its place"
         progress.best_score = None
-    say(accelerator, f"{best} is damaged ({what}); {remedy}.")
+    say(accelerator, f"{best} is {what}; {remedy}.")
 
 
 def train(run: Run) -> None:
     """Opens the log and a progress bar around the loop."""
     with contextlib.closing(RunLog(run)) as log, Console(run, log) as console, StopSignals() as signals:
-        train_until_over(run, log, console, signals)
+        try:
+            train_until_over(run, log, console, signals)
+        except (ValueError, OSError) as error:
+            error.is_own = True  # what befell one process, the others cannot tell
+            raise
     say(run.accelerator, summary(run, log))
 
 
@@ -247,10 +259,10 @@ def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSigna
     while True:
         if is_due(training.eval_steps, progress.step) and log.last_validation != progress.step:
             validate_and_save(run, log)  # a signal came before it
+        started = time.perf_counter()  # reading the data counts, validating and saving do not
         for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
             if is_over(run):
                 break
-            started = time.perf_counter()
             learning_rate = run.scheduler.get_last_lr()[0]
             loss, gradient_norm = make_update(run, position)
             progress.step += 1
@@ -268,6 +280,7 @@ def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSigna
                 validate_and_save(run, log)
             elif is_due(training.save_steps, progress.step) and not is_over(run):
                 save(run, log)
+            started = time.perf_counter()
         else:
             if progress.epoch_updates == 0:
                 raise ValueError(
@@ -293,6 +306,7 @@ def is_due(every: int | None, step: int) -> bool:
 def save(run: Run, log: RunLog) -> None:
     """Saves a checkpoint to resume from."""
     run.progress.log = log.state_dict()
+    log.sync()
     limit = run.settings.training.save_total_limit
     checkpoints.save_checkpoint(run.folder, run.accelerator, run.progress, run.optimizer, limit)
 
@@ -330,7 +344,7 @@ def validate_and_save(run: Run, log: RunLog) -> None:
         whole = checkpoints.whole_model(run.accelerator, run.scored_model)
     if run.accelerator.is_main_process:
         if is_best:
-            checkpoints.save_model(whole, run.tokenizer, run.folder / "checkpoints" / "best")
+            checkpoints.save_model(whole, run.tokenizer, run.folder / "checkpoints" / "best", progress.step)
         if most := training.average_checkpoints:
             rank = sign * score if training.average_kind == "best" else None
             checkpoints.keep_weights(whole, run.folder, progress.step, most, rank)
@@ -375,7 +389,9 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
     """Chooses the final weights, scores them, and writes the model folder with its record and card."""
     settings, accelerator, progress = run.settings, run.accelerator, run.progress
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and (what := checkpoints.damage(run.folder / "checkpoints" / "best")):
+    what = checkpoints.damage(run.folder / "checkpoints" / "best") if accelerator.is_main_process else None
+    (what,) = broadcast_object_list([what])
+    if what is not None:
         raise ValueError(
             f"{run.folder / 'checkpoints' / 'best'} is damaged ({what}), and no validation is left that could replace "
             "it; go on with --resume and more training.max_steps or num_train_epochs, or train anew with --overwrite."
@@ -384,7 +400,7 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
     chosen = f"the best validation's, after update {progress.best_step:,}"
     if run.average is not None:
         chosen += f" (their moving average with decay {settings.training.ema_decay})"
-    if settings.training.average_checkpoints > 1:
+    if settings.training.average_checkpoints > 1 and checkpoints.has_kept_weights(run.folder):
         average = AutoModelForSeq2SeqLM.from_pretrained(run.folder / "checkpoints" / "best").to(accelerator.device)
         steps = checkpoints.load_average(average, run.folder)
         name = settings.training.metric_for_best_model or settings.training.eval_metric or "loss"
@@ -406,7 +422,8 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
     penalty = settings.generation.coverage_penalty
     decoding = {"coverage_penalty": penalty} if penalty else {}  # all else is in the generation config
     if accelerator.is_main_process:
-        model.save_pretrained(run.folder)
+        with checkpoints.explained_when_full(run.folder / "saving-model"):
+            model.save_pretrained(run.folder)
         if split in pairs.splits:
             record["evaluation"] = evaluation.score_split(
                 model, run.tokenizer, pairs.splits[split], settings.evaluation,
