@@ -31,8 +31,6 @@ from seqloom.settings import load_settings
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
-ROOT = Path(__file__).parents[1]
-
 
 @pytest.fixture
 def data(tmp_path):
@@ -308,7 +306,6 @@ def test_odd_locale_and_clock(tmp_path):
     config = configure(tmp_path / "new", pairs)
     code = (
         "import sys, time, random\n"
-        f"sys.path.insert(0, {str(ROOT / 'src')!r})\n"
         "time.time = lambda: random.choice([0.0, 4e9, -1.0])\n"
         "from seqloom.training import main\n"
         f"sys.exit(main([{config!r}]))\n"
