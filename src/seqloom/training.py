@@ -194,16 +194,7 @@ def run_training(
         if is_over(run):
             say(accelerator, "this run is over already: nothing is left to train; its model is scored and saved again.")
     if accelerator.is_main_process:
-        if checkpoint is not None:
-            checkpoints.drop_older(folder, checkpoint.name, training.save_total_limit)  # if a kill came before that
-        if overwrite and folder.exists():  # not before everything that can be wrong with the new run was found right
-            checkpoints.remove_run(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_aside(folder / "settings.yaml", settings.save)
-        provenance = json.dumps(pairs.provenance, indent=2)
-        checkpoints.write_aside(folder / DATA_FILE, lambda aside: aside.write_text(provenance, encoding="utf-8"))
-        if checkpoint is None:
-            checkpoints.save_tokenizer(tokenizer, folder)
+        open_folder(run, checkpoint, overwrite, pairs.provenance)
     accelerator.wait_for_everyone()
     train(run)
     counts = f"a stream; of everything read, {report}" if is_streaming else str(report)
@@ -215,6 +206,21 @@ def run_training(
     if settings.hub.push_to_hub and accelerator.is_main_process:
         sharing.push(folder, settings.hub, say=functools.partial(say, accelerator))
     return record
+
+
+def open_folder(run: Run, checkpoint: Path | None, overwrite: bool, provenance: dict[str, Any]) -> None:
+    """Makes the output folder ready: settings, data and tokenizer lie in it before the first update."""
+    folder, settings = run.folder, run.settings
+    if checkpoint is not None:
+        checkpoints.drop_older(folder, checkpoint.name, settings.training.save_total_limit)  # if a kill came before
+    if overwrite and folder.exists():  # not before everything that can be wrong with the new run was found right
+        checkpoints.remove_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_aside(folder / "settings.yaml", settings.save)
+    data = json.dumps(provenance, indent=2)
+    checkpoints.write_aside(folder / DATA_FILE, lambda aside: aside.write_text(data, encoding="utf-8"))
+    if checkpoint is None:
+        checkpoints.save_tokenizer(run.tokenizer, folder)
 
 
 def check_best(run: Run) -> None:
