@@ -108,6 +108,18 @@ def batch(sources=SOURCES, targets=TARGETS, side="right", extra=0) -> dict:
     return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": pad(targets, value=-100)[0]}
 
 
+def close(first, second, tolerance=1e-5):
+    torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
+
+
+def is_rnn(model) -> bool:
+    return model.config.model_type == "rnn_seq2seq"
+
+
+def gradients(model) -> dict:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
 @pytest.fixture(autouse=True)
 def seed():
     random.seed(0)

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from accelerate import infer_auto_device_map
 from accelerate.utils import FullyShardedDataParallelPlugin, compute_module_sizes
 from accelerate.utils.dataclasses import get_module_class_from_name
-from conftest import ONE_LAYER, RNNS, SOURCES, TARGETS, VOCAB, batch, pad, tiny
+from conftest import ONE_LAYER, RNNS, SOURCES, TARGETS, VOCAB, batch, close, gradients, is_rnn, pad, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -48,18 +48,6 @@ from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqEncoderOutput
 ONE_OF_EACH = ["lstm-luong", "post-norm"]
 FEW = ["gru-bahdanau", "lstm-untied", "post-norm", "gelu-separate"]
 APART = {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 23}
-
-
-def close(first, second, tolerance=1e-5):
-    torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
-
-
-def is_rnn(model) -> bool:
-    return model.config.model_type == "rnn_seq2seq"
-
-
-def gradients(model) -> dict:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 def say(model):

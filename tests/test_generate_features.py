@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SEPARATE, SOURCES, START, TARGETS, VOCAB, pad, tiny
+from conftest import SEPARATE, SOURCES, START, TARGETS, VOCAB, is_rnn, pad, tiny
 from test_generation import END, close, generate, sentences, trained
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -90,10 +90,6 @@ def letters():
     tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, merges=[]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-
-
-def is_rnn(model) -> bool:
-    return model.config.model_type == "rnn_seq2seq"
 
 
 def with_maps(model):

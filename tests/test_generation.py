@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from conftest import RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, batch, pad, tiny
+from conftest import RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, batch, close, pad, tiny
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
@@ -53,10 +53,6 @@ def rnn(request):
 def transformer(request):
     """Every Transformer, taught."""
     return trained(request.param)
-
-
-def close(first, second, tolerance=1e-5):
-    torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
 
 
 def generate(model, sources=SOURCES, side="right", extra=0, **options):

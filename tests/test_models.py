@@ -6,7 +6,21 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import RNNS, SEPARATE, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, batch, pad, tiny
+from conftest import (
+    RNNS,
+    SEPARATE,
+    SOURCES,
+    START,
+    TARGETS,
+    TRANSFORMERS,
+    VOCAB,
+    batch,
+    close,
+    gradients,
+    is_rnn,
+    pad,
+    tiny,
+)
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -18,18 +32,6 @@ from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 EVERY = [*RNNS, *TRANSFORMERS]
 SIDES = ["left", "right", "inside"]
 PAIRS = list(zip(SOURCES, TARGETS, strict=True))
-
-
-def close(first, second, tolerance=1e-5):
-    torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
-
-
-def is_rnn(model) -> bool:
-    return model.config.model_type == "rnn_seq2seq"
-
-
-def gradients(model) -> dict:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 def saved(model, folder):

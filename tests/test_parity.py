@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conftest import RNNS, SOURCES, START, TARGETS, batch, pad, tiny
+from conftest import RNNS, SOURCES, START, TARGETS, batch, close, pad, tiny
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -26,10 +26,6 @@ SIZES = {
     "vocab_size": 20, "d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,
     "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20,
 }  # fmt: skip
-
-
-def close(ours, theirs, tolerance=1e-5):
-    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 def gradients_of(model, value) -> dict:

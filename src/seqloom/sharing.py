@@ -1,4 +1,4 @@
-"""Sharing a finished run on the Hub: everything in one commit, and its scores only once the pushed model gives them.
+"""Sharing a finished run on the Hub: the model in one commit, its scores in another once the pushed model gives them.
 
 1. The record's scores must be those of the predictions that were kept.
 2. Weights, configs, tokenizer, the models' code and settings go up in one commit, with a card that holds no scores: an

@@ -42,7 +42,7 @@ from seqloom.building import (
     set_hyper_parameters,
 )
 from seqloom.checkpoints import Progress
-from seqloom.data import Pairs, check_unchanged, encode, load_pairs
+from seqloom.data import EncodingReport, Pairs, check_unchanged, encode, load_pairs
 from seqloom.decoding import translate
 from seqloom.initialisation import initialise
 from seqloom.settings import Settings, load_settings
@@ -197,15 +197,19 @@ def run_training(
         open_folder(run, checkpoint, overwrite, pairs.provenance)
     accelerator.wait_for_everyone()
     train(run)
-    counts = f"a stream; of everything read, {report}" if is_streaming else str(report)
-    if settings.data.num_workers:
-        counts = "a stream, read by processes of its own"  # which counted apart
-    elif settings.data.split_stream:
-        counts = f"a stream; of what the first process read, {report}"
-    record = finish(run, pairs, {"train": counts, "plan": dataclasses.asdict(plan)})
+    record = finish(run, pairs, {"train": counted(settings, is_streaming, report), "plan": dataclasses.asdict(plan)})
     if settings.hub.push_to_hub and accelerator.is_main_process:
         sharing.push(folder, settings.hub, say=functools.partial(say, accelerator))
     return record
+
+
+def counted(settings: Settings, is_streaming: bool, report: EncodingReport) -> str:
+    """What was kept and dropped, in words: of a stream only what this process has read."""
+    if settings.data.num_workers:
+        return "a stream, read by processes of its own"  # which counted apart
+    if settings.data.split_stream:
+        return f"a stream; of what the first process read, {report}"
+    return f"a stream; of everything read, {report}" if is_streaming else str(report)
 
 
 def open_folder(run: Run, checkpoint: Path | None, overwrite: bool, provenance: dict[str, Any]) -> None:
