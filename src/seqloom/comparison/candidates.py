@@ -1,0 +1,70 @@
+"""What is compared: trained models, one or several (a seed each) of every recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from seqloom.cards import CELLS
+from seqloom.evaluation import load_model
+from seqloom.settings import Settings
+from seqloom.tokenization import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the compared recipes or models."""
+
+    name: str
+    """What it is called in the report: unique, short."""
+    folders: tuple[Path, ...]
+    """Finished models, one a seed; a run of seqloom's has ``settings.yaml``, ``record.json``, ``training_log.jsonl``."""
+    settings: Settings | None
+    """Of its runs; None for a model that another tool trained."""
+    seeds: tuple[int, ...]
+    """Of its runs, in the order of the folders."""
+    predictions: tuple[Path, ...]
+    """``predictions.jsonl`` of the compared split, in the order of the folders; ``scores.json`` lies beside each."""
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The model's config."""
+        return AutoConfig.from_pretrained(self.folders[0])
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The first seed's model, on the machine's accelerator if it has one, and its tokenizer."""
+        return load_model(str(self.folders[0])), load_tokenizer(str(self.folders[0]))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the measures are told."""
+
+    folder: Path
+    """Of the report; a measure may write below it what is too large for a result."""
+    seed: int = 42
+    num_threads: int = 1
+    """CPU threads of what is timed."""
+    num_jobs: int = 1
+    """Processes of one thread each, side by side, of what is not timed."""
+    bootstrap_samples: int = 1000
+
+    @property
+    def device(self) -> torch.device:
+        """The machine's accelerator if it has one."""
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def describe(config: PreTrainedConfig) -> str:
+    """A model's kind in a few words: ``GRU, Luong attention, 1+1 layers of 128``."""
+    if config.model_type == "rnn_seq2seq":
+        attention = {"none": "no attention", "bahdanau": "Bahdanau attention", "luong": "Luong attention"}
+        layers = f"{config.encoder_layers}+{config.decoder_layers} layers of {config.hidden_size}"
+        return f"{CELLS[config.cell_type]}, {attention[config.attention]}, {layers}"
+    if config.model_type == "transformer_seq2seq":
+        layers = f"{config.encoder_layers}+{config.decoder_layers} layers of {config.d_model}"
+        return f"Transformer, {config.encoder_attention_heads} heads, {layers}"
+    return config.model_type

@@ -1,0 +1,57 @@
+"""What the report's figures have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from seqloom.plots import COLOURS, MARKERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def new_figure(columns: int = 1, rows: int = 1, *, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the report's page (9 inches), and its panels in reading order.
+
+    Args:
+        columns, rows: Panels.
+        height: Of a row, in inches.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, height * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel in panels:
+        panel.grid(color="0.9")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour and marker of the candidate or system of that number, the same in every plot."""
+    again, index = divmod(number, len(COLOURS))
+    marker = MARKERS[(index + 3 * again) % len(MARKERS)]
+    return {"color": COLOURS[index], "marker": marker, "markersize": 4.5, "lw": 1.4, "ls": "-." if again else "-"}
+
+
+def share_legend(figure: Figure, panel: Axes) -> None:
+    """One legend above all panels, of the lines of one of them."""
+    handles, labels = panel.get_legend_handles_labels()
+    width = max(map(len, labels), default=1) + 8  # of an entry, in letters
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=max(1, min(len(labels), 110 // width)), frameon=False
+    )
+
+
+def log_scale(panel: Axes, ticks: Sequence[float], axis: str = "x") -> None:
+    """A logarithmic axis with plain numbers at the given places."""
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    getattr(panel, f"set_{axis}scale")("log")
+    scale = getattr(panel, f"{axis}axis")
+    scale.set_major_locator(FixedLocator(list(ticks)))
+    scale.set_minor_locator(NullLocator())
+    scale.set_major_formatter(StrMethodFormatter("{x:,g}"))

@@ -1,0 +1,55 @@
+"""What a report is made of: sections of findings, tables and plots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows; a cell that begins with a number is aligned to the right where all of its column do."""
+
+    header: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+    """What is in it, with the units; a sentence."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture."""
+
+    name: str
+    """Of its file, without an ending: ``data_handling``."""
+    figure: Figure
+    caption: str
+    """What is seen in it, for those too who cannot see it."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Running text under a heading of its own: sentences of a test set, say. Each line is a paragraph."""
+
+    heading: str
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One question and its answer."""
+
+    title: str
+    question: str
+    findings: list[str]
+    """Sentences with the numbers that were measured: what was expected and seen, or expected and not seen."""
+    parts: list[Table | Plot | Passage]
+    how: str
+    """How it was measured."""
+    limits: str
+    """What it does not show."""
+    headline: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Rows for the report's first table: row → candidate or system → value with its unit."""
