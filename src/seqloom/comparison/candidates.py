@@ -21,7 +21,7 @@ class Candidate:
     name: str
     """What it is called in the report: unique, short."""
     folders: tuple[Path, ...]
-    """Finished models, one a seed; a run of seqloom's has ``settings.yaml``, ``record.json``, ``training_log.jsonl``."""
+    """Finished models, one a seed; seqloom's runs have ``settings.yaml``, ``record.json``, ``training_log.jsonl``."""
     settings: Settings | None
     """Of its runs; None for a model that another tool trained."""
     seeds: tuple[int, ...]
