@@ -8,6 +8,8 @@ COMMANDS = {
     "train": ("training", "trains a model, as train.py does"),
     "evaluate": ("evaluation", "scores a model, as evaluate.py does"),
     "translate": ("translation", "translates lines of text"),
+    "compare": ("comparison.command", "compares models: RNN or Transformer?"),
+    "attend": ("attending", "draws what a model looks at while it writes"),
     "plot": ("plotting", "draws the curves of runs"),
     "push": ("sharing", "shares a finished run on the Hub"),
 }

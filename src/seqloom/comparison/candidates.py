@@ -58,13 +58,16 @@ class Options:
         return torch.accelerator.current_accelerator() or torch.device("cpu")
 
 
-def describe(config: PreTrainedConfig) -> str:
-    """A model's kind in a few words: ``GRU, Luong attention, 1+1 layers of 128``."""
+def kind(config: PreTrainedConfig) -> str:
+    """A model's kind in a few words: ``GRU, Luong attention``, ``LSTM, no attention``, ``Transformer``."""
     if config.model_type == "rnn_seq2seq":
         attention = {"none": "no attention", "bahdanau": "Bahdanau attention", "luong": "Luong attention"}
-        layers = f"{config.encoder_layers}+{config.decoder_layers} layers of {config.hidden_size}"
-        return f"{CELLS[config.cell_type]}, {attention[config.attention]}, {layers}"
-    if config.model_type == "transformer_seq2seq":
-        layers = f"{config.encoder_layers}+{config.decoder_layers} layers of {config.d_model}"
-        return f"Transformer, {config.encoder_attention_heads} heads, {layers}"
-    return config.model_type
+        return f"{CELLS[config.cell_type]}, {attention[config.attention]}"
+    return "Transformer" if config.model_type == "transformer_seq2seq" else config.model_type
+
+
+def describe(config: PreTrainedConfig) -> str:
+    """Its kind and its size: ``GRU, Luong attention, 1+1 layers of 128``."""
+    if config.model_type not in ("rnn_seq2seq", "transformer_seq2seq"):
+        return kind(config)
+    return f"{kind(config)}, {config.encoder_layers}+{config.decoder_layers} layers of {config.hidden_size}"

@@ -1,0 +1,284 @@
+"""Attention or none: quality against the length of the source, on the test data and on a task of pure recall.
+
+Without attention one state of fixed size must hold the whole source, and long sentences are lost (Cho et al. 2014b,
+arXiv:1409.1259; Bahdanau et al. 2015, figure 2). The recall task asks for nothing else: a row of random letters is to
+be repeated.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoConfig
+
+from seqloom import metrics
+from seqloom.cards import METRICS
+from seqloom.comparison.candidates import Candidate, Options, describe, kind
+from seqloom.comparison.drawing import look, new_figure
+from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.trainings import train_all
+from seqloom.settings import load_settings
+from seqloom.significance import Statistics, interval
+
+RECIPES = ("scan-rnn-no-attention", "scan-rnn", "scan-transformer")
+"""Whose models and optimizers the recall task is learnt with."""
+LETTERS = "abcdefghijklmnopqrst"
+BATCH_TOKENS = 1024
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    options: Options,
+    *,
+    num_buckets: int = 6,
+    longest: int = 40,
+    updates: int = 1200,
+    num_pairs: int = 20_000,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Scores by source length.
+
+    Args:
+        candidates: Their predictions for the test data.
+        options: ``seed``, ``num_jobs``, ``bootstrap_samples`` and ``folder`` count.
+        num_buckets: Of about as many sentences each, on the test data.
+        longest, updates, num_pairs: The recall task's rows have 1 to ``longest`` letters.
+        overrides: Words of the command line for the recall task's recipes.
+    """
+    return {
+        "data": by_length(candidates, num_buckets, options.bootstrap_samples) if candidates else None,
+        "recall": recall(options, longest, updates, num_pairs, overrides),
+    }
+
+
+def by_length(candidates: Sequence[Candidate], num_buckets: int, bootstrap_samples: int) -> dict[str, Any]:
+    """The first metric's score in buckets of source length, on the test data; the first seed's outputs."""
+    scores, name, options, unit = {}, "", {}, ""
+    for candidate in candidates:
+        file = candidate.predictions[0]
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        if not name:
+            about = json.loads((file.parent / "scores.json").read_text(encoding="utf-8"))
+            name = next((metric for metric in about["metrics"] if metric in metrics.METRICS), "chrf")
+            options = candidate.settings.evaluation.metric_kwargs.get(name, {}) if candidate.settings else {}
+            lengths = np.array([len(line["source"].split()) for line in lines])
+            unit = "words"
+            if np.median(lengths) <= 1:  # a script without spaces
+                lengths, unit = np.array([len(line["source"]) for line in lines]), "characters"
+            buckets = cut(lengths, num_buckets)
+        outputs, references = ([line[side] for line in lines] for side in ("hypothesis", "reference"))
+        statistics = metrics.statistics(name, outputs, references, **options)
+        scores[candidate.name] = in_buckets(statistics, lengths, buckets, bootstrap_samples)
+    counts = [int(((lengths >= low) & (lengths <= high)).sum()) for low, high in buckets]
+    kinds = {candidate.name: describe(candidate.config) for candidate in candidates}
+    return {
+        "metric": name, "unit": unit, "buckets": [list(bucket) for bucket in buckets], "counts": counts,
+        "scores": scores, "kinds": kinds,
+    }  # fmt: skip
+
+
+def cut(lengths: np.ndarray, num_buckets: int) -> list[tuple[int, int]]:
+    """Ranges of length (both ends included) that hold about as many sentences each and leave no sentence out.
+
+    Args:
+        lengths: (sentences,).
+        num_buckets: At most so many; fewer where many sentences are of one length.
+    """
+    bounds = np.unique(np.quantile(lengths, np.linspace(0, 1, num_buckets + 1), method="inverted_cdf").astype(int))
+    if len(bounds) == 1:
+        return [(int(bounds[0]), int(bounds[0]))]
+    lows = [bounds[0], *(bound + 1 for bound in bounds[1:-1])]
+    return [(int(low), int(high)) for low, high in zip(lows, bounds[1:], strict=True)]
+
+
+def in_buckets(
+    statistics: Statistics, lengths: np.ndarray, buckets: Sequence[tuple[int, int]], bootstrap_samples: int
+) -> list[dict[str, Any]]:
+    """The score of every bucket, with its 95 % bootstrap interval."""
+    found = []
+    for low, high in buckets:
+        values = statistics.values[(lengths >= low) & (lengths <= high)]  # (sentences in it, statistics)
+        part = Statistics(values, statistics.score)
+        found.append(
+            {
+                "score": float(part.score(values.sum(0))),
+                "interval": interval(part, bootstrap_samples) if bootstrap_samples else None,
+            }
+        )
+    return found
+
+
+def recall(
+    options: Options, longest: int, updates: int, num_pairs: int, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Trains RNN without, RNN with attention and Transformer to repeat rows of letters; accuracy by their length."""
+    folder = options.folder / "recall"
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = {"train": num_pairs, "validation": max(10, num_pairs // 80), "test": max(20, num_pairs // 10)}
+    letters = random.Random(options.seed)
+    paths = {}
+    for split, size in sizes.items():
+        paths[split] = folder / f"{split}.csv"
+        with paths[split].open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["source", "target"])
+            for _ in range(size):
+                row = " ".join(letters.choices(LETTERS, k=letters.randint(1, longest)))
+                table.writerow([row, row])
+    common = [
+        "--dataset", "null", "--data.split", "null", "--source", "source", "--target", "target",
+        *(word for split, path in paths.items() for word in (f"--{split}_files", str(path))),
+        "--batch_tokens", str(BATCH_TOKENS), "--max_steps", str(updates), "--eval_steps", str(updates),
+        "--learning_rate", "0.001", "--encoder_layers", "1", "--decoder_layers", "1",
+        "--seed", str(options.seed), "--num_threads", "1", "--eval_metric", "null",
+        "--metrics", "token_accuracy", "--bootstrap_samples", "0",
+    ]  # fmt: skip
+    runs = {}
+    for recipe in RECIPES:
+        config = str(files("seqloom.configs").joinpath(f"{recipe}.yaml"))
+        settings = load_settings(config, [*common, *overrides, "--output_dir", str(folder / recipe)])
+        runs[recipe] = settings
+    train_all(list(runs.values()), options.num_jobs)
+    width = max(1, longest // 8)
+    buckets = [(low, min(low + width - 1, longest)) for low in range(1, longest + 1, width)]
+    systems = {}
+    for settings in runs.values():
+        out = Path(settings.output_dir)
+        record = json.loads((out / "record.json").read_text(encoding="utf-8"))
+        lines = (out / "evaluation" / "test" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = [json.loads(line) for line in lines]
+        outputs, references = ([line[side] for line in lines] for side in ("hypothesis", "reference"))
+        lengths = np.array([len(reference.split()) for reference in references])
+        statistics = metrics.statistics("token_accuracy", outputs, references)
+        config = AutoConfig.from_pretrained(out)
+        systems[kind(config)] = {
+            "description": describe(config),
+            "parameters": record["model"]["parameters"],
+            "scores": [entry["score"] for entry in in_buckets(statistics, lengths, buckets, 0)],
+        }
+    return {"buckets": [list(bucket) for bucket in buckets], "updates": updates, "pairs": num_pairs, "systems": systems}
+
+
+def section(result: dict[str, Any]) -> Section:
+    """What the scores say."""
+    data, probe = result["data"], result["recall"]
+    findings = [_finding(data)] if data else []
+    findings.append(_recall_finding(probe))
+    figure, panels = new_figure(2 if data else 1)
+    if data:
+        _draw_data(panels[0], data)
+    for number, (name, system) in enumerate(probe["systems"].items()):
+        places = [(low + high) / 2 for low, high in probe["buckets"]]
+        panels[-1].plot(places, system["scores"], label=name, **look(number))
+    panels[-1].set_xlabel("letters to repeat")
+    panels[-1].set_ylabel("token accuracy (%)")
+    panels[-1].set_title("the recall task", fontsize="medium")
+    panels[-1].set_ylim(0, 103)
+    panels[-1].set_xlim(left=0)
+    for panel in panels:
+        panel.legend(loc="lower left", fontsize="small", framealpha=0.9, edgecolor="white")
+    parts = [Plot("attention_or_none", figure, "Quality against the length of the source.")]
+    headline: dict[str, dict[str, str]] = {}
+    if data:
+        label = METRICS.get(data["metric"], data["metric"])
+        header = [f"{low} to {high}" if low != high else f"{low}" for low, high in data["buckets"]]
+        rows = [["sentences", *(f"{count:,}" for count in data["counts"])]]
+        rows += [[name, *(f"{entry['score']:.2f}" for entry in entries)] for name, entries in data["scores"].items()]
+        parts.append(Table([f"source {data['unit']}", *header], rows, f"{label} on the test data by source length."))
+        first, last = header[0], header[-1]
+        headline[f"attention: {label} on sources of {first} / of {last} {data['unit']}"] = {
+            name: f"{entries[0]['score']:.1f} / {entries[-1]['score']:.1f}" for name, entries in data["scores"].items()
+        }
+    header = [f"{low} to {high}" for low, high in probe["buckets"]]
+    rows = [[name, *(f"{score:.1f}" for score in system["scores"])] for name, system in probe["systems"].items()]
+    parts.append(Table(["letters", *header], rows, "Token accuracy (%) of repeating rows of random letters."))
+    low, high = probe["buckets"][-1]
+    headline[f"attention: recall of {low} to {high} letters"] = {
+        name: f"{system['scores'][-1]:.1f} %" for name, system in probe["systems"].items()
+    }
+    sizes = "; ".join(
+        f"{system['description']}, {system['parameters']:,} parameters" for system in probe["systems"].values()
+    )
+    return Section(
+        title="Attention or none",
+        question="What is lost when one state of fixed size must hold the whole source?",
+        findings=findings,
+        parts=parts,
+        how="On the test data: the sentences in buckets of source length, each bucket scored by itself (shaded: 95 % "
+        f"bootstrap intervals). The recall task: {probe['pairs']:,} rows of 1 to {probe['buckets'][-1][1]} letters out "
+        f"of {len(LETTERS)} to be repeated, {probe['updates']:,} updates of {BATCH_TOKENS:,} tokens, Adam at the same "
+        f"rate for all ({sizes}), tested on rows not seen in training.",
+        limits="Longer sentences are also harder in other ways, so a fall with length on the data is not the missing "
+        "attention's alone; compare it with that of the models that have one. In the recall task it is, but a task of "
+        "pure memory says little about language.",
+        headline=headline,
+    )  # fmt: skip
+
+
+def _finding(data: dict[str, Any]) -> str:
+    """Whether models without attention fall behind on long sources, on the test data."""
+    label = METRICS.get(data["metric"], data["metric"])
+    sign = 1 if metrics.higher_is_better(data["metric"]) else -1
+    without = [name for name, words in data["kinds"].items() if "no attention" in words]
+    others = [name for name in data["kinds"] if name not in without]
+    ends = {name: (entries[0]["score"], entries[-1]["score"]) for name, entries in data["scores"].items()}
+    told = "; ".join(f"{name} {first:.1f} and {last:.1f}" for name, (first, last) in ends.items())
+    text = f"{label} on the shortest and on the longest sources: {told}."
+    if not without or not others:
+        return f"{text} There is no pair of models with and without attention here to say what attention gives."
+    (low, high), best = data["buckets"][-1], max(others, key=lambda name: sign * ends[name][1])
+    lost = [name for name in without if _is_behind(data["scores"][name][-1], data["scores"][best][-1], sign)]
+    if len(lost) == len(without):
+        gaps = ", ".join(f"{name} by {abs(ends[best][1] - ends[name][1]):.1f}" for name in lost)
+        return (
+            f"{text} Expected and seen: on sources of {low} to {high} {data['unit']}, models without attention are "
+            f"behind {best} ({gaps})."
+        )
+    kept = ", ".join(name for name in without if name not in lost)
+    return (
+        f"{text} Expected but not seen on these data: on sources of {low} to {high} {data['unit']}, {kept} is not "
+        f"behind {best} by more than the 95 % intervals allow."
+    )
+
+
+def _is_behind(entry: dict[str, Any], best: dict[str, Any], sign: int) -> bool:
+    """Whether a bucket's score is worse, and the intervals do not overlap where there are some."""
+    if entry["interval"] is None or best["interval"] is None:
+        return sign * entry["score"] < sign * best["score"]
+    worse, better = (sorted(sign * bound for bound in part["interval"]) for part in (entry, best))
+    return worse[1] < better[0]
+
+
+def _recall_finding(probe: dict[str, Any]) -> str:
+    ends = {name: (system["scores"][0], system["scores"][-1]) for name, system in probe["systems"].items()}
+    (first_low, first_high), (low, high) = probe["buckets"][0], probe["buckets"][-1]
+    told = "; ".join(f"{name} {first:.0f} % and {last:.0f} %" for name, (first, last) in ends.items())
+    text = f"Repeating {first_low} to {first_high} and {low} to {high} letters: {told}."
+    falls = [name for name, (first, last) in ends.items() if last < first - 20]
+    without = [name for name in ends if "no attention" in name]
+    if without and set(falls) == set(without):
+        return f"{text} Expected and seen: the RNN without attention, and it alone, forgets with the length."
+    if set(without) <= set(falls):
+        others = ", ".join(name for name in falls if name not in without)
+        return f"{text} The RNN without attention forgets with the length, as expected; so, here, does {others}."
+    return f"{text} Expected but not seen: that the RNN without attention forgets with the length."
+
+
+def _draw_data(panel, data: dict[str, Any]) -> None:
+    places = [(low + high) / 2 for low, high in data["buckets"]]
+    for number, (name, entries) in enumerate(data["scores"].items()):
+        panel.plot(places, [entry["score"] for entry in entries], label=name, **look(number))
+        if all(entry["interval"] for entry in entries):
+            lows, highs = zip(*(entry["interval"] for entry in entries), strict=True)
+            panel.fill_between(places, lows, highs, color=look(number)["color"], alpha=0.12, lw=0)
+    label = METRICS.get(data["metric"], data["metric"])
+    panel.set_xlabel(f"length of the source ({data['unit']})")
+    panel.set_ylabel(f"{label} (%)")
+    panel.set_title("the test data", fontsize="medium")

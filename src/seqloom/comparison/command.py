@@ -1,0 +1,351 @@
+"""The command ``seqloom compare``: trains or takes models, asks all measures, writes the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqloom.comparison import report
+from seqloom.comparison.candidates import Candidate, Options, describe, kind
+from seqloom.comparison.report import MEASURES
+from seqloom.comparison.trainings import is_finished, train_all
+from seqloom.data import load_pairs
+from seqloom.evaluation import environment, evaluate_model
+from seqloom.plotting import names_of
+from seqloom.settings import (
+    DataSettings,
+    EvaluationSettings,
+    GenerationSettings,
+    ScoringSettings,
+    Settings,
+    load_settings,
+)
+from seqloom.tracking import duration, quieten_libraries
+
+USAGE = (
+    "usage: seqloom compare CONFIG.yaml|MODEL ... [--output report] [--seeds 1 2 3] [--measures NAME ...] "
+    "[--split test] [--num_threads 1] [--num_jobs N] [--key value ...] [--resume | --overwrite]"
+)
+REQUEST = "comparison.json"
+"""What was asked for; a folder that has it is a comparison's."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, understood."""
+
+    configs: tuple[str, ...]
+    models: tuple[str, ...]
+    output: Path
+    overrides: tuple[str, ...] = ()
+    """Words of the command line that go to the settings."""
+    seeds: tuple[int, ...] = ()
+    """For the configurations; none: each recipe's own."""
+    measures: tuple[str, ...] = tuple(MEASURES)
+    split: str = "test"
+    num_threads: int = 1
+    num_jobs: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a comparison that is resumed must have in common with the one that was begun."""
+        names = ("configs", "models", "overrides", "seeds", "split", "num_threads")
+        return {name: value if isinstance(value := getattr(self, name), str | int) else list(value) for name in names}
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    words = list(argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE, "", f"Measures: {', '.join(MEASURES)}; default: all.", sep="\n")
+        print("A CONFIG is trained on this machine; a MODEL is a folder or a name on the Hub and is taken as it is.")
+        print("Keys are the settings of configs/*.yaml; for a MODEL those of data:, generation: and evaluation:.")
+        return 0 if words else 2
+    flags = {flag: f"--{flag}" in words for flag in ("resume", "overwrite")}
+    words = [word for word in words if word not in ("--resume", "--overwrite")]
+    try:
+        request = read_words(words)
+        if flags["resume"] and flags["overwrite"]:
+            raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(
+                "a comparison is one process: what it times must not be shared. Train large models with accelerate "
+                "launch train.py, and compare their output folders."
+            )
+        quieten_libraries()
+        compare(request, command=shlex.join(["seqloom", "compare", *argv]), **flags)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ended at once; --resume goes on with what is done.", file=sys.stderr)
+        return 130
+    print(f"\nthe report is in {request.output / 'report.html'} (and report.md, report.json)")
+    return 0
+
+
+def read_words(words: Sequence[str]) -> Request:
+    """The request that the command line makes.
+
+    Raises:
+        ValueError: A word is unknown or a value is missing or wrong.
+    """
+    subjects, own, overrides, name = [], {}, [], ""
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            if name in ("output", "seeds", "measures", "split", "num_threads", "num_jobs"):
+                if name in own:
+                    raise ValueError(f"--{name} is given twice; give it once.")
+                own[name] = [value] if equals else []
+            else:
+                overrides.append(word)
+        elif name in own:
+            own[name].append(word)
+        elif name:
+            overrides.append(word)
+        else:
+            subjects.append(word)
+    for name, values in own.items():
+        if not values or (len(values) > 1 and name not in ("seeds", "measures")):
+            raise ValueError(f"--{name} has {len(values)} values. {USAGE}")
+    if not subjects:
+        raise ValueError(f"nothing to compare is given. {USAGE}")
+    numbers = {}
+    for name, least in (("seeds", 0), ("num_threads", 1), ("num_jobs", 1)):
+        for value in own.get(name, []):
+            if not value.isdecimal() or int(value) < least:
+                raise ValueError(f"--{name} is {value!r}; it must be a whole number, {least} or more.")
+        numbers[name] = tuple(map(int, own.get(name, [])))
+    if len(set(numbers["seeds"])) < len(numbers["seeds"]):
+        raise ValueError("a seed is given twice in --seeds; give each once.")
+    unknown = [name for name in own.get("measures", []) if name not in MEASURES]
+    if unknown:
+        raise ValueError(f"--measures has {unknown[0]!r}; there are {', '.join(MEASURES)}.")
+    is_config = [word.endswith((".yaml", ".yml")) for word in subjects]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Request(
+        configs=tuple(word for word, config in zip(subjects, is_config, strict=True) if config),
+        models=tuple(word for word, config in zip(subjects, is_config, strict=True) if not config),
+        output=Path(own.get("output", ["report"])[0]),
+        overrides=tuple(overrides),
+        seeds=numbers["seeds"],
+        measures=tuple(name for name in MEASURES if name in own.get("measures", MEASURES)),
+        split=own.get("split", ["test"])[0],
+        num_threads=(numbers["num_threads"] or (1,))[0],
+        num_jobs=(numbers["num_jobs"] or (cores,))[0],
+    )
+
+
+def compare(request: Request, *, command: str, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Trains, scores and measures, and writes the report.
+
+    Args:
+        request: What to compare, and how.
+        command: For the record.
+        resume: Go on with the comparison in the output folder.
+        overwrite: Delete the comparison in it first.
+
+    Returns:
+        What was written to ``report.json``.
+
+    Raises:
+        ValueError: The request, the data or the output folder do not allow it, or a training failed.
+    """
+    names = names_of_subjects(request)
+    runs = recipes(request, names)
+    check_same_pairs(runs, request.split)
+    make_folder(request, resume, overwrite)
+    torch.set_num_threads(request.num_threads)
+    train_all([settings for per_seed in runs.values() for settings in per_seed])
+    candidates = [trained(name, per_seed, request) for name, per_seed in runs.items()]
+    candidates += [taken(name, model, request) for name, model in zip(names[len(runs) :], request.models, strict=True)]
+
+    options = Options(
+        folder=request.output,
+        seed=request.seeds[0] if request.seeds else 42,
+        num_threads=request.num_threads,
+        num_jobs=request.num_jobs,
+    )
+    results, seconds = {}, {}
+    for number, name in enumerate(request.measures, start=1):
+        kept = request.output / "measures" / f"{name}.json"
+        print(f"\nmeasure {number} of {len(request.measures)}: {name.replace('_', ' ')}", flush=True)
+        if kept.is_file():
+            print("  measured before")
+        else:
+            started = time.perf_counter()
+            module = importlib.import_module(f"seqloom.comparison.{MEASURES[name]}")
+            result = module.measure(candidates, options)
+            entry = {"seconds": round(time.perf_counter() - started, 1), "result": result}
+            kept.parent.mkdir(exist_ok=True)
+            aside = kept.with_suffix(".saving")
+            aside.write_text(json.dumps(entry, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+            os.replace(aside, kept)
+        entry = json.loads(kept.read_text(encoding="utf-8"))
+        results[name], seconds[name] = entry["result"], entry["seconds"]
+        print(f"  {duration(entry['seconds'])}")
+    record = {
+        "command": command,
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment(),
+        "candidates": [
+            {
+                "name": candidate.name,
+                "kind": kind(candidate.config),
+                "description": describe(candidate.config),
+                "folders": [str(folder) for folder in candidate.folders],
+                "seeds": list(candidate.seeds),
+            }
+            for candidate in candidates
+        ],
+        "seconds": {"training": round(trained_seconds(runs), 1), **seconds},
+        "measures": results,
+    }
+    report.write(request.output, record)
+    return record
+
+
+def names_of_subjects(request: Request) -> list[str]:
+    """What the report calls them, configurations first."""
+    folders = [model for model in request.models if Path(model).is_dir()]
+    short = dict(zip(folders, names_of([Path(folder) for folder in folders]), strict=True)) if folders else {}
+    names = [Path(config).stem for config in request.configs]
+    names += [short.get(model, model) for model in request.models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two of what is to be compared are called {name}; rename one of them, or give it once.")
+    return names
+
+
+def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]:
+    """The settings of every training, by candidate: one a seed."""
+    found: dict[str, list[Settings]] = {}
+    for name, config in zip(names, request.configs, strict=False):
+        settings = load_settings(config, request.overrides)
+        for seed in request.seeds or (settings.training.seed,):
+            found.setdefault(name, []).append(
+                dataclasses.replace(
+                    settings,
+                    training=dataclasses.replace(settings.training, seed=seed),
+                    evaluation=dataclasses.replace(settings.evaluation, split=request.split),
+                    hub=dataclasses.replace(settings.hub, push_to_hub=None, hub_private_repo=None, hub_revision=None),
+                    output_dir=str(request.output / "models" / f"{name}-seed-{seed}"),
+                )
+            )
+    return found
+
+
+def check_same_pairs(runs: dict[str, list[Settings]], split: str) -> None:
+    """Refuses recipes that would be scored on different sentences, before anything is trained."""
+    first, pairs = "", None
+    for name, per_seed in runs.items():
+        for settings in per_seed:
+            found = load_pairs(settings.data, settings.training.seed, splits=(split,)).splits.get(split)
+            if found is None:
+                raise ValueError(f"the data of {name} have no {split} split; choose another one with --split.")
+            texts = (found["source"][:], found["target"][:])
+            if pairs is None:
+                first, pairs = name, texts
+            elif texts != pairs:
+                raise ValueError(
+                    f"{first} and {name} would be scored on different sentences; give both the same data "
+                    "(--dataset or --test_files), and to several seeds a split that is not cut by the seed."
+                )
+
+
+def make_folder(request: Request, resume: bool, overwrite: bool) -> None:
+    """Makes the output folder ready, and refuses to write over anything unless told to."""
+    folder, asked = request.output, request.to_dict()
+    is_comparison = (folder / REQUEST).is_file()
+    if resume:
+        if not is_comparison:
+            raise ValueError(f"there is no comparison to resume in {folder}; start it without --resume.")
+        before = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+        others = [name for name in asked if asked[name] != before.get(name)]
+        if others:
+            raise ValueError(
+                f"the comparison in {folder} was begun with another {', '.join(others)}; resume it with the same "
+                "words, or take another --output."
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise ValueError(
+                f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
+                "another --output."
+            )
+        if not is_comparison:
+            raise ValueError(f"{folder} holds no comparison, so --overwrite will not delete it; choose another one.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / REQUEST).write_text(json.dumps(asked, indent=2), encoding="utf-8")
+
+
+def trained(name: str, per_seed: Sequence[Settings], request: Request) -> Candidate:
+    """A recipe whose trainings are finished; they have scored the split already."""
+    folders = tuple(Path(settings.output_dir) for settings in per_seed)
+    return Candidate(
+        name,
+        folders,
+        per_seed[0],
+        tuple(settings.training.seed for settings in per_seed),
+        tuple(folder / "evaluation" / request.split / "predictions.jsonl" for folder in folders),
+    )
+
+
+def taken(name: str, model: str, request: Request) -> Candidate:
+    """A model as it is, scored here."""
+    folder = request.output / "predictions" / name.replace("/", "--")
+    if not (folder / "scores.json").is_file():
+        print(f"\nscoring {model}", flush=True)
+        words = [*scoring_words(request.overrides), "--split", request.split, "--output_dir", str(folder)]
+        evaluate_model(model, words, overwrite=True)
+    path = Path(model) / "settings.yaml"
+    settings = load_settings(path) if path.is_file() else None
+    seeds = (settings.training.seed,) if settings else ()
+    return Candidate(name, (Path(model),), settings, seeds, (folder / "predictions.jsonl",))
+
+
+def scoring_words(overrides: Sequence[str]) -> list[str]:
+    """Those of the overrides that scoring knows: a model that is trained has no learning rate."""
+    sections = {"data": DataSettings, "generation": GenerationSettings, "evaluation": EvaluationSettings}
+    known = {field.name for cls in (*sections.values(), ScoringSettings) for field in dataclasses.fields(cls)}
+    words, is_wanted = [], False
+    for word in overrides:
+        if word.startswith("--"):
+            section, dot, _ = word[2:].partition("=")[0].partition(".")
+            is_wanted = section in (sections if dot else known)
+        if is_wanted:
+            words.append(word)
+    return words
+
+
+def trained_seconds(runs: dict[str, list[Settings]]) -> float:
+    """Of all trainings, by their records."""
+    folders = [Path(settings.output_dir) for per_seed in runs.values() for settings in per_seed]
+    records = [folder / "record.json" for folder in folders if is_finished(folder)]
+    return sum(json.loads(file.read_text(encoding="utf-8"))["progress"]["seconds"] for file in records)
+
+
+def commit() -> str | None:
+    """Of the checkout that this code is from, with ``-dirty`` where something in it is changed; None outside of one."""
+    checkout = Path(__file__).parents[3]
+    if shutil.which("git") is None or not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -1,0 +1,171 @@
+"""The report of a comparison: ``report.md``, a self-contained ``report.html`` and ``report.json``.
+
+All three are made from ``report.json``'s values alone: `write` with what it holds gives the same report again.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import io
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from seqloom import plots
+from seqloom.comparison.sections import Passage, Plot, Section, Table
+
+MEASURES = {
+    "quality": "quality",
+    "learning_curves": "learning_curves",
+    "attention": "attention_or_none",
+    "data_handling": "data_handling",
+    "weight": "weight",
+    "generation": "generating",
+    "memory_tasks": "memory_tasks",
+    "gradients": "gradient_flow",
+    "generalisation": "generalisation",
+}
+"""The measures in the order of the report: name, and the module that has its ``measure`` and ``section``."""
+
+
+def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
+    """The sections of all measures that were taken."""
+    return {
+        name: importlib.import_module(f"seqloom.comparison.{module}").section(measures[name])
+        for name, module in MEASURES.items()
+        if name in measures
+    }
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Writes the report.
+
+    Args:
+        folder: Where it goes; pictures go to ``figures`` in it.
+        record: ``candidates`` (name, description, kind, folders, seeds of each), ``measures`` (the results by the names
+            of `MEASURES`), ``seconds`` of each of them, ``command``, ``commit``, ``date``, ``environment``.
+    """
+    sections = sections_of(record["measures"])
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for section in sections.values():
+        for part in section.parts:
+            if isinstance(part, Plot):
+                plots.save_png(part.figure, folder / "figures" / f"{part.name}.png")
+    summary = summary_tables(record["candidates"], sections)
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / "report.json").write_text(text, encoding="utf-8")
+    (folder / "report.md").write_text(markdown(record, summary, sections), encoding="utf-8")
+    (folder / "report.html").write_text(html(record, summary, sections), encoding="utf-8")
+
+
+def summary_tables(candidates: Sequence[dict[str, Any]], sections: dict[str, Section]) -> list[Table]:
+    """What the sections put forward, side by side: one table of the candidates, one of the systems of equal width.
+
+    A row that speaks of systems (``GRU, Luong attention``) is for the candidates of that kind too, but for those it was
+    not measured with their own weights and sizes; so it stays in a table of its own.
+    """
+    names = [candidate["name"] for candidate in candidates]
+    own: list[list[str]] = []
+    others: dict[tuple[str, ...], list[list[str]]] = {}
+    for section in sections.values():
+        for row, values in section.headline.items():
+            if set(values) <= set(names):
+                own.append([row, *(values.get(name, "–") for name in names)])
+            else:
+                others.setdefault(tuple(values), []).append([row, *values.values()])
+    kinds = ["kind", *(candidate["description"] for candidate in candidates)]
+    tables = [Table(["", *names], [kinds, *own], "The models that were compared.")] if names else []
+    for header, rows in others.items():
+        tables.append(Table(["", *header], rows, "The families themselves, of equal width and depth."))
+    return tables
+
+
+def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+    """The report as Markdown; its pictures are files in ``figures``."""
+    lines = ["# RNN or Transformer?", "", provenance(record), "", f"    {' '.join(record['command'].split())}", ""]
+    lines += ["## In short", ""]
+    for table in summary:
+        lines += [*_markdown_table(table), ""]
+    for name, section in sections.items():
+        lines += [f"## {section.title}", "", f"*{section.question}*", ""]
+        lines += [*(f"- {_plain(finding)}" for finding in section.findings), ""]
+        for part in section.parts:
+            if isinstance(part, Plot):
+                lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
+            elif isinstance(part, Table):
+                lines += [*_markdown_table(part), ""]
+            else:
+                lines += [
+                    f"### {_plain(part.heading)}",
+                    "",
+                    *(line for text in part.lines for line in (_plain(text), "")),
+                ]
+        lines += [f"**How it was measured.** {_plain(section.how)}", ""]
+        lines += [f"**What it does not show.** {_plain(section.limits)}", "", f"({_seconds(record, name)})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def provenance(record: dict[str, Any]) -> str:
+    """Where the numbers come from: commit, day, machine, versions."""
+    about = record["environment"]
+    versions = ", ".join(f"{name} {about[name]}" for name in ("seqloom", "torch", "transformers") if name in about)
+    commit = f"at commit {record['commit']}" if record["commit"] else "outside of a git checkout"
+    return (
+        f"Measured on {record['date']} {commit}: {about['hardware']}, Python {about['python']}, {versions}; "
+        f"{sum(record['seconds'].values()):,.0f} s in all."
+    )
+
+
+def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+    """The report as one page that needs no other file."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.tests["table"] = lambda part: isinstance(part, Table)
+    environment.tests["plot"] = lambda part: isinstance(part, Plot)
+    environment.tests["passage"] = lambda part: isinstance(part, Passage)
+    environment.filters["picture"] = _picture
+    environment.filters["numeric"] = _numeric
+    template = files("seqloom.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        command=record["command"],
+        provenance=provenance(record),
+        summary=summary,
+        sections=[(name, section, _seconds(record, name)) for name, section in sections.items()],
+    )
+
+
+def _seconds(record: dict[str, Any], name: str) -> str:
+    return f"{record['seconds'].get(name, 0):,.0f} s for this section"
+
+
+def _picture(plot: Plot) -> str:
+    """As an address that holds the picture itself."""
+    buffer = io.BytesIO()
+    plot.figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _numeric(table: Table) -> list[bool]:
+    """Which columns hold numbers, with or without units, and are aligned to the right."""
+    columns = zip(*table.rows, strict=True)
+    return [all(re.match(r"[-−+±<≈]?\s?\d|[–-]?$", cell) for cell in column) for column in columns]
+
+
+def _markdown_table(table: Table) -> list[str]:
+    numeric = _numeric(table)
+    rows = [table.header, *table.rows]
+    lines = [f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows]
+    lines.insert(1, f"|{'|'.join(' ---: ' if is_number else ' --- ' for is_number in numeric)}|")
+    return [_plain(table.caption), "", *lines] if table.caption else lines
+
+
+def _plain(text: str) -> str:
+    """Text of a test set, say, as Markdown that shows it letter for letter."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))
