@@ -15,7 +15,7 @@ from seqloom import metrics
 from seqloom.comparison import attention_or_none, generalisation, report
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.command import Request, commit, compare, main, read_words, scoring_words
-from seqloom.comparison.sections import Passage, Section, Table
+from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.trainings import train_all
 from seqloom.settings import load_settings
 
@@ -31,8 +31,9 @@ def data(tmp_path_factory):
 class TestWords:
     def test_everything(self):
         words = [
-            "a.yaml", "runs/b", "c.yml", "--output", "out", "--seeds", "1", "2", "--max_steps", "5", "--measures", "weight",
-            "quality", "--split", "validation", "--num_threads", "2", "--num_jobs=3", "--test_files", "x", "y",
+            "a.yaml", "runs/b", "c.yml", "--output", "out", "--seeds", "1", "2", "--max_steps", "5", "--measures",
+            "weight", "quality", "--split", "validation", "--num_threads", "2", "--num_jobs=3", "--test_files",
+            "x", "y",
         ]  # fmt: skip
         assert read_words(words) == Request(
             configs=("a.yaml", "c.yml"),
@@ -259,6 +260,7 @@ def attention_result() -> dict:
             "scores": {"plain": entries([40.0, 20.0]), "looking": entries([41.0, 39.0])},
             "kinds": {"plain": "GRU, no attention, 1+1 layers of 8", "looking": "Transformer, 1+1 layers of 8"},
         },
+        "maps": {},
         "recall": {
             "buckets": [[1, 5], [6, 10]],
             "updates": 10,
@@ -311,6 +313,20 @@ class TestAttentionOrNone:
         result["data"]["metric"] = "ter"
         assert "not seen" in attention_or_none.section(result).findings[0]  # the model without has the lower error
 
+    def test_maps(self, data, tmp_path):
+        run(tmp_path, data, "rnn", model={"attention": "luong"})
+        folder = tmp_path / "run"
+        candidate = Candidate("mine", (folder,), None, (42,), (folder / "evaluation" / "test" / "predictions.jsonl",))
+        maps = attention_or_none.example_maps([candidate])
+        lines = [json.loads(line) for line in candidate.predictions[0].read_text().splitlines()]
+        assert maps["mine"]["source"] in [line["source"] for line in lines]
+        assert np.allclose(np.sum(maps["mine"]["weights"], axis=1), 1, atol=1e-4)
+        section = attention_or_none.section(json.loads(json.dumps({**attention_result(), "maps": maps})))
+        assert [part.name for part in section.parts if isinstance(part, Plot)] == [
+            "attention_or_none",
+            "attention_maps",
+        ]
+
     def test_measured(self, data, tmp_path):
         run(tmp_path, data, "rnn", model={"attention": "none"})
         folder = tmp_path / "run"
@@ -320,6 +336,7 @@ class TestAttentionOrNone:
             overrides=["--max_new_tokens", "3", "--warmup_steps", "0"],
         )  # fmt: skip
         assert sum(result["data"]["counts"]) == 31
+        assert result["maps"] == {}  # no attention, nothing to see
         assert list(result["recall"]["systems"]) == ["GRU, no attention", "GRU, Luong attention", "Transformer"]
         assert result["recall"]["buckets"] == [[length, length] for length in range(1, 9)]
         for system in result["recall"]["systems"].values():

@@ -26,10 +26,11 @@ FLOORS = [
     {
         "scan", "significance", "metrics", "tokenization", "data", "batching", "coverage", "decoding", "checkpoints",
         "stopping", "plots", "cards", "sharing", "building", "tracking", "updating", "initialisation", "subwords",
+        "words", "fonts", "maps", "attention_page",
     },
     {"evaluation", "training"},
 ]  # fmt: skip
-TOP = {"demo", "comparison", "attending", "export", "plotting", "translation"}
+TOP = {"demo", "comparison", "attending", "attention", "export", "plotting", "translation"}
 
 
 def place(path: Path) -> str:
@@ -225,6 +226,8 @@ class TestReadme:
             for script in {"train.py", "evaluate.py"} & set(words):
                 subject, *rest = words[words.index(script) + 1 :]
                 rest = [word for word in rest if word not in ("--resume", "--overwrite")]
+                if "--against" in rest:  # and the other model behind it
+                    del rest[rest.index("--against") : rest.index("--against") + 2]
                 if subject == "…":
                     continue
                 if script == "evaluate.py":

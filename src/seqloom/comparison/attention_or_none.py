@@ -19,16 +19,19 @@ import numpy as np
 from transformers import AutoConfig
 
 from seqloom import metrics
+from seqloom.attention import cross_attention_map
 from seqloom.cards import METRICS
 from seqloom.comparison.candidates import Candidate, Options, describe, kind
 from seqloom.comparison.drawing import look, new_figure
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.trainings import train_all
+from seqloom.maps import draw_map
 from seqloom.settings import load_settings
 from seqloom.significance import Statistics, interval
 
 RECIPES = ("scan-rnn-no-attention", "scan-rnn", "scan-transformer")
 """Whose models and optimizers the recall task is learnt with."""
+MOST_MAPS = 4
 LETTERS = "abcdefghijklmnopqrst"
 BATCH_TOKENS = 1024
 
@@ -54,6 +57,7 @@ def measure(
     """
     return {
         "data": by_length(candidates, num_buckets, options.bootstrap_samples) if candidates else None,
+        "maps": example_maps(candidates),
         "recall": recall(options, longest, updates, num_pairs, overrides),
     }
 
@@ -113,6 +117,20 @@ def in_buckets(
             }
         )
     return found
+
+
+def example_maps(candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Where each candidate with attention looks while it writes the output for one test sentence."""
+    maps = {}
+    for candidate in candidates:
+        lines = candidate.predictions[0].read_text(encoding="utf-8").splitlines()
+        sources = sorted((json.loads(line)["source"] for line in lines), key=lambda source: (len(source), source))
+        model, tokenizer = candidate.load()
+        if getattr(model.config, "attention", "") != "none":
+            maps[candidate.name] = cross_attention_map(model, tokenizer, sources[len(sources) // 2])
+        if len(maps) == MOST_MAPS:
+            break
+    return maps
 
 
 def recall(
@@ -203,6 +221,8 @@ def section(result: dict[str, Any]) -> Section:
     headline[f"attention: recall of {low} to {high} letters"] = {
         name: f"{system['scores'][-1]:.1f} %" for name, system in probe["systems"].items()
     }
+    if result["maps"]:
+        parts.append(_draw_maps(result["maps"]))
     sizes = "; ".join(
         f"{system['description']}, {system['parameters']:,} parameters" for system in probe["systems"].values()
     )
@@ -220,6 +240,27 @@ def section(result: dict[str, Any]) -> Section:
         "pure memory says little about language.",
         headline=headline,
     )  # fmt: skip
+
+
+def _draw_maps(maps: dict[str, Any]) -> Plot:
+    """The maps of one sentence, side by side."""
+    columns = min(2, len(maps))
+    rows = -(-len(maps) // columns)
+    longest = max(len(found["target_labels"]) for found in maps.values())
+    figure, panels = new_figure(columns, rows, height=min(9.0, 1.6 + 0.25 * max(8, longest)))
+    for panel in panels[len(maps) :]:
+        panel.set_axis_off()
+    for panel, (name, found) in zip(panels, maps.items(), strict=False):
+        panel.grid(visible=False)
+        draw_map(panel, found["source_labels"], found["target_labels"], found["weights"])
+        panel.set_title(name, fontsize="medium")
+    source = next(iter(maps.values()))["source"]
+    caption = (
+        f"Cross-attention for the test sentence of middle length, “{source}”: each row is a word being written, each "
+        "column a word of the source, dark where the model looks (last layer, mean over heads), ringed where it looks "
+        "most. seqloom attend draws such maps of any sentence."
+    )
+    return Plot("attention_maps", figure, caption)
 
 
 def _finding(data: dict[str, Any]) -> str:
