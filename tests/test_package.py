@@ -24,9 +24,9 @@ FLOORS = [
     {"modeling", "version"},
     {"settings"},
     {
-        "scan", "significance", "metrics", "tokenization", "data", "batching", "coverage", "decoding", "checkpoints",
-        "stopping", "plots", "cards", "sharing", "building", "tracking", "updating", "initialisation", "subwords",
-        "words", "fonts", "maps", "attention_page",
+        "scan", "significance", "metrics", "predictions", "tokenization", "data", "batching", "coverage", "decoding",
+        "checkpoints", "stopping", "plots", "cards", "sharing", "building", "tracking", "updating", "initialisation",
+        "subwords", "words", "fonts", "maps", "attention_page",
     },
     {"evaluation", "training"},
 ]  # fmt: skip

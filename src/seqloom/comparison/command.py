@@ -23,7 +23,7 @@ from seqloom.comparison.candidates import Candidate, Options, describe, kind
 from seqloom.comparison.report import MEASURES
 from seqloom.comparison.trainings import is_finished, train_all
 from seqloom.data import load_pairs
-from seqloom.evaluation import environment, evaluate_model
+from seqloom.evaluation import check_exists, environment, evaluate_model
 from seqloom.plotting import names_of
 from seqloom.settings import (
     DataSettings,
@@ -165,6 +165,8 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         ValueError: The request, the data or the output folder do not allow it, or a training failed.
     """
     names = names_of_subjects(request)
+    for model in request.models:
+        check_exists(model)
     runs = recipes(request, names)
     check_same_pairs(runs, request.split)
     make_folder(request, resume, overwrite)
