@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 
 compare: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) -m seqloom compare configs/scan-rnn-no-attention.yaml configs/scan-rnn.yaml \
-		configs/scan-transformer.yaml --max_steps 2000 --eval_steps 500 --output runs/compare --overwrite
+		configs/scan-transformer.yaml --max_steps 1500 --eval_steps 300 --output runs/compare --overwrite
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -q -n auto --dist loadfile

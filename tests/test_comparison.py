@@ -299,19 +299,23 @@ class TestAttentionOrNone:
     def test_seen_and_not_seen(self):
         result = attention_result()
         first, second = attention_or_none.section(result).findings
-        assert "Expected and seen" in first
-        assert "plain by 19.0" in first
-        assert "it alone, forgets" in second
-        result["data"]["scores"]["plain"][-1] = {"score": 38.5, "interval": [37.5, 39.5]}
+        assert " SEEN: plain is 1.0 points behind looking on the shortest and 19.0 on the longest." in first
+        assert " SEEN: token" in second
+        assert "NOT SEEN" not in first + second
+        result["data"]["scores"]["plain"][-1] = {"score": 38.5, "interval": [37.5, 39.5]}  # not beyond doubt
         result["recall"]["systems"]["GRU, no attention"]["scores"] = [99.0, 98.0]
-        first, second = attention_or_none.section(result).findings
-        assert "Expected but not seen" in first
-        assert "Expected but not seen" in second
+        assert all("NOT SEEN" in finding for finding in attention_or_none.section(result).findings)
+
+    def test_behind_everywhere(self):
+        """Worse on long sources, but no more so than on short ones: that is not the state's size."""
+        result = attention_result()
+        result["data"]["scores"]["plain"][0] = {"score": 10.0, "interval": [9.0, 11.0]}
+        assert "NOT SEEN: plain is 31.0" in attention_or_none.section(result).findings[0]
 
     def test_lower_is_better(self):
         result = attention_result()
         result["data"]["metric"] = "ter"
-        assert "not seen" in attention_or_none.section(result).findings[0]  # the model without has the lower error
+        assert "NOT SEEN" in attention_or_none.section(result).findings[0]  # the model without has the lower error
 
     def test_maps(self, data, tmp_path):
         run(tmp_path, data, "rnn", model={"attention": "luong"})
@@ -366,7 +370,7 @@ class TestGeneralisation:
         assert len(result["scores"]["mine"]["addprim_turn_left"]) == 1
         assert result["is_own"]
 
-    @pytest.mark.parametrize(("jump", "told"), [(2.0, "and seen: every model"), (99.0, "not seen in all")])
+    @pytest.mark.parametrize(("jump", "told"), [(2.0, " SEEN: "), (99.0, "NOT SEEN")])
     def test_findings(self, jump, told):
         scores = {"a": {"simple": [99.0, 97.0], "addprim_jump": [jump, jump]}}
         section = generalisation.section({"scores": scores, "updates": {"a": 5}, "is_own": True})

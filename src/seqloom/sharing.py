@@ -28,6 +28,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from seqloom import cards, metrics
 from seqloom.decoding import translate
+from seqloom.predictions import Predictions, read_predictions
 from seqloom.settings import HubSettings, Settings, last_part, load_settings, without_places
 from seqloom.tracking import quieten_libraries
 
@@ -256,8 +257,8 @@ def load_pushed(name: str, revision: str) -> tuple[PreTrainedModel, PreTrainedTo
         return model, tokenizer_class.from_pretrained(name, **options)
 
 
-def predictions(folder: Path, record: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
-    """Sources, references and outputs of the scored split, as they were kept.
+def predictions(folder: Path, record: dict[str, Any]) -> Predictions:
+    """Those of the scored split, as they were kept.
 
     Raises:
         ValueError: They were not.
@@ -268,8 +269,7 @@ def predictions(folder: Path, record: dict[str, Any]) -> tuple[list[str], list[s
         raise ValueError(
             f"not pushed: {path} is gone, against which the scores are checked; {as_it_was(folder, split)}."
         )
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return tuple([line[name] for line in lines] for name in ("source", "reference", "hypothesis"))
+    return read_predictions(path)
 
 
 def as_it_was(folder: Path, split: str) -> str:

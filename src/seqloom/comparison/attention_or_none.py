@@ -26,6 +26,7 @@ from seqloom.comparison.drawing import look, new_figure
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.trainings import train_all
 from seqloom.maps import draw_map
+from seqloom.predictions import check_same_sentences, measure_sentences, read_predictions, read_scores
 from seqloom.settings import load_settings
 from seqloom.significance import Statistics, interval
 
@@ -42,7 +43,7 @@ def measure(
     *,
     num_buckets: int = 6,
     longest: int = 40,
-    updates: int = 1200,
+    updates: int = 800,
     num_pairs: int = 20_000,
     overrides: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -64,22 +65,21 @@ def measure(
 
 def by_length(candidates: Sequence[Candidate], num_buckets: int, bootstrap_samples: int) -> dict[str, Any]:
     """The first metric's score in buckets of source length, on the test data; the first seed's outputs."""
-    scores, name, options, unit = {}, "", {}, ""
-    for candidate in candidates:
-        file = candidate.predictions[0]
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if not name:
-            about = json.loads((file.parent / "scores.json").read_text(encoding="utf-8"))
-            name = next((metric for metric in about["metrics"] if metric in metrics.METRICS), "chrf")
-            options = candidate.settings.evaluation.metric_kwargs.get(name, {}) if candidate.settings else {}
-            lengths = np.array([len(line["source"].split()) for line in lines])
-            unit = "words"
-            if np.median(lengths) <= 1:  # a script without spaces
-                lengths, unit = np.array([len(line["source"]) for line in lines]), "characters"
-            buckets = cut(lengths, num_buckets)
-        outputs, references = ([line[side] for line in lines] for side in ("hypothesis", "reference"))
-        statistics = metrics.statistics(name, outputs, references, **options)
-        scores[candidate.name] = in_buckets(statistics, lengths, buckets, bootstrap_samples)
+    found = {candidate.name: read_predictions(candidate.predictions[0]) for candidate in candidates}
+    check_same_sentences(found)
+    kept = read_scores(candidates[0].predictions[0].parent).get("metrics", {})
+    name = next((metric for metric in kept if metric in metrics.METRICS), "chrf")
+    recipe = next((candidate.settings for candidate in candidates if candidate.settings is not None), None)
+    options = recipe.evaluation.metric_kwargs.get(name, {}) if recipe else {}
+    sources = next(iter(found.values())).sources
+    lengths, unit = np.array([len(source.split()) for source in sources]), "words"
+    if np.median(lengths) <= 1:  # a script without spaces
+        lengths, unit = np.array([len(source) for source in sources]), "characters"
+    buckets = cut(lengths, num_buckets)
+    scores = {
+        system: in_buckets(measure_sentences(name, predictions, **options)[1], lengths, buckets, bootstrap_samples)
+        for system, predictions in found.items()
+    }
     counts = [int(((lengths >= low) & (lengths <= high)).sum()) for low, high in buckets]
     kinds = {candidate.name: describe(candidate.config) for candidate in candidates}
     return {
@@ -123,8 +123,8 @@ def example_maps(candidates: Sequence[Candidate]) -> dict[str, Any]:
     """Where each candidate with attention looks while it writes the output for one test sentence."""
     maps = {}
     for candidate in candidates:
-        lines = candidate.predictions[0].read_text(encoding="utf-8").splitlines()
-        sources = sorted((json.loads(line)["source"] for line in lines), key=lambda source: (len(source), source))
+        sources = read_predictions(candidate.predictions[0]).sources
+        sources = sorted(sources, key=lambda source: (len(source), source))
         model, tokenizer = candidate.load()
         if getattr(model.config, "attention", "") != "none":
             maps[candidate.name] = cross_attention_map(model, tokenizer, sources[len(sources) // 2])
@@ -139,7 +139,7 @@ def recall(
     """Trains RNN without, RNN with attention and Transformer to repeat rows of letters; accuracy by their length."""
     folder = options.folder / "recall"
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {"train": num_pairs, "validation": max(10, num_pairs // 80), "test": max(20, num_pairs // 10)}
+    sizes = {"train": num_pairs, "validation": max(10, num_pairs // 80), "test": max(20, num_pairs // 20)}
     letters = random.Random(options.seed)
     paths = {}
     for split, size in sizes.items():
@@ -170,11 +170,9 @@ def recall(
     for settings in runs.values():
         out = Path(settings.output_dir)
         record = json.loads((out / "record.json").read_text(encoding="utf-8"))
-        lines = (out / "evaluation" / "test" / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-        lines = [json.loads(line) for line in lines]
-        outputs, references = ([line[side] for line in lines] for side in ("hypothesis", "reference"))
-        lengths = np.array([len(reference.split()) for reference in references])
-        statistics = metrics.statistics("token_accuracy", outputs, references)
+        predictions = read_predictions(out / "evaluation" / "test" / "predictions.jsonl")
+        lengths = np.array([len(reference.split()) for reference in predictions.references])
+        _, statistics = measure_sentences("token_accuracy", predictions)
         config = AutoConfig.from_pretrained(out)
         systems[kind(config)] = {
             "description": describe(config),
@@ -189,7 +187,7 @@ def section(result: dict[str, Any]) -> Section:
     data, probe = result["data"], result["recall"]
     findings = [_finding(data)] if data else []
     findings.append(_recall_finding(probe))
-    figure, panels = new_figure(2 if data else 1)
+    figure, panels = new_figure(2 if data else 1, height=4.2)
     if data:
         _draw_data(panels[0], data)
     for number, (name, system) in enumerate(probe["systems"].items()):
@@ -201,7 +199,7 @@ def section(result: dict[str, Any]) -> Section:
     panels[-1].set_ylim(0, 103)
     panels[-1].set_xlim(left=0)
     for panel in panels:
-        panel.legend(loc="lower left", fontsize="small", framealpha=0.9, edgecolor="white")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize="small", frameon=False)
     parts = [Plot("attention_or_none", figure, "Quality against the length of the source.")]
     headline: dict[str, dict[str, str]] = {}
     if data:
@@ -264,29 +262,26 @@ def _draw_maps(maps: dict[str, Any]) -> Plot:
 
 
 def _finding(data: dict[str, Any]) -> str:
-    """Whether models without attention fall behind on long sources, on the test data."""
+    """Whether models without attention fall behind on long sources, on the test data, and more than on short ones."""
     label = METRICS.get(data["metric"], data["metric"])
     sign = 1 if metrics.higher_is_better(data["metric"]) else -1
     without = [name for name, words in data["kinds"].items() if "no attention" in words]
     others = [name for name in data["kinds"] if name not in without]
     ends = {name: (entries[0]["score"], entries[-1]["score"]) for name, entries in data["scores"].items()}
+    expected = "Expected (Cho et al. 2014b; Bahdanau et al. 2015): without attention, long sources lose the most."
     told = "; ".join(f"{name} {first:.1f} and {last:.1f}" for name, (first, last) in ends.items())
-    text = f"{label} on the shortest and on the longest sources: {told}."
+    told = f"{label} on the shortest and on the longest sources: {told}."
     if not without or not others:
-        return f"{text} There is no pair of models with and without attention here to say what attention gives."
-    (low, high), best = data["buckets"][-1], max(others, key=lambda name: sign * ends[name][1])
-    lost = [name for name in without if _is_behind(data["scores"][name][-1], data["scores"][best][-1], sign)]
-    if len(lost) == len(without):
-        gaps = ", ".join(f"{name} by {abs(ends[best][1] - ends[name][1]):.1f}" for name in lost)
-        return (
-            f"{text} Expected and seen: on sources of {low} to {high} {data['unit']}, models without attention are "
-            f"behind {best} ({gaps})."
-        )
-    kept = ", ".join(name for name in without if name not in lost)
-    return (
-        f"{text} Expected but not seen on these data: on sources of {low} to {high} {data['unit']}, {kept} is not "
-        f"behind {best} by more than the 95 % intervals allow."
-    )
+        return f"{expected} Not to be seen here, for want of a model with attention and one without. {told}"
+    best = max(others, key=lambda name: sign * ends[name][1])
+    seen, missed = [], []
+    for name in without:
+        short, long = (sign * (ends[best][end] - ends[name][end]) for end in (0, 1))
+        gap = f"{name} is {short:.1f} points behind {best} on the shortest and {long:.1f} on the longest"
+        is_behind = _is_behind(data["scores"][name][-1], data["scores"][best][-1], sign)
+        (seen if is_behind and long > short else missed).append(gap)
+    verdict = [f"SEEN: {'; '.join(seen)}."] * bool(seen) + [f"NOT SEEN: {'; '.join(missed)}."] * bool(missed)
+    return f"{expected} {' '.join(verdict)} {told}"
 
 
 def _is_behind(entry: dict[str, Any], best: dict[str, Any], sign: int) -> bool:
@@ -298,18 +293,19 @@ def _is_behind(entry: dict[str, Any], best: dict[str, Any], sign: int) -> bool:
 
 
 def _recall_finding(probe: dict[str, Any]) -> str:
+    """Whether the model without attention, and it alone, forgets with the length."""
     ends = {name: (system["scores"][0], system["scores"][-1]) for name, system in probe["systems"].items()}
     (first_low, first_high), (low, high) = probe["buckets"][0], probe["buckets"][-1]
     told = "; ".join(f"{name} {first:.0f} % and {last:.0f} %" for name, (first, last) in ends.items())
-    text = f"Repeating {first_low} to {first_high} and {low} to {high} letters: {told}."
     falls = [name for name, (first, last) in ends.items() if last < first - 20]
     without = [name for name in ends if "no attention" in name]
-    if without and set(falls) == set(without):
-        return f"{text} Expected and seen: the RNN without attention, and it alone, forgets with the length."
-    if set(without) <= set(falls):
-        others = ", ".join(name for name in falls if name not in without)
-        return f"{text} The RNN without attention forgets with the length, as expected; so, here, does {others}."
-    return f"{text} Expected but not seen: that the RNN without attention forgets with the length."
+    others = [name for name in falls if name not in without]
+    verdict = "SEEN" if without and set(without) <= set(falls) else "NOT SEEN"
+    also = f" (but {', '.join(others)} falls too)" if others else ""
+    return (
+        "Expected: to repeat what was read, a state of fixed size suffices for a few letters, and attention for many. "
+        f"{verdict}{also}: token accuracy on {first_low} to {first_high} and on {low} to {high} letters: {told}."
+    )
 
 
 def _draw_data(panel, data: dict[str, Any]) -> None:

@@ -73,16 +73,19 @@ def summary_tables(candidates: Sequence[dict[str, Any]], sections: dict[str, Sec
     names = [candidate["name"] for candidate in candidates]
     own: list[list[str]] = []
     others: dict[tuple[str, ...], list[list[str]]] = {}
+    titles: dict[tuple[str, ...], list[str]] = {}
     for section in sections.values():
         for row, values in section.headline.items():
             if set(values) <= set(names):
                 own.append([row, *(values.get(name, "–") for name in names)])
             else:
                 others.setdefault(tuple(values), []).append([row, *values.values()])
+                titles.setdefault(tuple(values), []).append(section.title)
     kinds = ["kind", *(candidate["description"] for candidate in candidates)]
     tables = [Table(["", *names], [kinds, *own], "The models that were compared.")] if names else []
     for header, rows in others.items():
-        tables.append(Table(["", *header], rows, "The families themselves, of equal width and depth."))
+        sources = "; ".join(f"“{title}”" for title in dict.fromkeys(titles[header]))
+        tables.append(Table(["", *header], rows, f"The families themselves, small and of equal width, from {sources}."))
     return tables
 
 
