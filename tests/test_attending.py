@@ -160,10 +160,14 @@ class TestMaps:
         for sentence, output in outputs.items():
             assert attend(model, tokenizer, sentence, **options).output == output
             assert attend(model, tokenizer, sentence, num_return_sequences=2, **options).output == output
-            coverage = {"coverage_penalty": 2.0, **options}
-            assert attend(model, tokenizer, sentence, **coverage).output == translate(
-                model, tokenizer, sentence, **coverage
-            )
+
+    def test_beams_with_a_coverage_penalty(self):
+        model, tokenizer = tiny("rnn-bahdanau"), letters()
+        options = OPTIONS | {"num_beams": 4, "length_penalty": 0.0}
+        for sentence in ("cd e", "kl m"):
+            output = translate(model, tokenizer, sentence, coverage_penalty=10.0, **options)
+            assert output != translate(model, tokenizer, sentence, **options)  # so that it matters
+            assert attend(model, tokenizer, sentence, coverage_penalty=10.0, **options).output == output
 
     def test_forced_target(self):
         model, tokenizer = tiny("post-norm"), letters()
@@ -339,6 +343,17 @@ class TestFonts:
                 fonts.font_families("a", font=file)
 
 
+def assert_nothing_is_cut_off(figure):
+    figure.draw_without_rendering()
+    whole = figure.bbox
+    for panel in figure.axes:
+        box = panel.get_tightbbox()
+        assert box.x0 >= whole.x0 - 1
+        assert box.x1 <= whole.x1 + 1
+        assert box.y0 >= whole.y0 - 1
+        assert box.y1 <= whole.y1 + 1
+
+
 class TestPicture:
     def test_words_on_the_axes_and_the_best_ringed(self):
         maps = made_maps(source=("a", "$b$", "c" * 40), target=("x", "y", "z", "⟨end⟩"))
@@ -384,14 +399,13 @@ class TestPicture:
             close(torch.stack([torch.tensor(panel.images[0].get_array()) for panel in shown[1:]]), expected)
         if choice == {"layer": 2}:
             close(torch.stack([torch.tensor(panel.images[0].get_array()) for panel in shown[1:]]), maps.cross[1])
-        figure.draw_without_rendering()
-        whole = figure.bbox
-        for panel in figure.axes:
-            box = panel.get_tightbbox()
-            assert box.x0 >= whole.x0 - 1
-            assert box.x1 <= whole.x1 + 1
-            assert box.y0 >= whole.y0 - 1
-            assert box.y1 <= whole.y1 + 1
+        assert_nothing_is_cut_off(figure)
+
+    @pytest.mark.parametrize("last", ["w", "straightforwardnesses"])
+    def test_wide_ones_have_room_at_the_right(self, last):
+        """For the colour bar and its numbers, and for a last word that leans out of the map."""
+        maps = made_maps(source=[*(f"w{i}" for i in range(39)), last], target=("x", "y", "z"))
+        assert_nothing_is_cut_off(overview(maps))
 
     def test_both_kinds(self):
         maps = made_maps(layers=2, heads=2, encoder_self=torch.rand(3, 4, 3, 3).softmax(-1))

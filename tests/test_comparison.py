@@ -14,10 +14,10 @@ from test_training import configure, run, write_pairs
 from seqloom import metrics
 from seqloom.comparison import attention_or_none, generalisation, report
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.command import Request, commit, compare, main, read_words, scoring_words
+from seqloom.comparison.command import Request, commit, compare, main, read_words, recipes, scoring_words, words_for
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.trainings import train_all
-from seqloom.settings import load_settings
+from seqloom.settings import load_scoring_settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -76,6 +76,13 @@ class TestWords:
         assert error.startswith("error: ")
         assert told in error
         assert error.count("\n") == 1
+
+    def test_what_says_nothing_of_a_finished_model(self, tmp_path, capsys):
+        """Where no configuration is there to refuse it, a misspelt word is not passed over."""
+        for word in ("--nonsense", "--max_steps", "--training.seed=3"):
+            assert main([str(tmp_path), "--num_beams", "2", word, "5", "--output", str(tmp_path / "out")]) == 1
+            assert f"error: {word} says nothing about models" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
     def test_several_processes(self, monkeypatch, capsys):
         monkeypatch.setenv("WORLD_SIZE", "2")
@@ -203,7 +210,11 @@ class TestComparison:
         assert main([*words, "--resume"]) == 0
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")} == models
         assert (folder / "measures" / "quality.json").read_bytes() == kept
-        assert list(json.loads((folder / "report.json").read_text())["measures"]) == ["quality", "attention"]
+        assert list(json.loads((folder / "report.json").read_text())["measures"]) == [
+            "quality",
+            "learning_curves",
+            "attention",
+        ]
 
     def test_nothing_is_overwritten(self, compared, capsys):
         folder, words = compared
@@ -227,7 +238,49 @@ class TestComparison:
         assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
+class TestScoring:
+    """What models are scored on, and with which words."""
+
+    def test_models_of_other_data(self, data, tmp_path):
+        for name, pairs in (("one", data), ("two", {**data, "test": write_pairs(tmp_path, "more", 31)})):
+            run(tmp_path / name, pairs, "rnn")
+        models = tuple(str(tmp_path / name / "run") for name in ("one", "two"))
+        with pytest.raises(ValueError, match=r"one/run and two/run would be scored on different sentences"):
+            compare(Request((), models, tmp_path / "out"), command="")
+        assert not (tmp_path / "out").exists()
+
+    def test_a_model_without_settings_gets_the_recipes(self, data, tmp_path):
+        config = configure(tmp_path, data, "rnn", evaluation={"metrics": ["cer"]}, data={"validation_size": 7})
+        settings = load_settings(config)
+        request = Request((config,), (str(tmp_path),), tmp_path / "out", overrides=("--num_beams", "2"))
+        words = words_for(str(tmp_path), request, {"config": [settings]})
+        scoring, generation = load_scoring_settings(tmp_path, words)
+        assert scoring.data == settings.data
+        assert scoring.evaluation.metrics == ["cer"]
+        assert scoring.seed == settings.training.seed
+        assert generation == {"num_beams": 2}
+
+    def test_a_model_with_settings_or_told_data_keeps_its_own(self, data, tmp_path):
+        settings = load_settings(configure(tmp_path, data, "rnn"))
+        told = Request((), ("elsewhere",), tmp_path / "out", overrides=("--dataset", "scan"))
+        assert words_for("elsewhere", told, {"config": [settings]}) == ["--dataset", "scan"]
+        settings.save(tmp_path / "settings.yaml")
+        assert words_for(str(tmp_path), Request((), (), tmp_path / "out"), {"config": [settings]}) == []
+
+
 class TestTrainings:
+    def test_nothing_is_pushed(self, data, tmp_path):
+        """Whatever a recipe says: what is trained for a comparison stays here."""
+        hub = {"push_to_hub": "me/mine", "hub_private_repo": True, "hub_revision": "main"}
+        config = configure(tmp_path, data, "rnn", hub=hub)
+        settings = load_settings(config)
+        request = Request((config,), (), tmp_path / "out", seeds=(5, 6), split="validation")
+        runs = recipes(request, ["one"])["one"]
+        assert [one.training.seed for one in runs] == [5, 6]
+        assert {one.evaluation.split for one in runs} == {"validation"}
+        for one in (*runs, generalisation._on_split(settings, "length", 7, tmp_path / "other")):
+            assert (one.hub.push_to_hub, one.hub.hub_private_repo, one.hub.hub_revision) == (None, None, None)
+
     def test_other_test_data(self, data, tmp_path):
         """Found before anything is trained."""
         other = {**data, "test": write_pairs(tmp_path, "another", 31)}
@@ -235,6 +288,13 @@ class TestTrainings:
         for name, pairs in (("one", data), ("two", other)):
             path = configure(tmp_path, pairs, "rnn")
             paths.append(str(Path(path).rename(tmp_path / f"{name}.yaml")))
+        with pytest.raises(ValueError, match=r"one and two would be scored on different sentences"):
+            compare(Request(tuple(paths), (), tmp_path / "out"), command="")
+        source, target = map(Path, data["test"])
+        same_sources = tmp_path / f"other-{target.name}"
+        same_sources.write_text(target.read_text().replace("a", "b"))
+        path = configure(tmp_path, {**data, "test": (str(source), str(same_sources))}, "rnn")
+        Path(path).rename(paths[1])
         with pytest.raises(ValueError, match=r"one and two would be scored on different sentences"):
             compare(Request(tuple(paths), (), tmp_path / "out"), command="")
         assert not (tmp_path / "out").exists()
@@ -316,6 +376,41 @@ class TestAttentionOrNone:
         result = attention_result()
         result["data"]["metric"] = "ter"
         assert "NOT SEEN" in attention_or_none.section(result).findings[0]  # the model without has the lower error
+        result["data"]["scores"]["plain"] = [{"score": s, "interval": [s - 1, s + 1]} for s in (42.0, 60.0)]
+        first = attention_or_none.section(result).findings[0]
+        assert " SEEN: plain is 1.0 points behind looking on the shortest and 21.0 on the longest." in first
+        assert "NOT SEEN" not in first
+
+    def test_not_beyond_doubt(self):
+        """Farther behind on long sources than on short ones, but within the intervals."""
+        result = attention_result()
+        result["data"]["scores"]["plain"][-1] = {"score": 37.5, "interval": [36.5, 38.5]}
+        assert (
+            "NOT SEEN: plain is 1.0 points behind looking on the shortest and 1.5 on"
+            in (attention_or_none.section(result).findings[0])
+        )
+        for entries in result["data"]["scores"].values():
+            for entry in entries:
+                entry["interval"] = None  # not bootstrapped: the scores alone decide
+        assert "NOT SEEN" not in attention_or_none.section(result).findings[0]
+
+    def test_held_against_the_best(self):
+        """On long sources, of those that have attention."""
+        result = attention_result()
+        for name, last in (("poor", 15.0), ("best", 45.0)):
+            result["data"]["scores"][name] = [{"score": s, "interval": [s - 1, s + 1]} for s in (40.0, last)]
+            result["data"]["kinds"][name] = "Transformer"
+        first = attention_or_none.section(result).findings[0]
+        assert " SEEN: plain is 0.0 points behind best on the shortest and 25.0 on the longest." in first
+
+    @pytest.mark.parametrize("name", ["plain", "looking"])
+    def test_of_one_kind_there_is_nothing_to_see(self, name):
+        result = attention_result()
+        for key in ("scores", "kinds"):
+            result["data"][key].pop(name)
+        finding = attention_or_none.section(result).findings[0]
+        assert "Not to be seen here, for want of a model with attention and one without" in finding
+        assert "SEEN:" not in finding
 
     def test_maps(self, data, tmp_path):
         run(tmp_path, data, "rnn", model={"attention": "luong"})
@@ -325,6 +420,9 @@ class TestAttentionOrNone:
         lines = [json.loads(line) for line in candidate.predictions[0].read_text().splitlines()]
         assert maps["mine"]["source"] in [line["source"] for line in lines]
         assert np.allclose(np.sum(maps["mine"]["weights"], axis=1), 1, atol=1e-4)
+        shorter = [len(line["source"]) < len(maps["mine"]["source"]) for line in lines]
+        longer = [len(line["source"]) > len(maps["mine"]["source"]) for line in lines]
+        assert max(sum(shorter), sum(longer)) <= len(lines) / 2  # of middle length
         section = attention_or_none.section(json.loads(json.dumps({**attention_result(), "maps": maps})))
         assert [part.name for part in section.parts if isinstance(part, Plot)] == [
             "attention_or_none",
@@ -370,12 +468,21 @@ class TestGeneralisation:
         assert len(result["scores"]["mine"]["addprim_turn_left"]) == 1
         assert result["is_own"]
 
-    @pytest.mark.parametrize(("jump", "told"), [(2.0, " SEEN: "), (99.0, "NOT SEEN")])
+    @pytest.mark.parametrize(("jump", "told"), [(2.0, " SEEN: "), (99.0, "NOT SEEN in all: ")])
     def test_findings(self, jump, told):
-        scores = {"a": {"simple": [99.0, 97.0], "addprim_jump": [jump, jump]}}
-        section = generalisation.section({"scores": scores, "updates": {"a": 5}, "is_own": True})
+        scores = {
+            "a": {"simple": [99.0, 97.0], "addprim_jump": [1.0, 3.0]},
+            "b": {"simple": [100.0, 94.0], "addprim_jump": [jump, jump]},
+        }
+        section = generalisation.section({"scores": scores, "updates": {"a": 5, "b": 5}, "is_own": True})
+        verdict = "failed by a, b" if jump == 2 else "solved by b; failed by a"
+        assert section.findings[:2] == [
+            "Split simple: a 98.0 %, b 97.0 % (solved by a, b).",
+            f"Split addprim_jump: a 2.0 %, b {jump:.1f} % ({verdict}).",
+        ]
         assert told in section.findings[-1]
-        assert section.headline["SCAN simple, exact match"] == {"a": "98.0 %"}
+        assert section.findings[-1].endswith(f"worse than on simple by: a 96.0 points; b {97 - jump:.1f} points.")
+        assert section.headline["SCAN simple, exact match"] == {"a": "98.0 %", "b": "97.0 %"}
 
 
 class TestReport:
@@ -408,6 +515,22 @@ class TestReport:
         lines = (tmp_path / "report.md").read_text().splitlines()
         assert not any(re.search(r"(?<!\\)<script", line) for line in lines if not line.startswith("    "))
 
+    def test_provenance(self, record):
+        record["seconds"] = {"training": 1500.0, "quality": 3.0}
+        record["environment"] |= {"torch": "2.9", "seqloom": "1.0"}
+        assert report.provenance(record) == (
+            "Measured on 2026-01-01 outside of a git checkout: 1 thread, Python 3, seqloom 1.0, torch 2.9; "
+            "1,503 s in all."
+        )
+        record["commit"] = "abc123"
+        assert "2026-01-01 at commit abc123: 1 thread, Python 3, seqloom 1.0, torch 2.9;" in report.provenance(record)
+
+    def test_what_is_no_json_is_refused(self, record, tmp_path):
+        record["measures"] = {"quality": float("nan")}
+        with pytest.raises(ValueError, match="JSON"):
+            report.write(tmp_path, record)
+        assert not (tmp_path / "report.json").exists()
+
     def test_numbers_stand_right(self):
         table = Table(["a", "b", "c"], [["x", "1.5", "2 ms"], ["y", "–", "fast"]])
         assert report._numeric(table) == [False, True, False]
@@ -423,6 +546,9 @@ class TestReport:
         )
         assert own.rows == [["kind", "A", "B"], ["BLEU", "1", "2"], ["size", "–", "4"]]
         assert (others.header, others.rows) == (["", "GRU"], [["time", "3"]])
+        own, mixed = report.summary_tables(candidates, {"x": section(BLEU={"a": "1", "GRU": "2"})})
+        assert own.rows == [["kind", "A", "B"]]
+        assert (mixed.header, mixed.rows) == (["", "a", "GRU"], [["BLEU", "1", "2"]])
 
 
 def test_no_network_needed(tmp_path):

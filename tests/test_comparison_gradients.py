@@ -106,15 +106,20 @@ class TestRates:
         norms = [1e-5**distance for distance in range(100)]
         assert norms[-1] == 0
         assert factor_per_step(norms) == pytest.approx(1e-5)
-        assert factor_per_step([1.0, 0.5, 0.0, 0.0]) is None
+        assert factor_per_step([1.0, 0.1, 0.01, 0.001, 1e-300]) == pytest.approx(0.1)
+        assert factor_per_step([1.0, 0.5, 0.25, 0.0]) is None  # two distances are too few
 
     def test_the_first_distance_counts(self):
         """Distance 0 has a way of its own past all layers in a Transformer."""
         assert factor_per_step([1e9, *(0.9**distance for distance in range(1, 9))]) == pytest.approx(0.9)
 
+    def test_what_is_too_large_ends_the_list(self):
+        assert gradient_flow._plain(torch.tensor([1.0, 2.0, math.inf, 3.0, math.nan])) == [1.0, 2.0]
+
     def test_fallen(self):
         assert fallen_at([100.0, 1.0, 0.5, 0.01, 0.009, 0.5]) == 4
         assert fallen_at([1.0, 1.0, 0.9]) is None
+        assert fallen_at([0.001, 1.0, 0.9]) is None
         assert fallen_at([1.0, 1.0, 0.4], share=0.5) == 2
 
 
@@ -219,8 +224,24 @@ class TestTraining:
         assert free["error"] == high["error"] != low["error"]
         assert low["largest_norm"] > 1e-3  # as it was before
 
+    def test_largest_norm_of_all_updates(self):
+        norms = [train(training(updates=updates))[0]["largest_norm"] for updates in range(1, 9)]
+        assert norms == sorted(norms)
+
+    def test_tested_on_sequences_of_their_own(self, monkeypatch):
+        seeds = []
+
+        def make(length, batch_size, generator):
+            seeds.append(generator.initial_seed())
+            return memory_networks.adding(length, batch_size, generator)
+
+        monkeypatch.setitem(memory_networks.TASKS, "adding", make)
+        train(training())
+        assert len(seeds) == 5 + 1
+        assert seeds[-1] not in seeds[:-1]
+
     def test_a_divergence_is_told_without_a_nan(self):
-        result, _ = train(training(system="rnn", learning_rate=1e30, clipping=None))
+        result, _ = train(training(system="rnn", learning_rate=1e30, clipping=None, updates=2 * memory_networks.WINDOW))
         assert result["error"] is None
         json.dumps(result, allow_nan=False)
 
@@ -290,6 +311,7 @@ class TestSources:
         """Through ``inputs_embeds``, and without padding."""
         model, tokenizer = candidate(tmp_path, family).load()
         found = source_norms(model, tokenizer, SOURCES, TARGETS)
+        assert not model.get_encoder().embed_tokens._forward_hooks
         for source, target, norms in zip(SOURCES, TARGETS, found, strict=True):
             ids = tokenizer(source, return_tensors="pt").input_ids.to(model.device)
             embeds = model.get_encoder().embed_tokens(ids).detach().requires_grad_()
@@ -348,6 +370,7 @@ class TestGradientFlow:
         assert set(flow["systems"]) == {*SYSTEMS, "uniform"}
         for name, kinds in flow["systems"].items():
             assert set(kinds) == ({"initial"} if name == "uniform" else {"initial", "trained"})
+            assert kinds.get("trained") != kinds["initial"]
             for norms in kinds.values():
                 assert len(norms["inputs"]) == 13
                 assert ("states" in norms) == (name != "transformer")
@@ -391,6 +414,7 @@ class TestGradientFlow:
         assert "SEEN against LSTM and GRU; factor per step tanh-RNN 0.500 (below 1 % after 8" in falls(0.5, 0.99, 0.9)
         assert "NOT" not in falls(0.5, 0.99, 0.9)
         assert "NOT SEEN against LSTM and GRU" in falls(0.99, 0.5, 0.9)
+        assert "NOT SEEN against LSTM and GRU" in falls(0.9, 0.9, 0.9)
         assert "SEEN against GRU and NOT SEEN against LSTM" in falls(0.8, 0.5, 0.9)
 
         result = copy.deepcopy(flow)
@@ -412,6 +436,54 @@ class TestGradientFlow:
                 assert verdict in found
                 assert f"{low} 10%" in found
                 assert f"{high} 50%" in found
+
+    def test_evenness_of_all_with_against_all_without(self):
+        def verdict(without, with_it):
+            models = {
+                f"{attention} {share}": {"attention": attention, "buckets": [{k: [share, 1.0] for k in kinds}]}
+                for attention, shares in ((False, without), (True, with_it))
+                for share in shares
+            }
+            return gradient_flow._candidates_findings(models)[0]
+
+        kinds = ("initial", "trained")
+        assert ": SEEN" in verdict([0.1, 0.2], [0.3, 0.4])
+        assert "NOT SEEN" in verdict([0.1, 0.35], [0.3, 0.4])
+        assert verdict([0.1], []).startswith("With fresh weights, models without attention alone")
+        assert verdict([], [0.1]).startswith("With fresh weights, models with attention alone")
+
+    def test_root_mean_square_over_sequences(self):
+        network = build("rnn", "adding", 8, seed=1)
+        inputs, wanted = memory_networks.adding(7, 5, torch.Generator().manual_seed(1))
+        found = gradient_flow._flow(network, inputs, wanted, seed=5)["states"]
+        torch.manual_seed(5)
+        directions = nn.functional.normalize(torch.randn(5, 8, dtype=torch.float64), dim=-1)
+        norms = state_norms(network.layer, inputs[:, 1:].double(), directions)
+        assert found == pytest.approx([(row.square().sum() / 5).sqrt().item() for row in norms.T])
+
+    def test_fresh_weights_have_no_dropout(self, tmp_path):
+        both = [
+            gradient_flow._measure_candidate(
+                candidate(tmp_path / str(p), "transformer", dropout=p), Options(tmp_path), 6
+            )
+            for p in (0.0, 0.5)
+        ]
+        assert both[0]["buckets"] == both[1]["buckets"]
+
+    def test_clipped_networks_of_the_middle_length_are_measured(self):
+        chosen = gradient_flow.learnt(memory_tasks.plan(1))
+        assert list(chosen) == list(SYSTEMS)
+        assert {(one.task, one.length, one.clipping) for one in chosen.values()} == {("adding", 30, 1.0)}
+
+    def test_tables_are_relative_where_they_say_so(self):
+        norms = [8.0, 4.0, *[2.0] * 9]
+        table = gradient_flow._systems_table({"rnn": {"trained": {"inputs": norms, "states": norms}}}, "inputs", "")
+        assert table.rows[0][4] == "0.5"  # at 10, of that at 1
+        table = gradient_flow._systems_table({"rnn": {"trained": {"inputs": norms, "states": norms}}}, "states", "")
+        assert table.rows[0][4] == "2"
+        bucket = {"shortest": 11, "longest": 11, "initial": norms, "trained": norms}
+        table = gradient_flow._candidates_table({"it": {"buckets": [bucket]}})
+        assert table.rows[0][table.header.index("at 10")] == "0.5"
 
 
 class TestMemoryTasks:
@@ -472,6 +544,11 @@ class TestMemoryTasks:
         assert ": SEEN" not in clipping
         assert "NOT SEEN" not in norms
         assert "tanh-RNN 50" in norms
+
+        between = changed(lstm_free={"largest_norm": 90.0}, rnn_free={"largest_norm": 50.0}, gru_free=solves)
+        assert "NOT SEEN" in memory_tasks.findings(between)[-1]  # more than the GRU's, less than the LSTM's
+        longest = memory_tasks.section(between).headline["longest adding problem solved"]
+        assert longest["GRU"] == "none"  # not with clipping
 
         nothing = memory_tasks.findings(changed())[-2]
         assert "NOT SEEN: in none of 12 trainings" in nothing

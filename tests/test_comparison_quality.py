@@ -101,6 +101,15 @@ class TestMeasuring:
             (pair,) = entry["pairs"]
             assert (pair["test"], pair["p_randomisation"]) == ("bootstrap", None)  # three seeds against one
 
+    def test_the_first_recipes_arguments_hold_for_all(self, candidate, ask):
+        texts = outputs(0.2, 1)
+        others = [candidate(f"order-{n}", texts, scored=["chrf"], kwargs={"chrf": {"word_order": n}}) for n in (2, 0)]
+        for order, systems in ((2, others), (0, others[::-1])):
+            expected = metrics.compute("chrf", texts, REFERENCES, word_order=order)
+            entry = ask(*systems)["metrics"]["chrf"]
+            assert [score["score"] for score in entry["scores"].values()] == pytest.approx([expected["score"]] * 2)
+            assert entry["signature"] == expected["signature"]
+
     def test_pairs(self, candidate, ask):
         """Every pair, tested as it is alone, and adjusted for the number of pairs."""
         texts = {"good": outputs(0.05, 1), "fair": outputs(0.2, 2), "poor": outputs(0.23, 3)}
@@ -165,6 +174,13 @@ class TestMeasuring:
             for entry in found:
                 assert entry["hypotheses"] == [text[entry["line"] - 1] for text in texts]
                 assert entry["scores"] == pytest.approx([each[entry["line"] - 1] for each in singly])
+        noise = [outputs(0.5, 3), outputs(0.5, 4)]  # of other seeds: the sentences shown are those of the first
+        several = [
+            candidate(f"{number}-several", text, other, scored=[name])
+            for number, (text, other) in enumerate(zip(texts, noise, strict=True))
+        ]
+        (of_several,) = ask(*several)["examples"]["pairs"]
+        assert [of_several[key] for key in ("better_a", "better_b")] == [pair[key] for key in ("better_a", "better_b")]
         same = ask(*(candidate(f"{number}-same", texts[0], scored=[name]) for number in range(2)))
         assert same["examples"]["pairs"] == [{"a": "0-same", "b": "1-same", "better_a": [], "better_b": []}]
         assert only(quality.section(same), Passage) == []
@@ -177,6 +193,10 @@ class TestMeasuring:
         assert table.header[-1] == "comet"
         assert [row[-1] for row in table.rows] == ["1.50", ""]
         assert "untested" in table.caption
+        two = candidate("two", outputs(0.1, 1), outputs(0.1, 2), scored=["chrf", "comet"])
+        second = two.predictions[1].with_name("scores.json")
+        second.write_text(second.read_text().replace('"comet": {"score": 1.5}', '"comet": {"score": 2.5}'))
+        assert ask(two)["untested"] == {"comet": {"two": 2.0}}
 
     def test_what_cannot_be_compared(self, candidate, ask):
         a = candidate("a", outputs(0.1, 1))
@@ -189,6 +209,10 @@ class TestMeasuring:
         ):
             with pytest.raises(ValueError, match=message):
                 ask(a, other)
+        later = candidate("g", outputs(0.1, 1), outputs(0.1, 2)).predictions[1]
+        later.write_text(later.read_text().replace(REFERENCES[4], "another"))
+        with pytest.raises(ValueError, match=r"line 5 of .*g \(run 2\)"):
+            ask(Candidate("g", (), None, (0, 1), (later.parents[3] / "g-0/evaluation/test/predictions.jsonl", later)))
         with pytest.raises(ValueError, match="no score of the candidates"):
             ask(candidate("f", outputs(0.1, 1), scored=["comet"]))
         a.predictions[0].with_name("scores.json").unlink()
@@ -211,7 +235,13 @@ class TestSaying:
             pair = [
                 candidate(f"{name}-{ahead}", hypotheses, family=f"{name}_seq2seq") for name, hypotheses in texts.items()
             ]
-            findings = quality.section(ask(*pair)).findings
+            result = ask(*pair)
+            findings = quality.section(result).findings
+            tested = result["metrics"]["chrf"]["pairs"][0]
+            turned = 1 if ahead == "transformer" else -1  # the numbers are the better one's minus the other's
+            low, high = tested["interval"][::turned]
+            gap = f"{turned * tested['difference']:+.2f} [{turned * low:+.2f}, {turned * high:+.2f}]"
+            assert f" by {gap} (p" in findings[0]
             behind = ({"transformer", "rnn"} - {ahead}).pop()
             assert findings[0].startswith(f"chrF: {ahead}-{ahead} is better than {behind}-{ahead} by +")
             assert findings[1].startswith(f"TER (less is better): {ahead}-{ahead} is better than {behind}-{ahead} by -")
@@ -220,6 +250,22 @@ class TestSaying:
             for label in ("chrF", "TER"):
                 assert f" {verdict} {label} (better in {count} of 1 pair" in findings[-1]
             assert ("NOT SEEN" in findings[-1]) == (ahead == "rnn")
+
+    def test_expected_of_every_pair_of_the_two_kinds(self, candidate, ask):
+        """One Transformer that is worse than one recurrent model: not seen, however many are better."""
+        shares = {"transformer_seq2seq": (0.02, 0.5), "rnn_seq2seq": (0.25, 0.8)}
+        every = [
+            candidate(f"{family[0]}{share}", outputs(share, 1), family=family, scored=["chrf"])
+            for family, each in shares.items()
+            for share in each
+        ]
+        finding = quality.section(ask(*every, samples=300)).findings[-1]
+        assert "NOT SEEN in chrF (better in 3 of 4 pairs of the two kinds, worse in 1)" in finding
+
+    def test_p_values_as_they_are(self):
+        assert [quality._number(p) for p in (0.0009, 0.001, 0.0049, 1.0, None)] == [
+            "< 0.001", "0.001", "0.005", "1.000", "",
+        ]  # fmt: skip
 
     def test_no_difference(self, candidate, ask):
         texts = outputs(0.2, 1)
@@ -247,6 +293,13 @@ class TestSaying:
         low, high = first["interval"]
         assert scores.rows[0][2] == f"{first['score']:.2f} ± {first['spread']:.2f} [{low:.2f}, {high:.2f}]"
         assert len(tests.rows) == 2 * 3
+        for row, pair in zip(tests.rows, result["metrics"]["chrf"]["pairs"], strict=False):
+            assert row[1:3] == [
+                f"{pair['a']} − {pair['b']}",
+                quality._with_interval(pair["difference"], pair["interval"], "+"),
+            ]
+            assert row[-2:] == [f"{pair['wins']} / {pair['losses']} / {pair['ties']}", pair["better"] or "not found"]
+            assert pair["wins"] != pair["losses"]
         assert all(len(row) == len(tests.header) for row in tests.rows)
         assert [row[0] for row in signatures.rows] == ["chrF", "TER"]
         assert section.headline == {
@@ -262,9 +315,20 @@ class TestSaying:
         assert [plot.name for plot in plots] == ["quality", "quality_differences"]
         for plot in plots:
             plot.figure.savefig(tmp_path / f"{plot.name}.png")
+        assert plots[0].caption.endswith(
+            f"chrF is best for good, {first['score']:.2f}; TER is best for good, "
+            f"{result['metrics']['ter']['scores']['good']['score']:.2f}."
+        )
         marks = [line.get_xdata().tolist() for line in plots[0].figure.axes[0].lines]
         assert marks[:3] == [first["interval"], [first["score"]], first["runs"]]  # the seeds as dots
         assert all(len(panel.lines) == 1 + 2 * 3 for panel in plots[1].figure.axes)  # the line of no difference
+        labels = [[panel.get_xlabel() for panel in plot.figure.axes] for plot in plots]
+        assert labels[0] == ["chrF (%; more is better)", "TER (%; less is better)"]
+        assert [label.rpartition("\n")[2] for label in labels[1]] == ["first better →", "← first better"]
+        result["metrics"]["chrf"]["pairs"][1]["better"] = None
+        figure = only(quality.section(result), Plot)[1].figure
+        marks = [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o"]
+        assert [mark == "white" for mark in marks] == [False, True, False]  # hollow where no difference was found
         passages = only(section, Passage)
         assert passages[0].heading == "Where good is farthest ahead of poor (chrF of the sentence), first seeds"
         assert "mean of theirs" in section.how
@@ -286,7 +350,20 @@ class TestSaying:
     def test_one_candidate(self, candidate, ask):
         section = quality.section(ask(candidate("only", outputs(0.2, 1))))
         assert section.findings == []
-        assert [plot.name for plot in only(section, Plot)] == ["quality"]
+        (plot,) = only(section, Plot)
+        assert plot.name == "quality"
+        assert "best" not in plot.caption
+
+    def test_of_equals_none_is_called_the_best(self, candidate, ask):
+        names, texts = ("one", "two", "three"), (outputs(0.9, 1), outputs(0.2, 1), outputs(0.2, 1))
+        result = ask(*map(candidate, names, texts))
+        low, high = (
+            "chrF is best for {}, " + f"{result['metrics']['chrf']['scores'][name]['score']:.2f}" for name in names[:2]
+        )
+        captions = [only(quality.section(result), Plot)[0].caption]
+        assert any(told in captions[0] for told in (low.format("one"), high.format("two and three")))
+        equal = ask(*map(candidate, ("four", "five"), (texts[0], texts[0])))
+        assert "chrF is the same for all, " in only(quality.section(equal), Plot)[0].caption
 
     def test_long_texts_are_cut_to_where_they_differ(self):
         same = "x" * 1000

@@ -374,7 +374,9 @@ class TestWeight:
         assert rnn["tokens_per_second"] == pytest.approx({"mean": 15, "low": 10, "high": 20})
         assert rnn["epoch_seconds"] == pytest.approx({"mean": 9, "low": 6, "high": 12})
         assert rnn["to_quality"]["tokens"]["mean"] == 375
-        assert (rnn["update_rows"], other["update_rows"]) == (64 // 3, 2048 // 3)
+        assert (
+            rnn["update_rows"] == other["update_rows"] == 64 // 3
+        )  # a model without settings: as large as the recipe's
         assert rnn["joules_per_1000_tokens"] == 0
         for unknown in ("tokens_per_second", "epoch_seconds", "to_quality"):
             assert other[unknown] is None
@@ -417,6 +419,16 @@ class TestWeight:
         for name, value in (("rnn", 5), ("tf", 4), ("other", 6)):
             mixed["models"][name]["parameters"] = value
         assert "NOT CLEAR in: parameters" in weight.section(mixed).findings[0]
+
+    def test_memory_too_little_to_be_seen(self, result):
+        changed = json.loads(json.dumps(result))
+        for name, mebibytes in (("rnn", 0.0), ("tf", 1.25), ("other", 2.0)):
+            changed["models"][name]["generation_memory_mib"] = mebibytes
+        assert "peak memory of generation (tf 1.25, rnn 0)" in weight.section(changed).findings[0]
+
+    def test_updates_of_models_without_settings(self, candidates):
+        assert weight.batch_of_others(candidates).batch_tokens == 64
+        assert weight.batch_of_others(candidates[2:]).batch_tokens == weight.BATCH_TOKENS
 
     def test_a_machine_that_does_not_tell(self, result):
         changed = json.loads(json.dumps(result))
@@ -525,7 +537,8 @@ class TestLearningCurves:
 
     @pytest.mark.parametrize(
         ("value", "budget", "text"),
-        [(71.4, "seconds", "71 seconds of training"), (2.47e6, "tokens", "2.47 million target tokens"),
+        [(71.4, "seconds", "71.4 seconds of training"), (0.0578, "seconds", "0.0578 seconds of training"),
+         (1234.5, "seconds", "1,234 seconds of training"), (2.47e6, "tokens", "2.47 million target tokens"),
          (4e12, "flops", "4 × 10¹² FLOPs"), (450, "tokens", "450 target tokens")],
     )  # fmt: skip
     def test_amounts(self, value, budget, text):

@@ -31,6 +31,7 @@ from seqloom.settings import (
     GenerationSettings,
     ScoringSettings,
     Settings,
+    load_scoring_settings,
     load_settings,
 )
 from seqloom.tracking import duration, quieten_libraries
@@ -165,15 +166,28 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         ValueError: The request, the data or the output folder do not allow it, or a training failed.
     """
     names = names_of_subjects(request)
+    if not request.configs:  # with a configuration, its settings refuse what is unknown
+        known = scoring_words(request.overrides)
+        wrong = next((word for word in request.overrides if word.startswith("--") and word not in known), None)
+        if wrong:
+            raise ValueError(
+                f"{wrong} says nothing about models that are taken as they are: give settings of data:, generation: "
+                "and evaluation:."
+            )
     for model in request.models:
         check_exists(model)
     runs = recipes(request, names)
-    check_same_pairs(runs, request.split)
+    models = [
+        (name, model, words_for(model, request, runs))
+        for name, model in zip(names[len(runs) :], request.models, strict=True)
+    ]
+    scored = {name: load_scoring_settings(model, words)[0] for name, model, words in models}
+    check_same_pairs(runs, scored, request.split)
     make_folder(request, resume, overwrite)
     torch.set_num_threads(request.num_threads)
     train_all([settings for per_seed in runs.values() for settings in per_seed])
     candidates = [trained(name, per_seed, request) for name, per_seed in runs.items()]
-    candidates += [taken(name, model, request) for name, model in zip(names[len(runs) :], request.models, strict=True)]
+    candidates += [taken(*each, request) for each in models]
 
     options = Options(
         folder=request.output,
@@ -182,9 +196,11 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         num_jobs=request.num_jobs,
     )
     results, seconds = {}, {}
-    for number, name in enumerate(request.measures, start=1):
-        kept = request.output / "measures" / f"{name}.json"
-        print(f"\nmeasure {number} of {len(request.measures)}: {name.replace('_', ' ')}", flush=True)
+    files = {name: request.output / "measures" / f"{name}.json" for name in MEASURES}
+    wanted = [name for name in MEASURES if name in request.measures or files[name].is_file()]  # what was taken stays
+    for number, name in enumerate(wanted, start=1):
+        kept = files[name]
+        print(f"\nmeasure {number} of {len(wanted)}: {name.replace('_', ' ')}", flush=True)
         if kept.is_file():
             print("  measured before")
         else:
@@ -251,22 +267,25 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
     return found
 
 
-def check_same_pairs(runs: dict[str, list[Settings]], split: str) -> None:
-    """Refuses recipes that would be scored on different sentences, before anything is trained."""
+def check_same_pairs(runs: dict[str, list[Settings]], models: dict[str, ScoringSettings], split: str) -> None:
+    """Refuses what would be scored on different sentences, before anything is trained."""
     first, pairs = "", None
-    for name, per_seed in runs.items():
-        for settings in per_seed:
-            found = load_pairs(settings.data, settings.training.seed, splits=(split,)).splits.get(split)
-            if found is None:
-                raise ValueError(f"the data of {name} have no {split} split; choose another one with --split.")
-            texts = (found["source"][:], found["target"][:])
-            if pairs is None:
-                first, pairs = name, texts
-            elif texts != pairs:
-                raise ValueError(
-                    f"{first} and {name} would be scored on different sentences; give both the same data "
-                    "(--dataset or --test_files), and to several seeds a split that is not cut by the seed."
-                )
+    sources = [
+        (name, settings.data, settings.training.seed) for name, per_seed in runs.items() for settings in per_seed
+    ]
+    sources += [(name, settings.data, settings.seed) for name, settings in models.items()]
+    for name, data, seed in sources:
+        found = load_pairs(data, seed, splits=(split,)).splits.get(split)
+        if found is None:
+            raise ValueError(f"the data of {name} have no {split} split; choose another one with --split.")
+        texts = (found["source"][:], found["target"][:])
+        if pairs is None:
+            first, pairs = name, texts
+        elif texts != pairs:
+            raise ValueError(
+                f"{first} and {name} would be scored on different sentences; give both the same data "
+                "(--dataset or --test_files), and to several seeds a split that is not cut by the seed."
+            )
 
 
 def make_folder(request: Request, resume: bool, overwrite: bool) -> None:
@@ -309,17 +328,31 @@ def trained(name: str, per_seed: Sequence[Settings], request: Request) -> Candid
     )
 
 
-def taken(name: str, model: str, request: Request) -> Candidate:
+def taken(name: str, model: str, words: Sequence[str], request: Request) -> Candidate:
     """A model as it is, scored here."""
     folder = request.output / "predictions" / name.replace("/", "--")
     if not (folder / "scores.json").is_file():
         print(f"\nscoring {model}", flush=True)
-        words = [*scoring_words(request.overrides), "--split", request.split, "--output_dir", str(folder)]
+        words = [*words, "--split", request.split, "--output_dir", str(folder)]
         evaluate_model(model, words, overwrite=True)
     path = Path(model) / "settings.yaml"
     settings = load_settings(path) if path.is_file() else None
     seeds = (settings.training.seed,) if settings else ()
     return Candidate(name, (Path(model),), settings, seeds, (folder / "predictions.jsonl",))
+
+
+def words_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> list[str]:
+    """The words of the command line that a model is scored with. One that says nothing of its data gets those of the
+    first configuration, its metrics too."""
+    words = scoring_words(request.overrides)
+    is_told = {word.partition("=")[0].split(".")[-1].lstrip("-") for word in words} & {"dataset", "test_files"}
+    if is_told or not runs or (Path(model) / "settings.yaml").is_file():
+        return words
+    first = next(iter(runs.values()))[0]
+    given = {f"data.{key}": value for key, value in dataclasses.asdict(first.data).items()}
+    given |= {"seed": first.training.seed, "evaluation.metrics": first.evaluation.metrics}
+    given |= {"evaluation.metric_kwargs": first.evaluation.metric_kwargs}
+    return [*(f"--{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()), *words]
 
 
 def scoring_words(overrides: Sequence[str]) -> list[str]:

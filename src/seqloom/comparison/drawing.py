@@ -40,10 +40,9 @@ def look(number: int) -> dict[str, Any]:
 def share_legend(figure: Figure, panel: Axes) -> None:
     """One legend above all panels, of the lines of one of them."""
     handles, labels = panel.get_legend_handles_labels()
-    width = max(map(len, labels), default=1) + 8  # of an entry, in letters
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=max(1, min(len(labels), 110 // width)), frameon=False
-    )
+    widths = [len(label) + 8 for label in labels]  # in letters, of which a line has room for about 120
+    ncols = len(labels) if sum(widths) <= 120 else max(1, 120 // max(widths))
+    figure.legend(handles, labels, loc="outside upper center", ncols=ncols, frameon=False)
 
 
 def log_scale(panel: Axes, ticks: Sequence[float], axis: str = "x") -> None:

@@ -194,7 +194,7 @@ def _ahead(names: list[str], scores: dict[str, list[float]]) -> str:
 def amount(value: float, budget: str) -> str:
     """``1.23 million target tokens``, ``72 seconds of training``, ``4.1 × 10¹² FLOPs``."""
     if budget == "seconds":
-        return f"{value:,.0f} seconds of training"
+        return f"{value:,.0f} seconds of training" if value >= 99.5 else f"{value:.3g} seconds of training"
     unit = max((size for size in UNITS if value >= size), default=1)
     word = UNITS[unit]
     word = f" × {word}" if word.startswith("10") else f" {word}" if word else ""

@@ -295,8 +295,9 @@ def _expected(result: dict[str, Any]) -> list[str]:
             for pair in entry["pairs"]
             if {families[pair["a"]], families[pair["b"]]} == {"rnn_seq2seq", "transformer_seq2seq"}
         ]
-        winners = [families.get(pair["better"]) for pair in crossed]
-        ahead, behind = winners.count("transformer_seq2seq"), winners.count("rnn_seq2seq")
+        winners = [families[pair["better"]] for pair in crossed if pair["better"]]
+        behind = winners.count("rnn_seq2seq")
+        ahead = len(winners) - behind  # Transformers, seqloom's and others'
         if crossed:
             verdict = "SEEN" if ahead > 0 == behind else "NOT SEEN"
             verdicts.append(
@@ -445,11 +446,14 @@ def _rows(panel: Axes, labels: list[str], is_first: bool) -> None:
 
 
 def _in_words(result: dict[str, Any]) -> str:
-    """The best of each metric."""
+    """The best of each metric; of equals, all."""
     said = []
     for name, entry in result["metrics"].items():
-        chosen = (max if entry["higher_is_better"] else min)(entry["scores"], key=lambda n: entry["scores"][n]["score"])
-        said.append(f"{_label(name)} is best for {chosen}, {entry['scores'][chosen]['score']:.2f}")
+        scores = {system: score["score"] for system, score in entry["scores"].items()}
+        best = (max if entry["higher_is_better"] else min)(scores.values())
+        chosen = [system for system, score in scores.items() if abs(score - best) <= ROUNDING]
+        whose = f"best for {_listing(chosen)}" if len(chosen) < len(scores) else "the same for all"
+        said.append(f"{_label(name)} is {f'{whose}, ' if len(scores) > 1 else ''}{best:.2f}")
     return "; ".join(said) + "."
 
 

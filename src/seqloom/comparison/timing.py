@@ -153,7 +153,7 @@ def verdict(expected: str, cases: Iterable[tuple[str, bool]]) -> list[str]:
     """What was expected, where it was seen and where it was not, in one finding; none if there are no cases."""
     cases = list(cases)
     words = [expected]
-    for said, is_seen in (("Seen", True), ("Not seen", False)):
+    for said, is_seen in (("SEEN", True), ("NOT SEEN", False)):
         if chosen := [text for text, seen in cases if seen is is_seen]:
             words.append(f"{said}: {'; '.join(chosen)}.")
     return [" ".join(words)] if cases else []

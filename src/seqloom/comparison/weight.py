@@ -89,9 +89,7 @@ def measure(
                 **speed(candidate, runs.get(candidate.name, [])),
                 "to_quality": to_quality(runs.get(candidate.name, []), metric, quality, cost["training_flops"]),
             }
-            training = candidate.settings.training if candidate.settings else TrainingSettings()
-            if candidate.settings is None:
-                training = dataclasses.replace(training, batch_tokens=BATCH_TOKENS)
+            training = candidate.settings.training if candidate.settings else batch_of_others(candidates)
             lengths = (cost["source_length"], cost["target_length"])
             rows = training.batch_size or max(1, training.batch_tokens // max(lengths))
             found[candidate.name]["update_rows"] = rows
@@ -116,6 +114,15 @@ def measure(
         "threads": options.num_threads,
         "has_meter": meter,
     }
+
+
+def batch_of_others(candidates: Sequence[Candidate]) -> TrainingSettings:
+    """For a model without settings: updates as large as the first recipe's, so that their memory can be compared."""
+    for candidate in candidates:
+        if candidate.settings is not None:
+            known = candidate.settings.training
+            return TrainingSettings(batch_size=known.batch_size, batch_tokens=known.batch_tokens)
+    return TrainingSettings(batch_tokens=BATCH_TOKENS)
 
 
 def file_size(folder: Path) -> int | None:
@@ -346,8 +353,9 @@ def _against(models: dict[str, Any], values: dict[str, float | None]) -> tuple[s
         verdict, lightest, heaviest = "NOT SEEN", max(others, key=others.get), min(recurrent, key=recurrent.get)
     else:
         verdict = "NOT CLEAR"
-    ratio = f"{others[lightest] / recurrent[heaviest]:.2g} times" if recurrent[heaviest] else "more than nothing"
-    return verdict, f"{lightest} {ratio} {heaviest}"
+    if not recurrent[heaviest]:  # memory that is too little to be seen
+        return verdict, f"{lightest} {mebibytes(others[lightest])}, {heaviest} 0"
+    return verdict, f"{lightest} {others[lightest] / recurrent[heaviest]:.2g} times {heaviest}"
 
 
 def _draw(panel: Axes, title: str, values: dict[str, float | None], form) -> None:
