@@ -269,16 +269,17 @@ class TestScoring:
 
 
 class TestTrainings:
-    def test_nothing_is_pushed(self, data, tmp_path):
+    def test_nothing_is_pushed(self, tmp_path):
         """Whatever a recipe says: what is trained for a comparison stays here."""
-        hub = {"push_to_hub": "me/mine", "hub_private_repo": True, "hub_revision": "main"}
-        config = configure(tmp_path, data, "rnn", hub=hub)
-        settings = load_settings(config)
-        request = Request((config,), (), tmp_path / "out", seeds=(5, 6), split="validation")
+        config = str(Path(__file__).parents[1] / "configs" / "scan-rnn.yaml")
+        words = ("--push_to_hub", "me/mine", "--hub_private_repo", "true", "--hub_revision", "main")
+        request = Request((config,), (), tmp_path / "out", overrides=words, seeds=(5, 6), split="validation")
         runs = recipes(request, ["one"])["one"]
         assert [one.training.seed for one in runs] == [5, 6]
         assert {one.evaluation.split for one in runs} == {"validation"}
-        for one in (*runs, generalisation._on_split(settings, "length", 7, tmp_path / "other")):
+        of_split = generalisation._on_split(load_settings(config, words), "length", 7, tmp_path / "other")
+        assert (of_split.data.split, of_split.training.seed) == ("length", 7)
+        for one in (*runs, of_split):
             assert (one.hub.push_to_hub, one.hub.hub_private_repo, one.hub.hub_revision) == (None, None, None)
 
     def test_other_test_data(self, data, tmp_path):
