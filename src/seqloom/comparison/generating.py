@@ -141,16 +141,16 @@ def section(result: dict[str, Any]) -> Section:
             _state_table(result),
         ],
         how=(
-            f"The trained models on {on}, with `generate` and its cache. Sources are random tokens, as many as are "
+            f"The trained models on {on}, with generate() and its cache. Sources are random tokens, as many as are "
             f"written; the end is suppressed until the length is reached, so all write equally many. Beams: {beams}; "
             f"no sampling. The encoder's pass is part of the time. Each time is a median of {result['repeats']} calls "
             "or more after a warm-up, the candidates in turn. A token's time is the call's over all tokens of all "
             "sentences, so at one sentence a call it is what a reader waits for. The cache is every tensor of "
-            "`past_key_values` after a greedy call with one sentence."
+            "past_key_values after a greedy call with one sentence."
         ),
         limits=(
             "At these lengths much of a step is the cost of calling it, whatever it computes; a compiled or exported "
-            "model has less of that. `generate` holds the encoder's outputs to the end even where no attention reads "
+            "model has less of that. generate() holds the encoder's outputs to the end even where no attention reads "
             "them, and a matrix that cache and encoder share counts in both."
         ),
         headline=_headline(result),
