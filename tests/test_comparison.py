@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,23 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     return {name: write_pairs(folder, name, size) for name, size in {"few": 60, "validation": 51, "test": 31}.items()}
+
+
+def wait_for(condition, seconds: float = 120) -> None:
+    """Until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 class TestWords:
@@ -299,6 +317,23 @@ class TestTrainings:
         with pytest.raises(ValueError, match=r"one and two would be scored on different sentences"):
             compare(Request(tuple(paths), (), tmp_path / "out"), command="")
         assert not (tmp_path / "out").exists()
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="the parent's end is told by Linux alone")
+    def test_killed_with_its_comparison(self, data, tmp_path):
+        """Or two trainings would write into one folder once the comparison is resumed."""
+        changes = {"training": {"max_steps": 10**6, "eval_steps": 10**6, "save_steps": 20}}
+        path = configure(tmp_path, data, "rnn", **changes)
+        code = f"import sys; from seqloom.comparison.command import main; sys.exit(main([{path!r}, '--output', 'out']))"
+        parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        folder = tmp_path / "out" / "models" / "config-seed-42" / "checkpoints"
+        try:
+            wait_for(lambda: any(folder.glob("step-*")))
+            (child,) = (Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()).split()
+        finally:
+            parent.kill()
+            parent.wait()
+        wait_for(lambda: not is_running(int(child)))
+        assert any(folder.glob("step-*"))
 
     def test_failure_is_told(self, data, tmp_path):
         path = configure(tmp_path, data, "rnn", data={"train_files": ["nowhere.a", "nowhere.b"]})

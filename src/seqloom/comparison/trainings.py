@@ -1,8 +1,10 @@
-"""Models trained for a comparison: each by ``seqloom train`` in a process of its own, so that none disturbs another."""
+"""Models trained for a comparison: each as by ``train.py``, in a process of its own, so that none disturbs another."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from seqloom import training
 from seqloom.settings import Settings
 from seqloom.tracking import has_terminal
 
@@ -54,7 +57,7 @@ def _train(settings: Settings, *, logged: bool) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     config = folder.with_name(f"{folder.name}.yaml")
     settings.save(config)
-    command = [sys.executable, "-m", "seqloom", "train", str(config), "--resume", "auto"]
+    command = [sys.executable, "-m", "seqloom.comparison.trainings", str(os.getpid()), str(config)]
     if not logged:
         done = subprocess.run(command, check=False)
         if done.returncode:
@@ -70,3 +73,20 @@ def _train(settings: Settings, *, logged: bool) -> None:
         raise ValueError(
             f"the training of {folder} ended with status {done.returncode}: {words[-1]} (all of it: {log})"
         )
+
+
+def main(parent: int, config: str) -> int:
+    """What the child process does: it trains, and stops with a checkpoint if the comparison is killed.
+
+    Left alone, it would write into a folder that the resumed comparison trains in too.
+    """
+    if sys.platform == "linux":
+        end_with_parent = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
+        if os.getppid() != parent:  # it was gone before
+            return 1
+    return training.main([config, "--resume", "auto"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), sys.argv[2]))
