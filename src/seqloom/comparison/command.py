@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from seqloom.checkpoints import write_aside
 from seqloom.comparison import report
 from seqloom.comparison.candidates import Candidate, Options, describe, kind
 from seqloom.comparison.report import MEASURES
@@ -195,26 +196,12 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         num_threads=request.num_threads,
         num_jobs=request.num_jobs,
     )
-    results, seconds = {}, {}
-    files = {name: request.output / "measures" / f"{name}.json" for name in MEASURES}
-    wanted = [name for name in MEASURES if name in request.measures or files[name].is_file()]  # what was taken stays
+    wanted = [name for name in MEASURES if name in request.measures or kept_in(request.output, name).is_file()]
+    entries = {}  # what was measured before stays in the report
     for number, name in enumerate(wanted, start=1):
-        kept = files[name]
         print(f"\nmeasure {number} of {len(wanted)}: {name.replace('_', ' ')}", flush=True)
-        if kept.is_file():
-            print("  measured before")
-        else:
-            started = time.perf_counter()
-            module = importlib.import_module(f"seqloom.comparison.{MEASURES[name]}")
-            result = module.measure(candidates, options)
-            entry = {"seconds": round(time.perf_counter() - started, 1), "result": result}
-            kept.parent.mkdir(exist_ok=True)
-            aside = kept.with_suffix(".saving")
-            aside.write_text(json.dumps(entry, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-            os.replace(aside, kept)
-        entry = json.loads(kept.read_text(encoding="utf-8"))
-        results[name], seconds[name] = entry["result"], entry["seconds"]
-        print(f"  {duration(entry['seconds'])}")
+        entries[name] = take_measure(name, candidates, options)
+        print(f"  {duration(entries[name]['seconds'])}")
     record = {
         "command": command,
         "commit": commit(),
@@ -230,11 +217,32 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
             }
             for candidate in candidates
         ],
-        "seconds": {"training": round(trained_seconds(runs), 1), **seconds},
-        "measures": results,
+        "seconds": {
+            "training": round(trained_seconds(runs), 1),
+            **{name: entry["seconds"] for name, entry in entries.items()},
+        },
+        "measures": {name: entry["result"] for name, entry in entries.items()},
     }
     report.write(request.output, record)
     return record
+
+
+def kept_in(folder: Path, measure: str) -> Path:
+    """The file that a measure's result is kept in."""
+    return folder / "measures" / f"{measure}.json"
+
+
+def take_measure(name: str, candidates: Sequence[Candidate], options: Options) -> dict[str, Any]:
+    """A measure's ``result`` and its ``seconds``; as it was kept, where it was taken before."""
+    kept = kept_in(options.folder, name)
+    if not kept.is_file():
+        started = time.perf_counter()
+        result = importlib.import_module(f"seqloom.comparison.{MEASURES[name]}").measure(candidates, options)
+        entry = {"seconds": round(time.perf_counter() - started, 1), "result": result}
+        text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        kept.parent.mkdir(exist_ok=True)
+        write_aside(kept, lambda aside: aside.write_text(text, encoding="utf-8"))
+    return json.loads(kept.read_text(encoding="utf-8"))
 
 
 def names_of_subjects(request: Request) -> list[str]:
