@@ -37,13 +37,22 @@ def wait_for(condition, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+def status_of(pid: int) -> list[str]:
+    """State, parent's number, … of a process; nothing if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def children_of(pid: int) -> list[int]:
+    numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [number for number in numbers if status_of(number)[1:2] == [str(pid)]]
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process that has not ended."""
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return status_of(pid)[:1] not in ([], ["Z"])
 
 
 class TestWords:
@@ -328,11 +337,11 @@ class TestTrainings:
         folder = tmp_path / "out" / "models" / "config-seed-42" / "checkpoints"
         try:
             wait_for(lambda: any(folder.glob("step-*")))
-            (child,) = (Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text()).split()
+            (child,) = children_of(parent.pid)
         finally:
             parent.kill()
             parent.wait()
-        wait_for(lambda: not is_running(int(child)))
+        wait_for(lambda: not is_running(child))
         assert any(folder.glob("step-*"))
 
     def test_failure_is_told(self, data, tmp_path):
