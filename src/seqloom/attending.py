@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import east_asian_width
@@ -14,7 +13,7 @@ from seqloom.attention import WHAT, attend, check_choice
 from seqloom.attention_page import attention_page
 from seqloom.evaluation import load_model
 from seqloom.maps import AttentionMaps, overview
-from seqloom.plots import save_png
+from seqloom.plots import check_output, save_png, write_whole
 from seqloom.settings import load_scoring_settings
 from seqloom.tokenization import load_tokenizer
 from seqloom.tracking import quieten_libraries
@@ -120,29 +119,12 @@ def _attend(texts: list[str], options: dict[str, Any], overrides: list[str]) -> 
             print(alignment_table(found, **choice), end="\n\n")
     for file, found in zip(images, every, strict=False):
         figure = overview(found, what=options["what"], font=options["font"], **choice)
-        write(file, lambda aside, figure=figure: save_png(figure, aside))
+        write_whole(file, lambda aside, figure=figure: save_png(figure, aside))
     if page is not None:
         text = attention_page(every, what=options["what"], title=Path(name).name, **choice)
-        write(page, lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_whole(page, lambda aside: aside.write_text(text, encoding="utf-8"))
     files = [*images, *([page] if page else [])]
     print(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
-
-
-def check_output(file: Path, option: str, suffixes: Sequence[str], *, overwrite: bool) -> None:
-    """Refuses what cannot be written, before there is anything to write."""
-    if file.suffix.lower() not in suffixes:
-        raise ValueError(f"{option} is {file}: give a name that ends in {suffixes[0]}.")
-    if file.exists() and (not overwrite or not file.is_file()):
-        raise ValueError(f"{file} is there already; give --overwrite to replace it, or another {option}.")
-    if not file.absolute().parent.is_dir():
-        raise ValueError(f"there is no folder {file.parent} to write {file.name} to; make it first.")
-
-
-def write(file: Path, make: Callable[[Path], Any]) -> None:
-    """Writes a file aside, then puts it in its place whole."""
-    aside = file.with_name(f".{file.stem}-saving{file.suffix}")
-    make(aside)
-    os.replace(aside, file)
 
 
 def alignment_table(found: AttentionMaps, layer: int | None = None, head: int | None = None) -> str:

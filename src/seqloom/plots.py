@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,3 +184,27 @@ def _dress(part: Axes, x_label: str) -> None:
 def save_png(figure: Figure, path: Path) -> None:
     """Writes the figure; the same figure gives the same file."""
     figure.savefig(path, format="png", facecolor="white", metadata={"Software": None})
+
+
+def check_output(file: Path, option: str, suffixes: Sequence[str], *, overwrite: bool) -> None:
+    """Refuses what cannot be written, before there is anything to write.
+
+    Args:
+        file: Where it would go.
+        option: Of the command line, that named it: ``--output``.
+        suffixes: That it can have.
+        overwrite: Whether a file that is there may be replaced.
+    """
+    if file.suffix.lower() not in suffixes:
+        raise ValueError(f"{option} is {file}: give a name that ends in {suffixes[0]}.")
+    if file.exists() and (not overwrite or not file.is_file()):
+        raise ValueError(f"{file} is there already; give --overwrite to replace it, or another {option}.")
+    if not file.absolute().parent.is_dir():
+        raise ValueError(f"there is no folder {file.parent} to write {file.name} to; make it first.")
+
+
+def write_whole(file: Path, make: Callable[[Path], Any]) -> None:
+    """Writes a file aside, then puts it in its place: whoever looks at it meanwhile sees a whole one."""
+    aside = file.with_name(f".{file.stem}-saving{file.suffix}")
+    make(aside)
+    os.replace(aside, file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,16 +25,9 @@ def main(argv: Sequence[str]) -> int:
     try:
         runs, options = read_words(words)
         output = Path(options["output"])
-        if output.suffix.lower() != ".png":
-            raise ValueError(f"--output is {output}, but the picture is a PNG: give a name that ends in .png.")
-        if output.exists() and (not options["overwrite"] or not output.is_file()):
-            raise ValueError(f"{output} is there already; give --overwrite to replace it, or another --output.")
-        if not output.absolute().parent.is_dir():
-            raise ValueError(f"there is no folder {output.parent} to write {output.name} to; make it first.")
+        plots.check_output(output, "--output", (".png",), overwrite=options["overwrite"])
         figure = plot_runs(runs, options["x"])
-        aside = output.with_name(f".{output.stem}-saving.png")
-        plots.save_png(figure, aside)
-        os.replace(aside, output)  # whoever looks at it while it is drawn anew sees a whole picture
+        plots.write_whole(output, lambda aside: plots.save_png(figure, aside))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

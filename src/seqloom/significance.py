@@ -81,7 +81,7 @@ def compare_systems(
         - ``scores``: of a and of b. ``difference``: a minus b. ``interval``: its 95 % interval, the percentiles 2.5 and
           97.5 of the resampled differences.
         - ``p_bootstrap``: as sacrebleu's ``paired-bs`` has it. Without a difference between the systems it is below
-          0.05 in about every tenth test, not every twentieth: where differences are large, it looks at one side alone.
+          0.05 oftener than in every twentieth test: where differences are large, it looks at one side alone.
         - ``p_randomisation``: the share of swaps, themselves counted as one, that separate the scores as far as they
           are or farther; None where the systems have different numbers of runs, which cannot be swapped.
         - ``p_exact``: McNemar's; None where it does not apply.

@@ -22,6 +22,7 @@ from seqloom.cards import METRICS
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.drawing import look, new_figure
 from seqloom.comparison.sections import Passage, Plot, Section, Table
+from seqloom.comparison.timing import plural
 from seqloom.predictions import (
     Predictions,
     check_same_sentences,
@@ -248,7 +249,7 @@ def _too_few_samples(result: dict[str, Any]) -> str:
     if pairs / (result["samples"] + 1) < LEVEL:
         return ""
     return (
-        f" With {_count(pairs, 'pair')} and {result['samples']:,} samples, resampling cannot find a difference after "
+        f" With {plural(pairs, 'pair')} and {result['samples']:,} samples, resampling cannot find a difference after "
         "Holm's adjustment: take more samples or fewer candidates."
     )
 
@@ -301,7 +302,7 @@ def _expected(result: dict[str, Any]) -> list[str]:
         if crossed:
             verdict = "SEEN" if ahead > 0 == behind else "NOT SEEN"
             verdicts.append(
-                f"{verdict} in {_label(name)} (better in {ahead} of {_count(len(crossed), 'pair')} of the two kinds, "
+                f"{verdict} in {_label(name)} (better in {ahead} of {plural(len(crossed), 'pair')} of the two kinds, "
                 f"worse in {behind})"
             )
     if not verdicts:
@@ -480,7 +481,3 @@ def _some(items: list[str], limit: int = 6) -> str:
 
 def _listing(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
