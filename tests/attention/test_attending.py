@@ -19,7 +19,7 @@ from seqloom.__main__ import main
 from seqloom.attention.attend import attend, attention_figure, cross_attention_map
 from seqloom.attention.maps import AttentionMaps, draw_map, overview
 from seqloom.attention.page import SCALE, attention_page
-from seqloom.attention.words import group_words, merge, read_tokens, token_labels, word_labels
+from seqloom.attention.words import group_words, merge, read_tokens, word_labels
 from seqloom.commands import attend as attend_command
 from seqloom.data.tokenization import target_tokenizer, train_tokenizer
 from seqloom.figures import fonts
@@ -46,12 +46,17 @@ def train(kind):
     return train_tokenizer([ENGLISH] * 3, [KOREAN] * 3, settings)
 
 
+def each(tokens) -> list[list[int]]:
+    """Groups of one token each."""
+    return [[index] for index in range(len(tokens))]
+
+
 def labels(tokenizer, text, *, is_target):
     """Of tokens and of words, and the words' tokens."""
     ids = (tokenizer(text_target=text) if is_target else tokenizer(text))["input_ids"]
     decoded, tokens = read_tokens(tokenizer, ids, is_target=is_target)
     groups = group_words(decoded, tokens)
-    return token_labels(decoded, tokens), word_labels(decoded, tokens, groups), groups
+    return word_labels(decoded, tokens, each(tokens)), word_labels(decoded, tokens, groups), groups
 
 
 def marian(layers=2, heads=2):
@@ -279,7 +284,7 @@ class TestWords:
             decoded, tokens = read_tokens(tokenizer, some, is_target=True)
             groups = group_words(decoded, tokens)
             assert [index for group in groups for index in group] == list(range(len(some)))
-            assert all(token_labels(decoded, tokens))
+            assert all(word_labels(decoded, tokens, each(tokens)))
             assert all(word_labels(decoded, tokens, groups))
 
     def test_scripts_without_spaces(self):

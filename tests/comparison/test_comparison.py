@@ -20,7 +20,7 @@ from seqloom.comparison.measures import attention as attention_module
 from seqloom.comparison.measures import generalisation
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.trainings import train_all
-from seqloom.scoring import metrics
+from seqloom.scoring.predictions import Predictions, measure_sentences
 from seqloom.settings.reading import load_scoring_settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -335,7 +335,7 @@ class TestTrainings:
         """Or two trainings would write into one folder once the comparison is resumed."""
         changes = {"training": {"max_steps": 10**6, "eval_steps": 10**6, "save_steps": 20}}
         path = configure(tmp_path, data, "rnn", **changes)
-        code = f"import sys; from seqloom.comparison.command import main; sys.exit(main([{path!r}, '--output', 'out']))"
+        code = f"import sys; from seqloom.commands.compare import main; sys.exit(main([{path!r}, '--output', 'out']))"
         parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.DEVNULL)
         folder = tmp_path / "out" / "models" / "config-seed-42" / "checkpoints"
         try:
@@ -398,7 +398,7 @@ class TestAttentionOrNone:
 
     def test_scores_of_buckets(self):
         outputs, references = ["a b", "a x", "c d e"], ["a b", "a b", "c d f"]
-        statistics = metrics.statistics("exact_match", outputs, references)
+        statistics = measure_sentences("exact_match", Predictions([], references, outputs))[1]
         found = attention_module.in_buckets(statistics, np.array([2, 2, 3]), [(1, 2), (3, 3)], 50)
         assert [entry["score"] for entry in found] == [50.0, 0.0]
         assert found[1]["interval"] == [0.0, 0.0]
@@ -601,6 +601,6 @@ class TestReport:
 
 def test_no_network_needed(tmp_path):
     """The command's module can be imported without what it measures being there."""
-    code = "import sys, seqloom.comparison.command; print('matplotlib' in sys.modules)"
+    code = "import sys, seqloom.commands.compare; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "False"

@@ -332,7 +332,7 @@ class TestFailures:
             (line,) = capsys.readouterr().err.strip().splitlines()
             return line
 
-        assert "has no settings.yaml" in refused(str(tmp_path), "me/model")
+        assert "it lacks settings.yaml" in refused(str(tmp_path), "me/model")
         assert "push_to_hub is 'model'" in refused(str(folder), "model")
         assert "--learning_rate is unknown" in refused(str(folder), "me/model", "--learning_rate", "1")
         assert "yes is unknown" in refused(str(folder), "me/model", "yes")

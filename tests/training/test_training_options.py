@@ -28,11 +28,10 @@ from transformers import AutoModelForSeq2SeqLM
 from seqloom.data import subwords
 from seqloom.data.encoding import encode
 from seqloom.data.pairs import load_pairs
-from seqloom.data.tokenization import train_tokenizer
+from seqloom.data.tokenization import load_tokenizer, train_tokenizer
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import DataSettings, TokenizerSettings
-from seqloom.training import building, checkpoints, ending, loop, update
-from seqloom.training import run as run_module
+from seqloom.training import checkpoints, ending, learner, loop, update
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -138,7 +137,7 @@ class TestMovingAverage:
         assert ours[-1]["eval_loss"] != pytest.approx(theirs[-1]["eval_loss"], rel=1e-3)
         model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "average" / "run")
         settings = load_settings(tmp_path / "average" / "run" / "settings.yaml")
-        tokenizer = building.load_tokenizer(tmp_path / "average" / "run")
+        tokenizer = load_tokenizer(tmp_path / "average" / "run")
         sides = [Path(path).read_text().splitlines() for path in settings.data.validation_files]
         total = count = 0
         for source, target in zip(*sides, strict=True):
@@ -203,7 +202,8 @@ class TestCheckpointsAveraged:
                 states.append({key: value.detach().clone() for key, value in run.scored_model.named_parameters()})
                 return {"loss": 1.0, name: remaining.pop(0)}
 
-            monkeypatch.setattr(ending, "validate", validate)
+            for module in (loop, ending):
+                monkeypatch.setattr(module, "validate", validate)
             return states
 
         return script
@@ -258,22 +258,22 @@ class TestFreezing:
     def begun(self, monkeypatch):
         """The model as it is built."""
         states = []
-        original = run_module.make_model
+        original = learner.make_model
 
         def make(*words):
             model = original(*words)
             states.append({name: value.detach().clone() for name, value in model.named_parameters()})
             return model
 
-        monkeypatch.setattr(run_module, "make_model", make)
+        monkeypatch.setattr(learner, "make_model", make)
         return states
 
     @pytest.mark.parametrize("family", ["rnn", "transformer"])
     @pytest.mark.parametrize("checkpointing", [False, True])
     def test_frozen_stay_and_others_learn(self, tmp_path, data, begun, capsys, family, checkpointing, monkeypatch):
-        optimizers, original = [], run_module.make_optimizer
+        optimizers, original = [], learner.make_optimizer
         monkeypatch.setattr(
-            run_module, "make_optimizer", lambda *words: optimizers.append(original(*words)) or optimizers[0]
+            learner, "make_optimizer", lambda *words: optimizers.append(original(*words)) or optimizers[0]
         )
         options = {"freeze": ["model.encoder.*", "*.bias*"], "weight_decay": 0.1, "max_grad_norm": 0.5,
                    "gradient_checkpointing": checkpointing}  # fmt: skip
@@ -345,7 +345,7 @@ class TestInitialising:
     @pytest.mark.parametrize("family", ["rnn", "transformer"])
     def test_ours_with_another_vocabulary(self, start, trained, capsys, family):
         theirs = weights(trained[family] / "run")
-        tokens = building.load_tokenizer(trained[family] / "run").get_vocab()
+        tokens = load_tokenizer(trained[family] / "run").get_vocab()
         ours, tokenizer = start("begun", trained[family] / "run", family, tokenizer={"kind": "bpe", "vocab_size": 22})
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("taken over"))
         fresh, _ = start("fresh", None, family, tokenizer={"kind": "bpe", "vocab_size": 22})
@@ -368,7 +368,7 @@ class TestInitialising:
     def test_the_sides_of_a_pair(self, start, trained):
         """Its two tables come from the one of a shared vocabulary; its output row by the target's tokens."""
         theirs = weights(trained["transformer"] / "run")["model.shared.weight"]
-        tokens = building.load_tokenizer(trained["transformer"] / "run").get_vocab()
+        tokens = load_tokenizer(trained["transformer"] / "run").get_vocab()
         sizes = {"kind": "char", "vocab_size": 12, "target_kind": "bpe", "target_vocab_size": 20, "shared": False}
         ours, tokenizer = start("pair", trained["transformer"] / "run", tokenizer=sizes)
         for side, vocabulary in (("encoder", tokenizer), ("decoder", tokenizer.target_tokenizer)):
@@ -405,7 +405,7 @@ class TestInitialising:
         """Another library's architecture, with our names for layers and its own for embeddings."""
         from transformers import MarianConfig, MarianMTModel
 
-        tokenizer = building.load_tokenizer(trained["transformer"] / "run")
+        tokenizer = load_tokenizer(trained["transformer"] / "run")
         torch.manual_seed(0)
         config = MarianConfig(
             vocab_size=len(tokenizer), d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
@@ -732,14 +732,15 @@ class TestSubwordRegularisation:
             return validate(run)
 
         monkeypatch.setattr(loop, "make_update", spy)
-        monkeypatch.setattr(ending, "validate", see)
+        for module in (loop, ending):
+            monkeypatch.setattr(module, "validate", see)
         return trained, validated
 
     @pytest.mark.parametrize("kind", list(KINDS))
     def test_anew_in_every_epoch(self, tmp_path, data, read, kind):
         trained, validated = read
         record = run(tmp_path, data, tokenizer=self.KINDS[kind], training={"max_steps": None, "num_train_epochs": 3})
-        tokenizer = building.load_tokenizer(tmp_path / "run")
+        tokenizer = load_tokenizer(tmp_path / "run")
         pairs = list(zip(*(Path(path).read_text().splitlines() for path in data["few"]), strict=True))
         expected = sorted(pairs)
         epochs = collections.defaultdict(list)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seqloom.comparison.compare import names_of
+from seqloom import run_folder
 from seqloom.figures.curves import COLUMNS, comparison
 from seqloom.figures.style import COLOURS, save_png
-from seqloom.sharing.card import METRICS
+from seqloom.scoring import metrics
 from seqloom.support import disk
 
 USAGE = "usage: seqloom plot RUN [RUN ...] [--output curves.png] [--x updates|tokens|seconds] [--overwrite]"
-LOG = "training_log.jsonl"
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
     words = list(argv)
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE, "", f"RUN is the output folder of a training, with its {LOG}.", sep="\n")
+        print(USAGE, "", f"RUN is the output folder of a training, with its {run_folder.LOG}.", sep="\n")
         return 0 if words else 2
     try:
         runs, options = read_words(words)
@@ -33,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    names = names_of(runs)
+    names = run_folder.names_of(runs)
     print(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {output}")
     return 0
 
@@ -73,7 +71,7 @@ def plot_runs(runs: Sequence[Path], x: str = "updates"):
     most = 2 * len(COLOURS)
     if len(runs) > most:
         raise ValueError(f"{len(runs)} runs are more than can be told apart in one picture: give at most {most}.")
-    logs = dict(zip(names_of(runs), map(read_log, runs), strict=True))
+    logs = dict(zip(run_folder.names_of(runs), map(run_folder.read_log, runs), strict=True))
     column, label = COLUMNS[x], {"updates": "updates", "tokens": "target tokens", "seconds": "seconds"}[x]
     for run, log in zip(runs, logs.values(), strict=True):
         if not any(column in line for line in log):
@@ -93,34 +91,5 @@ def plot_runs(runs: Sequence[Path], x: str = "updates"):
             for line in log:
                 if column in line:
                     line[column] /= unit
-    metric_labels = {name: f"{title} (%)" for name, title in METRICS.items()}
+    metric_labels = {name: f"{metrics.label(name)} (%)" for name in metrics.METRICS}
     return comparison(logs, column, label, metric_labels)
-
-
-def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log. A last line that is still being written is left out.
-
-    Raises:
-        ValueError: There is none, or it is empty or damaged.
-    """
-    path = run / LOG
-    if not run.is_dir():
-        raise ValueError(f"there is no folder {run}; give the output_dir of a training.")
-    if not path.is_file():
-        raise ValueError(f"{run} has no {LOG}; give the output_dir of a training that has begun.")
-    log = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not text.endswith("\n"):
-            break
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            line = None
-        if not isinstance(line, dict) or "step" not in line:
-            raise ValueError(f"line {number} of {path} is damaged; mend or delete it.")
-        log.append({name: value for name, value in line.items() if value is not None})
-    if not log:
-        raise ValueError(
-            f"{path} is empty: its first line comes after training.logging_steps updates; wait, or lower that."
-        )
-    return log

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from seqloom import run_folder
 from seqloom.settings.reading import load_settings
-from seqloom.sharing.push import finished_run, push
+from seqloom.sharing.push import push
 from seqloom.support.console import quieten_libraries
 
 USAGE = "usage: seqloom push FOLDER USER/MODEL [--hub_private_repo true] [--hub_revision BRANCH]"
@@ -29,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
             if is_key and option not in ("--hub_private_repo", "--hub_revision"):
                 raise ValueError(f"{option} is unknown. {USAGE}")
         quieten_libraries()
-        path = finished_run(Path(folder)) / "settings.yaml"
+        path = run_folder.finished(Path(folder)) / run_folder.SETTINGS
         push(Path(folder), load_settings(path, ["--push_to_hub", name, *options]).hub)
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

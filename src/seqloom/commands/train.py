@@ -22,7 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command ``train.py``; returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE, "", "Keys are the settings of configs/*.yaml; src/seqloom/settings.py explains each.", sep="\n")
+        print(
+            USAGE,
+            "",
+            "Keys are the settings of configs/*.yaml; src/seqloom/settings/schema.py explains each.",
+            sep="\n",
+        )
         print("--resume goes on with the run in output_dir; --resume auto starts it if there is none.")
         return 0 if words else 2
     flags = {flag: f"--{flag}" in words for flag in ("resume", "overwrite", "dry_run")}

@@ -13,14 +13,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from seqloom import run_folder
 from seqloom.commands.train import main as train_command
 from seqloom.settings.schema import Settings
 from seqloom.support.console import has_terminal
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the training in this output folder has come to its end."""
-    return (folder / "record.json").is_file()
 
 
 def train_all(runs: Sequence[Settings], num_jobs: int = 1) -> None:
@@ -34,7 +30,7 @@ def train_all(runs: Sequence[Settings], num_jobs: int = 1) -> None:
     Raises:
         ValueError: A training failed; the message is its own.
     """
-    waiting = [settings for settings in runs if not is_finished(Path(settings.output_dir))]
+    waiting = [settings for settings in runs if not run_folder.is_finished(Path(settings.output_dir))]
     if num_jobs == 1:
         for number, settings in enumerate(waiting, start=1):
             print(f"\ntraining {number} of {len(waiting)}: {settings.output_dir}", flush=True)

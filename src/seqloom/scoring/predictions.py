@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.scoring.significance import Statistics
 
@@ -54,7 +55,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is damaged.
     """
-    path = folder / "scores.json"
+    path = folder / run_folder.SCORES
     if not path.is_file():
         return {}
     try:

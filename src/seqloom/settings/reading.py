@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types
@@ -55,7 +56,7 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
         ValueError: As for `load_settings`.
     """
     raw: dict[str, Any] = {}
-    path = Path(model) / "settings.yaml"
+    path = Path(model) / run_folder.SETTINGS
     if path.is_file():
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}

@@ -39,7 +39,6 @@ from seqloom.scoring.significance import (
     system_resamples,
     system_score,
 )
-from seqloom.sharing.card import METRICS
 from seqloom.support.console import has_terminal
 from seqloom.support.wording import plural
 
@@ -460,7 +459,7 @@ def _in_words(result: dict[str, Any]) -> str:
 
 
 def _label(metric: str) -> str:
-    return METRICS.get(metric, metric)
+    return metrics.label(metric)
 
 
 def _with_interval(value: float, low_high: Sequence[float], sign: str = "") -> str:
