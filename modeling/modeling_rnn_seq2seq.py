@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -29,11 +28,9 @@ from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 from transformers.utils.generic import merge_with_config_defaults
 
 from .cache_rnn_seq2seq import RecurrentStateLayer
+from .cells_rnn_seq2seq import CELLS, State
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
-from .export_rnn_seq2seq import scan_layer
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss
-
-State = tuple[torch.Tensor, ...]  # of all layers: hidden, and cell for the LSTM; (batch, layers, hidden) each
 
 
 def take(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -54,9 +51,9 @@ class RnnSeq2SeqLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: RnnSeq2SeqConfig, input_size: int, bidirectional: bool = False):
         super().__init__()
-        cell = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[config.cell_type]  # nn.RNN is the tanh cell
+        self.cell = CELLS[config.cell_type]
         size = config.hidden_size // 2 if bidirectional else config.hidden_size
-        self.rnn = cell(input_size, size, batch_first=True, bidirectional=bidirectional)
+        self.rnn = self.cell.build(input_size, size, bidirectional)
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor | None = None, *state: torch.Tensor) -> State:
         """(batch, length, input_size) → outputs (batch, length, hidden), then the last state (batch, hidden) each.
@@ -65,18 +62,7 @@ class RnnSeq2SeqLayer(GradientCheckpointingLayer):
             lengths: (batch,), on the CPU: where each sequence ends; None where all end together.
             state: (batch, hidden) each, of a one-directional layer; zeros where not given.
         """
-        if is_torchdynamo_exporting():
-            return scan_layer(self.rnn, inputs, lengths, state)
-        first = tuple(part[None].contiguous() for part in state)
-        first = (first[0] if len(first) == 1 else first) if first else None
-        if lengths is None:
-            outputs, last = self.rnn(inputs, first)
-        else:
-            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            packed, last = self.rnn(packed, first)
-            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
-        last = last if isinstance(last, tuple) else (last,)  # (directions, batch, hidden / directions) each
-        return outputs, *(part.transpose(0, 1).flatten(1) for part in last)
+        return self.cell.run(self.rnn, inputs, lengths, state)
 
 
 class RnnSeq2SeqAttention(nn.Module):
@@ -144,25 +130,16 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform (Sutskever et al. 2014; Luong et al. 2015), recurrent matrices orthogonal (Bahdanau et al. 2015),
-        biases zero but for the LSTM's forget gate, which starts open (Jozefowicz et al. 2015)."""
+        """Uniform (Sutskever et al. 2014; Luong et al. 2015), biases zero; the cell initialises itself."""
         super()._init_weights(module)
         limit = self.config.init_range
+        cell = CELLS[self.config.cell_type]
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.uniform_(module.weight, -limit, limit)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.RNNBase):
-            for name, parameter in module.named_parameters():
-                value = torch.zeros(parameter.shape, device=parameter.device)
-                if name.startswith("weight_ih"):
-                    value.uniform_(-limit, limit)
-                elif name.startswith("weight_hh"):
-                    for gate in value.split(module.hidden_size):
-                        nn.init.orthogonal_(gate)
-                elif name.startswith("bias_ih") and isinstance(module, nn.LSTM):
-                    value[module.hidden_size : 2 * module.hidden_size] = 1.0
-                init.copy_(parameter, value)  # skips weights that came from a checkpoint
+        elif isinstance(module, cell.module_class):
+            cell.init_weights(module, limit)
 
 
 class RnnSeq2SeqEncoder(RnnSeq2SeqPreTrainedModel):
@@ -224,7 +201,7 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         super().__init__(config)
         embedding, hidden = config.embedding_size, config.hidden_size
         self.embed_tokens = nn.Embedding(config.decoder_vocab_size, embedding)
-        self.num_states = 2 if config.cell_type == "lstm" else 1
+        self.num_states = CELLS[config.cell_type].num_states
         # The encoder layer whose last state each decoder layer starts from: the upper ones, then the topmost again.
         skipped = max(0, config.encoder_layers - config.decoder_layers)
         self.origins = [min(i + skipped, config.encoder_layers - 1) for i in range(config.decoder_layers)]
