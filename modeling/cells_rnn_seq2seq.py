@@ -4,6 +4,8 @@ A layer holds a module, ``rnn``, and leaves to its `RecurrentCell` how that is m
 a module of the form that `RecurrentCell` describes and its entry in `CELLS`.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -13,6 +15,7 @@ from transformers.utils import is_torchdynamo_exporting
 from .export_rnn_seq2seq import scan_layer
 
 State = tuple[torch.Tensor, ...]  # as many tensors as the cell carries from step to step, batch first
+Module = Any  # an `nn.Module` that a cell built, and whose further methods it knows
 
 
 class RecurrentCell:
@@ -35,11 +38,11 @@ class RecurrentCell:
         self.module_class = module_class
         self.num_states = num_states
 
-    def build(self, input_size: int, hidden_size: int, bidirectional: bool = False) -> nn.Module:
+    def build(self, input_size: int, hidden_size: int, bidirectional: bool = False) -> Module:
         """One layer; ``hidden_size`` is each direction's."""
         return self.module_class(input_size, hidden_size, bidirectional)
 
-    def run(self, module: nn.Module, inputs: torch.Tensor, lengths: torch.Tensor | None, state: State) -> State:
+    def run(self, module: Module, inputs: torch.Tensor, lengths: torch.Tensor | None, state: State) -> State:
         """Reads whole sequences whose tokens stand at the front.
 
         Args:
@@ -54,7 +57,7 @@ class RecurrentCell:
         """
         return module(inputs, lengths, *state)
 
-    def init_weights(self, module: nn.Module, limit: float) -> None:
+    def init_weights(self, module: Module, limit: float) -> None:
         """Fills the parameters of what `build` made."""
         module.init_weights(limit)
 
@@ -62,10 +65,10 @@ class RecurrentCell:
 class TorchCell(RecurrentCell):
     """A cell of torch's own: `nn.RNN`, `nn.LSTM` or `nn.GRU`."""
 
-    def build(self, input_size: int, hidden_size: int, bidirectional: bool = False) -> nn.Module:
+    def build(self, input_size: int, hidden_size: int, bidirectional: bool = False) -> Module:
         return self.module_class(input_size, hidden_size, batch_first=True, bidirectional=bidirectional)
 
-    def run(self, module: nn.Module, inputs: torch.Tensor, lengths: torch.Tensor | None, state: State) -> State:
+    def run(self, module: Module, inputs: torch.Tensor, lengths: torch.Tensor | None, state: State) -> State:
         if is_torchdynamo_exporting():
             return scan_layer(module, inputs, lengths, state)
         parts = tuple(part[None].contiguous() for part in state)
@@ -79,7 +82,7 @@ class TorchCell(RecurrentCell):
         last = last if isinstance(last, tuple) else (last,)  # (directions, batch, hidden / directions) each
         return outputs, *(part.transpose(0, 1).flatten(1) for part in last)
 
-    def init_weights(self, module: nn.Module, limit: float) -> None:
+    def init_weights(self, module: Module, limit: float) -> None:
         """Uniform, recurrent matrices orthogonal (Bahdanau et al. 2015), biases zero but for the LSTM's forget gate,
         which starts open (Jozefowicz et al. 2015)."""
         for name, parameter in module.named_parameters():

@@ -12,6 +12,7 @@ writes a family derives its config from `Seq2SeqConfig`, decorated with ``@stric
 - refuses fields that contradict each other in ``validate_fields``, which calls its ``super()`` first.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from huggingface_hub.dataclasses import strict
@@ -101,7 +102,7 @@ class Seq2SeqConfig(PreTrainedConfig):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be at least 0 and less than 1.")
 
-    def check_choices(self, **allowed: object) -> None:
+    def check_choices(self, **allowed: Collection[str]) -> None:
         """Refuses a field that is none of what is allowed: ``check_choices(bridge=("dense", "copy"))``."""
         for name, choices in allowed.items():
             if getattr(self, name) not in choices:
