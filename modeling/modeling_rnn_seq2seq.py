@@ -310,22 +310,20 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         source = (keys, encoder_outputs.last_hidden_state, mask)
 
         target_length = embeds.shape[1]
-        counts = (
-            None  # (batch, target), where padding that is before a token, or before the state is kept, must not count
-        )
+        counted = None  # (batch, target), where padding is before a token, or before the state is kept
         if attention_mask is not None:
             is_token = attention_mask[:, -target_length:].bool()
             harmless = is_token.int().cummin(-1).values.bool() if cache is None else torch.ones_like(is_token)
-            counts = None if torch.equal(is_token, harmless) else is_token
+            counted = None if torch.equal(is_token, harmless) else is_token
         records = cache is not None and cache.record_past
-        is_stepwise = self.feed_size or counts is not None or records
+        is_stepwise = self.feed_size or counted is not None or records
         pieces: list[tuple[torch.Tensor | None, ...]] = []
         for start in range(target_length) if is_stepwise else (0,):
             before = (*state, feed)
             piece = self.dropout(embeds[:, start : start + 1] if is_stepwise else embeds)
             readout, state, feed, weights, outputs = self.advance(piece, state, feed, source)
-            if counts is not None:  # padding leaves everything as it was
-                *state, feed = keep_where(counts[:, start], (*state, feed), before)
+            if counted is not None:  # padding leaves everything as it was
+                *state, feed = keep_where(counted[:, start], (*state, feed), before)
             if cache is not None:
                 cache.store((*state, feed), keys, num_steps=piece.shape[1])
             pieces.append((readout, weights, *outputs))
