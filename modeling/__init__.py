@@ -37,7 +37,7 @@ def register_family(
     """Makes a family of models known to transformers' Auto classes and to all of seqloom, by its ``model_type``.
 
     Saved folders carry the files that define these classes, for those who have no seqloom. A family may be defined
-    anywhere; its files then import each other in the form ``from .name import …`` or need what they import installed.
+    anywhere; those who load it must have installed what its files import otherwise than from a file beside them.
 
     Args:
         config_class: Answers all that `Seq2SeqConfig` asks.

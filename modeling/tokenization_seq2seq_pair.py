@@ -46,7 +46,7 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
             truncation_side=self.truncation_side,
             split_special_tokens=self.split_special_tokens,
             clean_up_tokenization_spaces=self.clean_up_tokenization_spaces,
-            **{name: token for name, token in self._special_tokens_map.items() if token is not None},
+            **self.special_tokens_map,
         )
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id"):
             ours, theirs = getattr(self, name), getattr(self.target_tokenizer, name)
