@@ -13,7 +13,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/installed
-	$(RUN) -m seqloom.demo
+	$(RUN) -m seqloom.commands.demo
 
 compare: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) -m seqloom compare configs/scan-rnn-no-attention.yaml configs/scan-rnn.yaml \
@@ -24,11 +24,12 @@ test: $(VENV)/installed
 
 # A hundred kills at random moments, some minutes.
 test-faults: $(VENV)/installed
-	$(RUN) -m pytest -q -m faults tests/test_faults.py
+	$(RUN) -m pytest -q -m faults tests/training/test_faults.py
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(RUN) -m mypy modeling
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix

@@ -21,6 +21,6 @@ if __name__ == "evaluate":
     sys.modules["evaluate"] = library = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(library)
 elif __name__ == "__main__":
-    from seqloom.evaluation import main
+    from seqloom.commands.score import main
 
     sys.exit(main())

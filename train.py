@@ -7,7 +7,7 @@ accelerate launch train.py runs/mine/settings.yaml --resume
 
 import sys
 
-from seqloom.training import main
+from seqloom.commands.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

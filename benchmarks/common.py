@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from seqloom.evaluation import environment
+from seqloom.support.machine import environment
 
 Result = dict[str, Any]
 

@@ -23,12 +23,16 @@ from transformers import AutoModelForSeq2SeqLM, MarianConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
-from seqloom.batching import IGNORED, UpdateStream, collate, plan_epoch
-from seqloom.building import keep_freed_memory, make_tokenizer
-from seqloom.data import encode, load_pairs
+from seqloom.data.batches import IGNORED, collate, plan_epoch
+from seqloom.data.encoding import encode
+from seqloom.data.pairs import load_pairs
+from seqloom.data.scan import load_scan
+from seqloom.data.updates import UpdateStream
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
-from seqloom.scan import load_scan
-from seqloom.settings import TrainingSettings, load_settings
+from seqloom.settings.reading import load_settings
+from seqloom.settings.schema import TrainingSettings
+from seqloom.support.machine import keep_freed_memory
+from seqloom.training.building import make_tokenizer
 
 Batch = dict[str, torch.Tensor]
 Loss = Callable[[PreTrainedModel, Batch, float], torch.Tensor]

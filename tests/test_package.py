@@ -13,7 +13,7 @@ import pytest
 
 import seqloom
 import seqloom.modeling
-from seqloom.settings import load_scoring_settings, load_settings
+from seqloom.settings.reading import load_scoring_settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "modeling").glob("*.py"))

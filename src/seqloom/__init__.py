@@ -3,7 +3,7 @@
 Importing the package registers both families with transformers' Auto classes.
 """
 
-from seqloom.decoding import Hypothesis, stream, translate
+from seqloom.decoding.translate import Hypothesis, stream, translate
 from seqloom.modeling import *  # noqa: F403
 from seqloom.modeling import __all__ as _models
 from seqloom.version import __version__

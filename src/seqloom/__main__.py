@@ -5,15 +5,15 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "train": ("training", "trains a model, as train.py does"),
-    "evaluate": ("evaluation", "scores a model, as evaluate.py does"),
-    "translate": ("translation", "translates lines of text"),
-    "compare": ("comparison.command", "compares models: RNN or Transformer?"),
-    "attend": ("attending", "draws what a model looks at while it writes"),
-    "plot": ("plotting", "draws the curves of runs"),
-    "push": ("sharing", "shares a finished run on the Hub"),
+    "train": ("train", "trains a model, as train.py does"),
+    "evaluate": ("score", "scores a model, as evaluate.py does"),
+    "translate": ("translate", "translates lines of text"),
+    "compare": ("compare", "compares models: RNN or Transformer?"),
+    "attend": ("attend", "draws what a model looks at while it writes"),
+    "plot": ("plot", "draws the curves of runs"),
+    "push": ("push", "shares a finished run on the Hub"),
 }
-"""Command: its module in seqloom, and what it does."""
+"""Command: its module in seqloom.commands, and what it does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {words[0]!r} is no command of seqloom's; there are {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
     module, _ = COMMANDS[words[0]]
-    return importlib.import_module(f"seqloom.{module}").main(words[1:])
+    return importlib.import_module(f"seqloom.commands.{module}").main(words[1:])
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from seqloom.cards import CELLS
-from seqloom.evaluation import load_model
-from seqloom.settings import Settings
-from seqloom.tokenization import load_tokenizer
+from seqloom.data.tokenization import load_tokenizer
+from seqloom.decoding.loading import load_model
+from seqloom.settings.schema import Settings
+from seqloom.sharing.card import CELLS
 
 
 @dataclass(frozen=True)

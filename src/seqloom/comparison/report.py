@@ -17,28 +17,21 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from seqloom import plots
 from seqloom.comparison.sections import Passage, Plot, Section, Table
+from seqloom.figures.style import save_png
 
-MEASURES = {
-    "quality": "quality",
-    "learning_curves": "learning_curves",
-    "attention": "attention_or_none",
-    "data_handling": "data_handling",
-    "weight": "weight",
-    "generation": "generating",
-    "memory_tasks": "memory_tasks",
-    "gradients": "gradient_flow",
-    "generalisation": "generalisation",
-}
-"""The measures in the order of the report: name, and the module that has its ``measure`` and ``section``."""
+MEASURES = (
+    "quality", "learning_curves", "attention", "data_handling", "weight", "generation", "memory_tasks", "gradients",
+    "generalisation",
+)  # fmt: skip
+"""The measures in the order of the report; each is a module of `seqloom.comparison.measures`."""
 
 
 def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
     """The sections of all measures that were taken."""
     return {
-        name: importlib.import_module(f"seqloom.comparison.{module}").section(measures[name])
-        for name, module in MEASURES.items()
+        name: importlib.import_module(f"seqloom.comparison.measures.{name}").section(measures[name])
+        for name in MEASURES
         if name in measures
     }
 
@@ -56,7 +49,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
     for section in sections.values():
         for part in section.parts:
             if isinstance(part, Plot):
-                plots.save_png(part.figure, folder / "figures" / f"{part.name}.png")
+                save_png(part.figure, folder / "figures" / f"{part.name}.png")
     summary = summary_tables(record["candidates"], sections)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text, encoding="utf-8")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from seqloom import training
-from seqloom.settings import Settings
-from seqloom.tracking import has_terminal
+from seqloom.commands.train import main as train_command
+from seqloom.settings.schema import Settings
+from seqloom.support.console import has_terminal
 
 
 def is_finished(folder: Path) -> bool:
@@ -85,7 +85,7 @@ def main(parent: int, config: str) -> int:
         ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
         if os.getppid() != parent:  # it was gone before
             return 1
-    return training.main([config, "--resume", "auto"])
+    return train_command([config, "--resume", "auto"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,309 @@
+"""A comparison: models are trained or taken, every measure is asked, the report is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqloom.comparison.candidates import Candidate, Options, describe, kind
+from seqloom.comparison.report import MEASURES, write
+from seqloom.comparison.trainings import is_finished, train_all
+from seqloom.data.pairs import load_pairs
+from seqloom.decoding.loading import check_exists
+from seqloom.scoring.score import evaluate_model
+from seqloom.settings.reading import load_scoring_settings, load_settings
+from seqloom.settings.schema import DataSettings, EvaluationSettings, GenerationSettings, ScoringSettings, Settings
+from seqloom.support.console import duration
+from seqloom.support.disk import write_aside
+from seqloom.support.machine import environment
+
+REQUEST = "comparison.json"
+"""What was asked for; a folder that has it is a comparison's."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line, understood."""
+
+    configs: tuple[str, ...]
+    models: tuple[str, ...]
+    output: Path
+    overrides: tuple[str, ...] = ()
+    """Words of the command line that go to the settings."""
+    seeds: tuple[int, ...] = ()
+    """For the configurations; none: each recipe's own."""
+    measures: tuple[str, ...] = MEASURES
+    split: str = "test"
+    num_threads: int = 1
+    num_jobs: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a comparison that is resumed must have in common with the one that was begun."""
+        names = ("configs", "models", "overrides", "seeds", "split", "num_threads")
+        return {name: value if isinstance(value := getattr(self, name), str | int) else list(value) for name in names}
+
+
+def compare(request: Request, *, command: str, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    """Trains, scores and measures, and writes the report.
+
+    Args:
+        request: What to compare, and how.
+        command: For the record.
+        resume: Go on with the comparison in the output folder.
+        overwrite: Delete the comparison in it first.
+
+    Returns:
+        What was written to ``report.json``.
+
+    Raises:
+        ValueError: The request, the data or the output folder do not allow it, or a training failed.
+    """
+    names = names_of_subjects(request)
+    if not request.configs:  # with a configuration, its settings refuse what is unknown
+        known = scoring_words(request.overrides)
+        wrong = next((word for word in request.overrides if word.startswith("--") and word not in known), None)
+        if wrong:
+            raise ValueError(
+                f"{wrong} says nothing about models that are taken as they are: give settings of data:, generation: "
+                "and evaluation:."
+            )
+    for model in request.models:
+        check_exists(model)
+    runs = recipes(request, names)
+    models = [
+        (name, model, words_for(model, request, runs))
+        for name, model in zip(names[len(runs) :], request.models, strict=True)
+    ]
+    scored = {name: load_scoring_settings(model, words)[0] for name, model, words in models}
+    check_same_pairs(runs, scored, request.split)
+    make_folder(request, resume, overwrite)
+    torch.set_num_threads(request.num_threads)
+    train_all([settings for per_seed in runs.values() for settings in per_seed])
+    candidates = [trained(name, per_seed, request) for name, per_seed in runs.items()]
+    candidates += [taken(*each, request) for each in models]
+
+    options = Options(
+        folder=request.output,
+        seed=request.seeds[0] if request.seeds else 42,
+        num_threads=request.num_threads,
+        num_jobs=request.num_jobs,
+    )
+    wanted = [name for name in MEASURES if name in request.measures or kept_in(request.output, name).is_file()]
+    entries = {}  # what was measured before stays in the report
+    for number, name in enumerate(wanted, start=1):
+        print(f"\nmeasure {number} of {len(wanted)}: {name.replace('_', ' ')}", flush=True)
+        entries[name] = take_measure(name, candidates, options)
+        print(f"  {duration(entries[name]['seconds'])}")
+    record = {
+        "command": command,
+        "commit": commit(),
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment(),
+        "candidates": [
+            {
+                "name": candidate.name,
+                "kind": kind(candidate.config),
+                "description": describe(candidate.config),
+                "folders": [str(folder) for folder in candidate.folders],
+                "seeds": list(candidate.seeds),
+            }
+            for candidate in candidates
+        ],
+        "seconds": {
+            "training": round(trained_seconds(runs), 1),
+            **{name: entry["seconds"] for name, entry in entries.items()},
+        },
+        "measures": {name: entry["result"] for name, entry in entries.items()},
+    }
+    write(request.output, record)
+    return record
+
+
+def kept_in(folder: Path, measure: str) -> Path:
+    """The file that a measure's result is kept in."""
+    return folder / "measures" / f"{measure}.json"
+
+
+def take_measure(name: str, candidates: Sequence[Candidate], options: Options) -> dict[str, Any]:
+    """A measure's ``result`` and its ``seconds``; as it was kept, where it was taken before."""
+    kept = kept_in(options.folder, name)
+    if not kept.is_file():
+        started = time.perf_counter()
+        result = importlib.import_module(f"seqloom.comparison.measures.{name}").measure(candidates, options)
+        entry = {"seconds": round(time.perf_counter() - started, 1), "result": result}
+        text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
+        kept.parent.mkdir(exist_ok=True)
+        write_aside(kept, lambda aside: aside.write_text(text, encoding="utf-8"))
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def names_of_subjects(request: Request) -> list[str]:
+    """What the report calls them, configurations first."""
+    folders = [model for model in request.models if Path(model).is_dir()]
+    short = dict(zip(folders, names_of([Path(folder) for folder in folders]), strict=True)) if folders else {}
+    names = [Path(config).stem for config in request.configs]
+    names += [short.get(model, model) for model in request.models]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two of what is to be compared are called {name}; rename one of them, or give it once.")
+    return names
+
+
+def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]:
+    """The settings of every training, by candidate: one a seed."""
+    found: dict[str, list[Settings]] = {}
+    for name, config in zip(names, request.configs, strict=False):
+        settings = load_settings(config, request.overrides)
+        for seed in request.seeds or (settings.training.seed,):
+            found.setdefault(name, []).append(
+                dataclasses.replace(
+                    settings,
+                    training=dataclasses.replace(settings.training, seed=seed),
+                    evaluation=dataclasses.replace(settings.evaluation, split=request.split),
+                    hub=dataclasses.replace(settings.hub, push_to_hub=None, hub_private_repo=None, hub_revision=None),
+                    output_dir=str(request.output / "models" / f"{name}-seed-{seed}"),
+                )
+            )
+    return found
+
+
+def check_same_pairs(runs: dict[str, list[Settings]], models: dict[str, ScoringSettings], split: str) -> None:
+    """Refuses what would be scored on different sentences, before anything is trained."""
+    first, pairs = "", None
+    sources = [
+        (name, settings.data, settings.training.seed) for name, per_seed in runs.items() for settings in per_seed
+    ]
+    sources += [(name, settings.data, settings.seed) for name, settings in models.items()]
+    for name, data, seed in sources:
+        found = load_pairs(data, seed, splits=(split,)).splits.get(split)
+        if found is None:
+            raise ValueError(f"the data of {name} have no {split} split; choose another one with --split.")
+        texts = (found["source"][:], found["target"][:])
+        if pairs is None:
+            first, pairs = name, texts
+        elif texts != pairs:
+            raise ValueError(
+                f"{first} and {name} would be scored on different sentences; give both the same data "
+                "(--dataset or --test_files), and to several seeds a split that is not cut by the seed."
+            )
+
+
+def make_folder(request: Request, resume: bool, overwrite: bool) -> None:
+    """Makes the output folder ready, and refuses to write over anything unless told to."""
+    folder, asked = request.output, request.to_dict()
+    is_comparison = (folder / REQUEST).is_file()
+    if resume:
+        if not is_comparison:
+            raise ValueError(f"there is no comparison to resume in {folder}; start it without --resume.")
+        before = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+        others = [name for name in asked if asked[name] != before.get(name)]
+        if others:
+            raise ValueError(
+                f"the comparison in {folder} was begun with another {', '.join(others)}; resume it with the same "
+                "words, or take another --output."
+            )
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise ValueError(
+                f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
+                "another --output."
+            )
+        if not is_comparison:
+            raise ValueError(f"{folder} holds no comparison, so --overwrite will not delete it; choose another one.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / REQUEST).write_text(json.dumps(asked, indent=2), encoding="utf-8")
+
+
+def trained(name: str, per_seed: Sequence[Settings], request: Request) -> Candidate:
+    """A recipe whose trainings are finished; they have scored the split already."""
+    folders = tuple(Path(settings.output_dir) for settings in per_seed)
+    return Candidate(
+        name,
+        folders,
+        per_seed[0],
+        tuple(settings.training.seed for settings in per_seed),
+        tuple(folder / "evaluation" / request.split / "predictions.jsonl" for folder in folders),
+    )
+
+
+def taken(name: str, model: str, words: Sequence[str], request: Request) -> Candidate:
+    """A model as it is, scored here."""
+    folder = request.output / "predictions" / name.replace("/", "--")
+    if not (folder / "scores.json").is_file():
+        print(f"\nscoring {model}", flush=True)
+        words = [*words, "--split", request.split, "--output_dir", str(folder)]
+        evaluate_model(model, words, overwrite=True)
+    path = Path(model) / "settings.yaml"
+    settings = load_settings(path) if path.is_file() else None
+    seeds = (settings.training.seed,) if settings else ()
+    return Candidate(name, (Path(model),), settings, seeds, (folder / "predictions.jsonl",))
+
+
+def words_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> list[str]:
+    """The words of the command line that a model is scored with. One that says nothing of its data gets those of the
+    first configuration, its metrics too."""
+    words = scoring_words(request.overrides)
+    is_told = {word.partition("=")[0].split(".")[-1].lstrip("-") for word in words} & {"dataset", "test_files"}
+    if is_told or not runs or (Path(model) / "settings.yaml").is_file():
+        return words
+    first = next(iter(runs.values()))[0]
+    given = {f"data.{key}": value for key, value in dataclasses.asdict(first.data).items()}
+    given |= {"seed": first.training.seed, "evaluation.metrics": first.evaluation.metrics}
+    given |= {"evaluation.metric_kwargs": first.evaluation.metric_kwargs}
+    return [*(f"--{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()), *words]
+
+
+def scoring_words(overrides: Sequence[str]) -> list[str]:
+    """Those of the overrides that scoring knows: a model that is trained has no learning rate."""
+    sections = {"data": DataSettings, "generation": GenerationSettings, "evaluation": EvaluationSettings}
+    known = {field.name for cls in (*sections.values(), ScoringSettings) for field in dataclasses.fields(cls)}
+    words, is_wanted = [], False
+    for word in overrides:
+        if word.startswith("--"):
+            section, dot, _ = word[2:].partition("=")[0].partition(".")
+            is_wanted = section in (sections if dot else known)
+        if is_wanted:
+            words.append(word)
+    return words
+
+
+def trained_seconds(runs: dict[str, list[Settings]]) -> float:
+    """Of all trainings, by their records."""
+    folders = [Path(settings.output_dir) for per_seed in runs.values() for settings in per_seed]
+    records = [folder / "record.json" for folder in folders if is_finished(folder)]
+    return sum(json.loads(file.read_text(encoding="utf-8"))["progress"]["seconds"] for file in records)
+
+
+def commit() -> str | None:
+    """Of the checkout that this code is from, with ``-dirty`` where something in it is changed; None outside of one."""
+    checkout = Path(__file__).parents[3]
+    if shutil.which("git") is None or not (checkout / ".git").exists():
+        return None
+    git = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """What tells the runs apart: their folders' names, with as many parent folders as that takes."""
+    parts = [run.resolve().parts for run in runs]
+    if len(set(parts)) < len(parts):
+        twice = next(run for run, path in zip(runs, parts, strict=True) if parts.count(path) > 1)
+        raise ValueError(f"the run {twice} is given twice; give each once.")
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -1,0 +1,123 @@
+"""Calls of `generate` that write outputs of a given length, and the bytes that a sentence takes meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from seqloom.decoding.translate import GREEDY
+
+KINDS = {
+    "rnn": "recurrent without attention",
+    "rnn with attention": "recurrent with attention",
+    "transformer": "Transformer",
+}
+LIMITS = (
+    "max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings",
+    "max_source_positions", "max_target_positions",
+)  # fmt: skip
+
+
+def ordinary_ids(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> torch.Tensor:
+    """Ids of the source vocabulary that stand for text, (ids,)."""
+    special = set(tokenizer.all_special_ids)
+    return torch.tensor([index for index in range(min(len(tokenizer), num_embeddings)) if index not in special])
+
+
+def position_limit(config: PreTrainedConfig) -> int | None:
+    """The number of positions of a model that has embeddings of them; None for one that reaches any length."""
+    parts = [config, *(getattr(config, side, None) for side in ("encoder", "decoder"))]
+    limits = [getattr(part, name, None) for part in parts if part is not None for name in LIMITS]
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)
+
+
+def kind(config: PreTrainedConfig) -> str:
+    """One of `KINDS`; transformers' own encoder-decoders are Transformers."""
+    if config.model_type != "rnn_seq2seq":
+        return "transformer"
+    return "rnn" if config.attention == "none" else "rnn with attention"
+
+
+def writing(model: PreTrainedModel, sources: torch.Tensor, length: int, num_beams: int) -> Callable[[], Any]:
+    """A call of `generate` that writes exactly ``length`` tokens for every source (batch, source)."""
+    told = {
+        **GREEDY, "num_beams": num_beams, "do_sample": False, "use_cache": True, "return_dict_in_generate": True,
+        "min_new_tokens": length, "max_new_tokens": length,
+    }  # fmt: skip
+    mask = torch.ones_like(sources)
+
+    @torch.inference_mode()
+    def call() -> Any:
+        outputs = model.generate(input_ids=sources, attention_mask=mask, **told)
+        check_length(model, outputs.sequences, length)
+        return outputs
+
+    return call
+
+
+def check_length(model: PreTrainedModel, sequences: torch.Tensor, length: int) -> None:
+    """Refuses outputs (batch, 1 + target) that are shorter or longer, or have ended before.
+
+    Raises:
+        ValueError: They are.
+    """
+    ends = model.generation_config.eos_token_id
+    ends = torch.tensor([] if ends is None else ends, device=sequences.device).reshape(-1)
+    if sequences.shape[1] != 1 + length or torch.isin(sequences[:, 1:-1], ends).any():
+        raise ValueError(
+            f"{type(model).__name__} was told to write {length} tokens and wrote {sequences.shape[1] - 1} or ended "
+            "before: its generation_config sets a length of its own; remove that, or compare without `generation`."
+        )
+
+
+def weigh(model: PreTrainedModel, ids: torch.Tensor, lengths: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Bytes that are kept of one sentence at the end of greedy decoding.
+
+    Returns:
+        ``cache`` (state, keys and values) for source and output of each length; ``encoder``, the encoder's outputs, for
+        the source of each length; ``longer_source`` and ``longer_output``, the cache where only that one is of the
+        longest length and the other of the shortest.
+    """
+
+    def cache(source: int, target: int) -> int | None:
+        sources = ids[torch.arange(source) % len(ids)][None].to(model.device)
+        kept = getattr(writing(model, sources, target, 1)(), "past_key_values", None)
+        return None if kept is None else num_bytes(kept)
+
+    @torch.inference_mode()
+    def encoder(source: int) -> int:
+        sources = ids[torch.arange(source) % len(ids)][None].to(model.device)
+        return num_bytes(dict(model.get_encoder()(input_ids=sources, attention_mask=torch.ones_like(sources))))
+
+    if not lengths:
+        return {"bytes": {"cache": {}, "encoder": {}}}
+    short, long = lengths[0], lengths[-1]
+    return {
+        "bytes": {
+            "cache": {str(length): cache(length, length) for length in lengths},
+            "encoder": {str(length): encoder(length) for length in lengths},
+            "longer_source": cache(long, short),
+            "longer_output": cache(short, long),
+        }
+    }
+
+
+def num_bytes(kept: Any) -> int:
+    """Of all tensors in a cache, its layers, lists and dicts; one that is found twice is counted once."""
+
+    def tensors(thing: Any) -> Iterator[torch.Tensor]:
+        if torch.is_tensor(thing):
+            yield thing
+        elif isinstance(thing, (Cache, CacheLayerMixin)):
+            yield from tensors(vars(thing))
+        elif isinstance(thing, dict):
+            yield from tensors(list(thing.values()))
+        elif isinstance(thing, (list, tuple)):
+            for part in thing:
+                yield from tensors(part)
+
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors(kept)}.values())

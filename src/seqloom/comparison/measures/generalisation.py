@@ -1,0 +1,156 @@
+"""Generalisation: what a model does with commands that are put together in ways it was not trained on (SCAN).
+
+Lake and Baroni 2018 (https://arxiv.org/abs/1711.00350). ``simple``: a random fifth of the commands is held out.
+``length``: the test commands ask for longer action sequences than any in training. ``addprim_jump``: ``jump`` is known
+alone and is tested in company. ``addprim_turn_left``: likewise ``turn left``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.trainings import train_all
+from seqloom.data.scan import SPLITS
+from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.scoring import metrics
+from seqloom.scoring.predictions import read_predictions, read_scores
+from seqloom.settings.reading import load_settings
+from seqloom.settings.schema import Settings
+
+RECIPES = ("scan-rnn-no-attention", "scan-rnn", "scan-transformer")
+"""What is trained where the candidates are not of this task."""
+SOLVED, FAILED = 95.0, 50.0
+"""Exact match in percent from which on a split counts as solved, and below which as failed."""
+CLEAR = 5.0
+"""A smaller difference, in points, is not called one."""
+
+
+def measure(
+    candidates: Sequence[Candidate], options: Options, *, splits: Sequence[str] = SPLITS, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Exact match on the test commands of every split, each by a model trained on that split's other commands.
+
+    Args:
+        candidates: Where all of them were trained on SCAN, their own recipes are; else the recipes of ``configs/``.
+        options: ``seed``, ``num_jobs`` and ``folder`` count.
+        splits: Of SCAN.
+        overrides: Words of the command line for the recipes of ``configs/``.
+    """
+    is_own = all(
+        candidate.settings is not None and candidate.settings.data.dataset == "scan" for candidate in candidates
+    )
+    if candidates and is_own:
+        recipes = {candidate.name: candidate.settings for candidate in candidates}
+    else:
+        folder = files("seqloom.configs")
+        recipes = {name: load_settings(str(folder.joinpath(f"{name}.yaml")), overrides) for name in RECIPES}
+    runs: dict[tuple[str, str, int], Settings] = {}
+    done: dict[tuple[str, str, int], Path] = {}
+    for name, recipe in recipes.items():
+        candidate = next((candidate for candidate in candidates if is_own and candidate.name == name), None)
+        for split in splits:
+            for number, seed in enumerate(candidate.seeds if candidate else (options.seed,)):
+                key = (name, split, seed)
+                if candidate and recipe.data.split == split and _is_of_test(candidate.predictions[number]):
+                    done[key] = candidate.predictions[number]
+                    continue
+                folder = options.folder / "generalisation" / f"{name}-{split}-{seed}"
+                done[key] = folder / "evaluation" / "test" / "predictions.jsonl"
+                runs[key] = _on_split(recipe, split, seed, folder)
+    train_all(list(runs.values()), options.num_jobs)
+    scores: dict[str, dict[str, list[float]]] = {}
+    for (name, split, _), path in done.items():
+        predictions = read_predictions(path)
+        score = metrics.compute("exact_match", predictions.hypotheses, predictions.references)["score"]
+        scores.setdefault(name, {}).setdefault(split, []).append(score)
+    updates = {name: recipe.training.max_steps for name, recipe in recipes.items()}
+    return {"scores": scores, "updates": updates, "is_own": is_own}
+
+
+def _is_of_test(predictions: Path) -> bool:
+    return read_scores(predictions.parent).get("split") == "test"
+
+
+def _on_split(recipe: Settings, split: str, seed: int, folder: Path) -> Settings:
+    """The recipe for one split, of which exact match on the test commands is wanted and nothing else."""
+    data = dataclasses.replace(recipe.data, dataset="scan", split=split)
+    evaluation = dataclasses.replace(recipe.evaluation, split="test", metrics=["exact_match"], bootstrap_samples=0)
+    hub = dataclasses.replace(recipe.hub, push_to_hub=None, hub_private_repo=None, hub_revision=None)
+    training = dataclasses.replace(recipe.training, seed=seed, num_threads=1)
+    return dataclasses.replace(
+        recipe, data=data, training=training, evaluation=evaluation, hub=hub, output_dir=str(folder)
+    )
+
+
+def section(result: dict[str, Any]) -> Section:
+    """What the scores say."""
+    scores = {name: {split: fmean(values) for split, values in by.items()} for name, by in result["scores"].items()}
+    splits = list(next(iter(scores.values())))
+    findings = []
+    for split in splits:
+        told = ", ".join(f"{name} {by[split]:.1f} %" for name, by in scores.items())
+        solved = [name for name, by in scores.items() if by[split] >= SOLVED]
+        failed = [name for name, by in scores.items() if by[split] < FAILED]
+        verdict = [f"solved by {', '.join(solved)}"] * bool(solved) + [f"failed by {', '.join(failed)}"] * bool(failed)
+        findings.append(f"Split {split}: {told}" + (f" ({'; '.join(verdict)})." if verdict else "."))
+    others = [split for split in splits if split != "simple"]
+    if "simple" in splits and others:
+        gaps = {name: by["simple"] - fmean(by[split] for split in others) for name, by in scores.items()}
+        verdict = "SEEN" if min(gaps.values()) > CLEAR else "NOT SEEN in all"
+        told = "; ".join(f"{name} {gap:.1f} points" for name, gap in gaps.items())
+        findings.append(
+            "Expected (Lake and Baroni 2018): models are worse on commands put together in new ways than on held-out "
+            f"commands of the known kind. {verdict}: on the other splits, in the mean, worse than on simple by: {told}."
+        )
+    figure, (panel,) = new_figure()
+    width = 0.8 / len(scores)
+    for number, (name, by) in enumerate(scores.items()):
+        places = [index + (number - (len(scores) - 1) / 2) * width for index in range(len(splits))]
+        panel.bar(places, [by[split] for split in splits], width * 0.92, color=look(number)["color"], label=name)
+        for place, split in zip(places, splits, strict=True):
+            panel.annotate(
+                f"{by[split]:.1f}",
+                (place, by[split]),
+                (0, 2),
+                textcoords="offset points",
+                ha="center",
+                fontsize="small",
+            )
+            values = result["scores"][name][split]
+            if len(values) > 1:
+                panel.plot([place] * len(values), values, ls="", marker=".", color="0.15")
+    panel.set_xticks(range(len(splits)), splits)
+    panel.set_ylim(0, 108)
+    panel.set_ylabel("exact match on test (%)")
+    share_legend(figure, panel)
+    seeds = max(len(values) for by in result["scores"].values() for values in by.values())
+    plural = f"the mean of {seeds} seeds (dots: each of them)" if seeds > 1 else "one seed"
+    table = Table(
+        ["model", *splits],
+        [[name, *(f"{by[split]:.2f}" for split in splits)] for name, by in scores.items()],
+        f"Exact match on the test commands of each split, in percent; {plural}.",
+    )
+    updates = ", ".join(f"{name} {count:,}" for name, count in result["updates"].items() if count)
+    return Section(
+        title="Generalisation",
+        question="What becomes of commands that are put together in ways which training did not show?",
+        findings=findings,
+        parts=[Plot("generalisation", figure, f"Exact match on the four splits of SCAN, {plural}."), table],
+        how="Every model was trained anew on each split's training commands"
+        + (" by its own recipe" if result["is_own"] else " by the recipes of SCAN that come with seqloom")
+        + (f" (updates: {updates})" if updates else "")
+        + ", its best validation on commands held out of the training split was kept, and it was scored on the split's "
+        "test commands with the recipe's own decoding.",
+        limits=f"Solved means at least {SOLVED:.0f} % exact match, failed less than {FAILED:.0f} %. SCAN is a small "
+        "artificial language. Scores on length and addprim differ much from seed to seed (Lake and Baroni report so "
+        "too), so one seed is an example, not an estimate.",
+        headline={f"SCAN {split}, exact match": {name: f"{by[split]:.1f} %" for name, by in scores.items()}
+                  for split in splits},
+    )  # fmt: skip

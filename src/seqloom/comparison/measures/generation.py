@@ -1,0 +1,344 @@
+"""Generation: what a token and a sentence cost, and what must be kept of a sentence while it is written.
+
+A recurrent decoder without attention has a state of constant size and does the same work at every step; attention looks
+back at all of the source (Bahdanau et al. 2015, arXiv:1409.0473), and a Transformer at all that it has written too
+(Vaswani et al. 2017, arXiv:1706.03762; the memory that this takes at each step: Shazeer 2019, arXiv:1911.02150). Every
+candidate writes outputs of exactly the same length, so that quality and habits of length play no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from seqloom.comparison.candidates import Candidate, Options, describe
+from seqloom.comparison.instruments.clock import cpu_share, disturbance, median_seconds, verdict
+from seqloom.comparison.instruments.generate_calls import KINDS, kind, ordinary_ids, position_limit, weigh, writing
+from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.figures.style import log_scale, look, new_figure, share_legend
+from seqloom.support.machine import cpu_threads, device_name
+from seqloom.support.wording import digits, plural
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+BATCH_SIZES, BATCH_LENGTH = (1, 8, 64), 32
+LENGTHS, LENGTH_BATCH = (16, 32, 64, 128), 8
+BEAMS = (1, 5)
+PARTS = {"cache": "decoder's cache", "encoder": "encoder's outputs"}
+SAME = 0.1
+"""Ratios less than this away from 1 count as no change."""
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    options: Options,
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    batch_length: int = BATCH_LENGTH,
+    lengths: Sequence[int] = LENGTHS,
+    length_batch: int = LENGTH_BATCH,
+    beams: Sequence[int] = BEAMS,
+    repeats: int = 3,
+) -> dict[str, Any]:
+    """Times `generate` of every candidate, all in turn, and weighs what it keeps of a sentence.
+
+    Args:
+        candidates: Any encoder-decoders of transformers.
+        options: Device, CPU threads, seed.
+        batch_sizes: Sentences a call, at ``batch_length`` tokens.
+        batch_length: Tokens of source and output where the batch changes.
+        lengths: Tokens of source and output, at ``length_batch`` sentences.
+        length_batch: Sentences a call where the length changes.
+        beams: Numbers of beams.
+        repeats: Calls of which the median is taken, at least.
+
+    Returns:
+        What was used, and of each candidate seconds a call and bytes a sentence.
+
+    Raises:
+        ValueError: A model does not write outputs of the length that it is told.
+    """
+    batch_sizes, lengths = sorted(batch_sizes), sorted(lengths)
+    places = dict.fromkeys([(size, batch_length) for size in batch_sizes] + [(length_batch, n) for n in lengths])
+    result: dict[str, Any] = {
+        "device": device_name(options.device), "threads": options.num_threads, "repeats": repeats,
+        "batch_sizes": batch_sizes, "batch_length": batch_length, "lengths": lengths, "length_batch": length_batch,
+        "beams": list(beams), "candidates": {},
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(options.seed)
+    calls: dict[tuple[str, int, int, int], Callable[[], object]] = {}
+    with cpu_threads(options.num_threads):
+        for candidate in candidates:
+            model, tokenizer = candidate.load()
+            ids = ordinary_ids(tokenizer, model.get_input_embeddings().num_embeddings)
+            limit = position_limit(model.config)
+            fits = [(size, n) for size, n in places if limit is None or n < limit]  # the start token is one more
+            for size, length in fits:
+                chosen = torch.randint(len(ids), (size, length), generator=generator)
+                sources = ids[chosen].to(model.device)  # (size, length)
+                for number in beams:
+                    calls[candidate.name, number, size, length] = writing(model, sources, length, number)
+            result["candidates"][candidate.name] = {
+                "description": describe(model.config),
+                "kind": kind(model.config),
+                "parameters": model.num_parameters(),
+                "limit": limit,
+                "seconds": {},
+                **weigh(model, ids, sorted({length for _, length in fits if length in lengths})),
+            }
+        with cpu_share(result):
+            timed = median_seconds(calls, options.device, repeats, title="generating")
+    for (name, number, size, length), seconds in timed.items():
+        of_beam = result["candidates"][name]["seconds"].setdefault(str(number), {})
+        of_beam.setdefault(str(size), {})[str(length)] = seconds
+    return result
+
+
+def token_milliseconds(candidate: dict[str, Any], beams: int, size: int, length: int) -> float | None:
+    """A call's time over its tokens: sentences × length."""
+    seconds = candidate["seconds"].get(str(beams), {}).get(str(size), {}).get(str(length))
+    return None if seconds is None else 1000 * seconds / (size * length)
+
+
+def section(result: dict[str, Any]) -> Section:
+    """Words, tables and plots of what `measure` returned."""
+    batch_length, length_batch = result["batch_length"], result["length_batch"]
+    findings = [
+        *_by_length(result), *_fastest(result), *_beams(result), *_state(result), *_skipped(result),
+        *(disturbance(result["cpu_share"], result["threads"]) if result["device"] == "CPU" else []),
+    ]  # fmt: skip
+    on = result["device"] if result["device"] != "CPU" else f"the CPU, {plural(result['threads'], 'thread')}"
+    beams = " and ".join(map(str, result["beams"]))
+    return Section(
+        title="Generation",
+        question="What does a token cost, what does a longer sentence, and what must be kept of it?",
+        findings=findings,
+        parts=[
+            Plot(
+                "generating",
+                _draw_times(result),
+                f"Milliseconds a token for {beams} beams: against sentences a call ({batch_length} tokens each; axes "
+                f"logarithmic), and against length ({length_batch} sentences a call).",
+            ),
+            _table(result, [(size, batch_length) for size in result["batch_sizes"]], "sentences a call", 0),
+            _table(result, [(length_batch, length) for length in result["lengths"]], "length", 1),
+            Plot(
+                "generating_state",
+                _draw_state(result),
+                "KiB kept of one sentence against the length of source and output, both axes logarithmic: the "
+                "decoder's cache, and the encoder's outputs.",
+            ),
+            _state_table(result),
+        ],
+        how=(
+            f"The trained models on {on}, with generate() and its cache. Sources are random tokens, as many as are "
+            f"written; the end is suppressed until the length is reached, so all write equally many. Beams: {beams}; "
+            f"no sampling. The encoder's pass is part of the time. Each time is a median of {result['repeats']} calls "
+            "or more after a warm-up, the candidates in turn. A token's time is the call's over all tokens of all "
+            "sentences, so at one sentence a call it is what a reader waits for. The cache is every tensor of "
+            "past_key_values after a greedy call with one sentence."
+        ),
+        limits=(
+            "At these lengths much of a step is the cost of calling it, whatever it computes; a compiled or exported "
+            "model has less of that. generate() holds the encoder's outputs to the end even where no attention reads "
+            "them, and a matrix that cache and encoder share counts in both."
+        ),
+        headline=_headline(result),
+    )
+
+
+def _by_length(result: dict[str, Any]) -> list[str]:
+    """How the time of a token changes from the shortest to the longest sentence."""
+    steady, growing = [], []
+    for name, candidate in result["candidates"].items():
+        for beams in result["beams"]:
+            times = {n: token_milliseconds(candidate, beams, result["length_batch"], n) for n in result["lengths"]}
+            times = {length: value for length, value in times.items() if value is not None}
+            if len(times) < 2:
+                continue
+            short, long = min(times), max(times)
+            ratio = times[long] / times[short]
+            text = f"{name} × {ratio:.2f} with {plural(beams, 'beam')} ({short:,} → {long:,} tokens)"
+            if candidate["kind"] == "rnn":
+                steady.append((text, ratio <= 1 + SAME))
+            else:
+                growing.append((text, ratio > 1 + SAME))
+    return [
+        *verdict("Without attention a token should cost the same however long the sentence is.", steady),
+        *verdict(
+            "With attention every token looks back at more in a longer sentence, so it should cost more.", growing
+        ),
+    ]
+
+
+def _fastest(result: dict[str, Any]) -> list[str]:
+    """Who is fastest for one sentence, and for many."""
+    sentences = []
+    sizes = result["batch_sizes"]
+    for size in dict.fromkeys((sizes[0], sizes[-1])):
+        said = []
+        for beams in result["beams"]:
+            times = {
+                name: token_milliseconds(candidate, beams, size, result["batch_length"])
+                for name, candidate in result["candidates"].items()
+            }
+            order = sorted((value, name) for name, value in times.items() if value is not None)
+            if len(order) > 1:
+                (best, winner), *rest = order
+                others = ", ".join(f"{name} takes {value / best:.2f} times as long" for value, name in rest)
+                said.append(f"{winner} with {plural(beams, 'beam')} ({digits(best)} ms a token; {others})")
+        if said:
+            sentences.append(f"Fastest with {plural(size, 'sentence')} a call: {'; '.join(said)}.")
+    return sentences
+
+
+def _beams(result: dict[str, Any]) -> list[str]:
+    """What beams cost."""
+    few, many = min(result["beams"]), max(result["beams"])
+    said = []
+    for name, candidate in result["candidates"].items():
+        ratios = []
+        for size in dict.fromkeys((result["batch_sizes"][0], result["batch_sizes"][-1])):
+            pair = [token_milliseconds(candidate, beams, size, result["batch_length"]) for beams in (few, many)]
+            if None not in pair:
+                ratios.append(f"{pair[1] / pair[0]:.2f} times as long with {plural(size, 'sentence')} a call")
+        if ratios:
+            said.append(f"{name} {', '.join(ratios)}")
+    return [f"{many} beams instead of {few} take: {'; '.join(said)}."] if said and many > few else []
+
+
+def _state(result: dict[str, Any]) -> list[str]:
+    """Whether what is kept of a sentence grows as each kind should."""
+    expected = {"rnn": (False, False), "rnn with attention": (True, False), "transformer": (True, True)}
+    words = {
+        "rnn": "stay the same",
+        "rnn with attention": "grow with the source (the attention's keys) and not with the output",
+        "transformer": "grow with the source and with the output (keys and values of both)",
+    }
+    sentences = []
+    for sort, described in KINDS.items():
+        cases = []
+        for name, candidate in result["candidates"].items():
+            kept = candidate["bytes"]
+            lengths = sorted(map(int, kept["cache"]))
+            if candidate["kind"] != sort or len(lengths) < 2 or None in kept["cache"].values():
+                continue
+            base = kept["cache"][str(lengths[0])]
+            grows = (kept["longer_source"] > base, kept["longer_output"] > base)
+            text = (
+                f"{name}, {_kib(base)} KiB at {lengths[0]:,} tokens, × {kept['longer_source'] / base:.2f} with a "
+                f"source of {lengths[-1]:,}, × {kept['longer_output'] / base:.2f} with an output of {lengths[-1]:,}, × "
+                f"{kept['cache'][str(lengths[-1])] / base:.2f} with both"
+            )
+            cases.append((text, grows == expected[sort]))
+        sentences += verdict(f"Kept of a sentence, {described}: it should {words[sort]}.", cases)
+    return sentences
+
+
+def _skipped(result: dict[str, Any]) -> list[str]:
+    """Lengths that a model has no positions for."""
+    wanted = sorted({*result["lengths"], result["batch_length"]})
+    said = []
+    for name, candidate in result["candidates"].items():
+        limit = candidate["limit"]
+        if limit is not None and (missing := [length for length in wanted if length >= limit]):
+            shown = ", ".join(f"{length:,}" for length in missing)
+            said.append(f"{name} at {shown} tokens (it has {limit:,} positions)")
+    return [f"Not measured: {'; '.join(said)}."] if said else []
+
+
+def _draw_times(result: dict[str, Any]) -> Figure:
+    """Time of a token against batch and against length, a row each, for every number of beams."""
+    beams = result["beams"]
+    figure, panels = new_figure(len(beams), 2, height=2.9)
+    for index, panel in enumerate(panels):
+        row, number = divmod(index, len(beams))
+        places = [(size, result["batch_length"]) for size in result["batch_sizes"]]
+        if row:
+            places = [(result["length_batch"], length) for length in result["lengths"]]
+        for order, (name, candidate) in enumerate(result["candidates"].items()):
+            values = [token_milliseconds(candidate, beams[number], *place) for place in places]
+            known = [(place[row], value) for place, value in zip(places, values, strict=True) if value is not None]
+            panel.plot(*zip(*known, strict=True), label=name, **look(order)) if known else None
+        log_scale(panel, result["lengths" if row else "batch_sizes"])
+        if row:
+            panel.set_ylim(0, 1.15 * (panel.dataLim.ymax if panel.lines else 1))
+        else:
+            log_scale(panel, [step * 10.0**power for power in range(-4, 5) for step in (1, 2, 5)], "y")
+        fixed = f"{plural(result['length_batch'], 'sentence')} a call" if row else f"{result['batch_length']} tokens"
+        panel.set_title(f"{plural(beams[number], 'beam')}, {fixed}", fontsize="medium")
+        panel.set_xlabel("length of source and output (tokens)" if row else "sentences a call")
+        if number == 0:
+            panel.set_ylabel("ms a token")
+    share_legend(figure, panels[0])
+    return figure
+
+
+def _draw_state(result: dict[str, Any]) -> Figure:
+    """Bytes against length: the cache, and the encoder's outputs."""
+    figure, panels = new_figure(2, height=3.0)
+    sides = [candidate["bytes"][part].values() for candidate in result["candidates"].values() for part in PARTS]
+    values = [value / 1024 for side in sides for value in side if value] or [1.0]
+    for panel, (part, title) in zip(panels, PARTS.items(), strict=True):
+        for order, (name, candidate) in enumerate(result["candidates"].items()):
+            known = [(int(n), value / 1024) for n, value in candidate["bytes"][part].items() if value is not None]
+            panel.plot(*zip(*sorted(known), strict=True), label=name, **look(order)) if known else None
+        log_scale(panel, result["lengths"])
+        log_scale(panel, [4.0**power for power in range(-3, 16)], "y")
+        panel.set_ylim(min(values) / 1.5, 1.5 * max(values))
+        panel.set_title(f"the {title}", fontsize="medium")
+        panel.set_xlabel("length of source and output (tokens)")
+    panels[0].set_ylabel("KiB a sentence")
+    share_legend(figure, panels[0])
+    return figure
+
+
+def _table(result: dict[str, Any], places: Sequence[tuple[int, int]], column: str, varied: int) -> Table:
+    header = ["candidate", "beams", *(f"{place[varied]:,}" for place in places)]
+    rows = []
+    for name, candidate in result["candidates"].items():
+        for beams in result["beams"]:
+            values = [token_milliseconds(candidate, beams, *place) for place in places]
+            cells = [
+                "" if value is None else f"{digits(value)} ms, {digits(1000 / (value * length))}/s"
+                for value, (_, length) in zip(values, places, strict=True)
+            ]
+            rows.append([name, str(beams), *cells])
+    fixed = f"{places[0][1 - varied]} " + ("sentences a call" if varied else "tokens each")
+    return Table(header, rows, f"Milliseconds a token and sentences a second by {column}, {fixed}.")
+
+
+def _state_table(result: dict[str, Any]) -> Table:
+    rows = []
+    for name, candidate in result["candidates"].items():
+        for part, words in PARTS.items():
+            kept = candidate["bytes"][part]
+            rows.append([name, words, *(_kib(kept.get(str(length))) for length in result["lengths"])])
+    header = ["candidate", "kept", *(f"{length:,}" for length in result["lengths"])]
+    return Table(header, rows, "KiB kept of one sentence by length of source and output in tokens.")
+
+
+def _headline(result: dict[str, Any]) -> dict[str, dict[str, str]]:
+    sizes, length, longest = result["batch_sizes"], result["batch_length"], str(result["lengths"][-1])
+    few = result["beams"][0]
+    greedy = "greedy" if few == 1 else f"{few} beams"
+    first, last = f"{plural(sizes[0], 'sentence')} a call", f"{plural(sizes[-1], 'sentence')} a call"
+    rows: dict[str, dict[str, str]] = {}
+    for name, candidate in result["candidates"].items():
+        alone, many = (token_milliseconds(candidate, few, size, length) for size in (sizes[0], sizes[-1]))
+        if alone is not None:
+            rows.setdefault(f"generation: time a token, {greedy}, {first}", {})[name] = f"{digits(alone)} ms"
+        if many is not None:
+            speed = f"{digits(1000 / (many * length))} sentences/s"
+            rows.setdefault(f"generation: speed, {greedy}, {last} of {length} tokens", {})[name] = speed
+        if (kept := candidate["bytes"]["cache"].get(longest)) is not None:
+            rows.setdefault(f"generation: kept of a sentence of {longest} tokens", {})[name] = f"{_kib(kept)} KiB"
+    return rows
+
+
+def _kib(number: int | None) -> str:
+    return "" if number is None else f"{number / 1024:,.1f}"

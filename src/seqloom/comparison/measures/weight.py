@@ -1,0 +1,373 @@
+"""Light or heavy: parameters, FLOPs, memory, file size, time and energy, and what a given quality took.
+
+A Transformer is held to be heavy (Wu et al. 2020, arXiv:2004.11886: too much computation for a phone), yet cheap to
+bring to a quality (Vaswani et al. 2017, arXiv:1706.03762, table 2). Both are counted here on the models at hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from seqloom.comparison.candidates import Candidate, Options, describe
+from seqloom.comparison.instruments.budgets import (
+    SPENT,
+    Progress,
+    best_of_all,
+    common_metric,
+    over_seeds,
+    read_all,
+    to_quality,
+)
+from seqloom.comparison.instruments.flops import costs
+from seqloom.comparison.instruments.footprint import POWERCAP, Work, has_meter, watch
+from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.settings.schema import TrainingSettings
+from seqloom.sharing.card import METRICS
+from seqloom.support.console import has_terminal
+from seqloom.support.machine import environment
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+BATCH_TOKENS = 2048
+"""Of an update of a model whose settings are not known."""
+DECODED_ROWS = 32
+"""Sentences that are decoded together."""
+HEAVINESS = {
+    "parameters": "parameters",
+    "training_flops": "training FLOPs a target token",
+    "generation_flops": "FLOPs a generated token",
+    "training_memory_mib": "peak memory of training",
+    "generation_memory_mib": "peak memory of generation",
+    "model_bytes": "model file",
+}
+QUICKNESS = {"flops": "fewer FLOPs (Vaswani et al. 2017, table 2)", "seconds": "less time, as it computes in parallel"}
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    options: Options,
+    *,
+    quality: float | None = None,
+    energy_seconds: float = 5.0,
+    powercap: Path = POWERCAP,
+) -> dict[str, Any]:
+    """Everything that a model costs.
+
+    Args:
+        candidates: Of any make; what is not known of one is None.
+        options: ``num_threads``, and ``num_jobs`` processes side by side where no energy is counted.
+        quality: Of the validations' metric; what it took to reach it is told. Default: the best that all runs reach.
+        energy_seconds: Of training work, where the machine tells its energy.
+        powercap: Linux' folder of energy counters.
+    """
+    runs = read_all(candidates)
+    metric = common_metric(runs)
+    if quality is None and runs:
+        quality = best_of_all(runs, metric)
+    meter = has_meter(options.device, powercap)
+    bar = tqdm(total=2 * len(candidates), desc="light or heavy", unit=" steps", disable=not has_terminal())
+    found, works = {}, []
+    with bar:
+        for candidate in candidates:
+            config = candidate.config
+            cost = costs(candidate)
+            found[candidate.name] = {
+                "kind": describe(config),
+                **cost,
+                "model_bytes": file_size(candidate.folders[0]),
+                "seeds": len(candidate.folders),
+                **speed(candidate, runs.get(candidate.name, [])),
+                "to_quality": to_quality(runs.get(candidate.name, []), metric, quality, cost["training_flops"]),
+            }
+            training = candidate.settings.training if candidate.settings else batch_of_others(candidates)
+            lengths = (cost["source_length"], cost["target_length"])
+            rows = training.batch_size or max(1, training.batch_tokens // max(lengths))
+            found[candidate.name]["update_rows"] = rows
+            works.append(
+                Work(
+                    str(candidate.folders[0]), *lengths, rows, DECODED_ROWS, dataclasses.asdict(training),
+                    options.num_threads, energy_seconds if meter else 0.0, str(powercap),
+                )
+            )  # fmt: skip
+            bar.update()
+        with ThreadPoolExecutor(1 if meter else options.num_jobs) as pool:  # what counts energy must be alone
+            for name, watched in zip(found, pool.map(watch, works), strict=True):
+                found[name]["joules_per_1000_tokens"] = joules_per_1000(watched.pop("energy"))
+                found[name] |= watched
+                bar.update()
+    return {
+        "models": found,
+        "metric": metric if runs else None,
+        "quality": quality,
+        "hardware": environment()["hardware"],
+        "device": options.device.type,
+        "threads": options.num_threads,
+        "has_meter": meter,
+    }
+
+
+def batch_of_others(candidates: Sequence[Candidate]) -> TrainingSettings:
+    """For a model without settings: updates as large as the first recipe's, so that their memory can be compared."""
+    for candidate in candidates:
+        if candidate.settings is not None:
+            known = candidate.settings.training
+            return TrainingSettings(batch_size=known.batch_size, batch_tokens=known.batch_tokens)
+    return TrainingSettings(batch_tokens=BATCH_TOKENS)
+
+
+def file_size(folder: Path) -> int | None:
+    """Bytes of the weights: of ``*.safetensors``, or of ``*.bin`` where there are none."""
+    for pattern in ("*.safetensors", "pytorch_model*.bin"):
+        if files := list(folder.glob(pattern)):
+            return sum(file.stat().st_size for file in files)
+    return None
+
+
+def speed(candidate: Candidate, runs: Sequence[Progress]) -> dict[str, Any]:
+    """Target tokens a second and seconds an epoch, validations not counted, and the hardware, as the runs have it."""
+    rates = [run.tokens_per_second for run in runs]
+    plans, machines = [], []
+    for folder in candidate.folders:
+        if (folder / "record.json").is_file():
+            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            plans.append(record["data"]["plan"])
+            machines.append(record["environment"]["hardware"])
+    is_stream = candidate.settings is not None and candidate.settings.data.streaming  # whose plan is of its beginning
+    epochs = []
+    if not is_stream and len(plans) == len(rates):
+        epochs = [
+            plan["updates"] * plan["target_tokens_per_update"] / rate for plan, rate in zip(plans, rates, strict=True)
+        ]
+    return {
+        "tokens_per_second": over_seeds(rates),
+        "epoch_seconds": over_seeds(epochs),
+        "trained_on": sorted(set(machines)),
+    }
+
+
+def joules_per_1000(energy: dict[str, Any] | None) -> float | None:
+    """Of processors and accelerator together."""
+    if energy is None:
+        return None
+    return 1000 * sum(value for value in energy["joules"].values() if value is not None) / energy["tokens"]
+
+
+def section(result: dict[str, Any]) -> Section:
+    """The table of costs and what it says."""
+    models, quality = result["models"], result["quality"]
+    figure, panels = new_figure(3, 2, height=0.9 + 0.28 * len(models))
+    spent = {name: model["to_quality"] for name, model in models.items()}
+    drawn = [
+        ("parameters (light: embeddings)", {n: m["parameters"] for n, m in models.items()}, number),
+        ("training FLOPs a target token", {n: m["training_flops"] for n, m in models.items()}, number),
+        ("FLOPs a generated token", {n: m["generation_flops"] for n, m in models.items()}, number),
+        ("peak memory of training (MiB)", {n: m["training_memory_mib"] for n, m in models.items()}, mebibytes),
+        ("model file (MB)", {n: _scaled(m["model_bytes"], 1e-6) for n, m in models.items()}, mebibytes),
+        ("seconds to the quality", {n: _mean(spent[n] and spent[n]["seconds"]) for n in models}, mebibytes),
+    ]
+    for panel, (title, values, form) in zip(panels, drawn, strict=True):
+        _draw(panel, title, values, form)
+    for number_, model in enumerate(models.values()):
+        panels[0].barh(number_, model["embedding_parameters"], color="white", alpha=0.55, height=0.7)
+    share_legend(figure, panels[0])
+    is_cpu, energy = result["device"] == "cpu", "Energy: this machine does not tell."
+    if result["has_meter"]:
+        energy = "Energy is read from the machine's own counters while updates are repeated for some seconds."
+    mark = f"{METRICS.get(result['metric'], result['metric'])} {quality:.4g}" if quality is not None else ""
+    caption = "What each model weighs; less is lighter, and — is not known."
+    if mark:
+        caption += f" The quality is a validation {mark}, the best that every run reaches or the one asked for."
+    headline = {
+        "parameters": {n: number(m["parameters"]) for n, m in models.items()},
+        "training FLOPs a target token": {n: number(m["training_flops"]) for n, m in models.items()},
+        "peak memory of training": {n: _with(mebibytes(m["training_memory_mib"]), "MiB") for n, m in models.items()},
+    }
+    if mark:
+        row = {n: _with(_spread(spent[n] and spent[n]["seconds"]), "s") for n in models}
+        headline[f"training time to validation {mark}"] = row
+    return Section(
+        title="Light or heavy",
+        question="What do the models weigh: in parameters, operations, memory, bytes, seconds and joules?",
+        findings=_findings(result, mark),
+        parts=[Plot("weight", figure, caption), Table(["", *models], _rows(result, mark), "Costs of every model.")],
+        how="FLOPs are counted by torch's FlopCounterMode on the model's own calls (a multiply-add is two; matrix "
+        "products alone) for one pair of the median lengths of the test data; generating is greedy, with the cache, "
+        "the encoder included. Peak memory is of a fresh process for each model: for generation, "
+        f"{DECODED_ROWS} sentences of the median length at once; for training, three updates of the settings' batch of "
+        "such pairs with their optimizer. "
+        + ("It is what the resident set grows by" if is_cpu else "It is the highest sum of torch's tensors")
+        + f", the model included ({result['hardware']}, threads: {result['threads']}). Speed and seconds are from "
+        "the training logs, validations not counted; of several seeds, the mean (lowest to highest). Seconds to the "
+        f"quality end with the first validation that reaches it. {energy}",
+        limits="The sizes are those that were chosen: these models are compared, not all of their kind. A token is "
+        "what the model's own tokenizer cuts: where tokenizers differ, so do tokens. A median pair stands for all, and "
+        "the longest update of a training takes more memory; a moving average of the weights is not in it. Joules are "
+        "of the whole processor or card, what idles and what others run on it included.",
+        headline=headline,
+    )  # fmt: skip
+
+
+def number(value: float | None) -> str:
+    """``1.23 M``: three digits and the SI prefix."""
+    if value is None:
+        return "—"
+    for size, prefix in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+def mebibytes(value: float | None) -> str:
+    """A plain number of about three digits."""
+    return "—" if value is None else f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def whole(value: float) -> str:
+    """``3,000``."""
+    return f"{value:,.0f}"
+
+
+def _mean(stat: dict[str, float] | None) -> float | None:
+    return None if stat is None else stat["mean"]
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
+
+
+def _with(text: str, unit: str) -> str:
+    return text if text == "—" else f"{text} {unit}"
+
+
+def _spread(stat: dict[str, float] | None, form=mebibytes) -> str:
+    """Mean, and in brackets lowest and highest where they differ."""
+    if stat is None:
+        return "—"
+    return form(stat["mean"]) + (
+        f" ({form(stat['low'])} to {form(stat['high'])})" if stat["high"] > stat["low"] else ""
+    )
+
+
+def _rows(result: dict[str, Any], mark: str) -> list[list[str]]:
+    """A row each quantity, a column each model."""
+    models = list(result["models"].values())
+
+    def row(title: str, cell) -> list[str]:
+        return [title, *(cell(model) for model in models)]
+
+    rows = [
+        row("kind", lambda m: m["kind"]),
+        row("parameters", lambda m: f"{m['parameters']:,}"),
+        row("… of embeddings and output matrix", lambda m: f"{m['embedding_parameters']:,}"),
+        row("… of the rest", lambda m: f"{m['parameters'] - m['embedding_parameters']:,}"),
+        row("median source / target (tokens)", lambda m: f"{m['source_length']} / {m['target_length']}"),
+        row("training FLOPs a target token", lambda m: number(m["training_flops"])),
+        row("FLOPs a generated token", lambda m: number(m["generation_flops"])),
+        row("peak memory of training (MiB)", lambda m: mebibytes(m["training_memory_mib"])),
+        row("… pairs in that update", lambda m: f"{m['update_rows']:,}"),
+        row("peak memory of generation (MiB)", lambda m: mebibytes(m["generation_memory_mib"])),
+        row("model file (MB)", lambda m: mebibytes(_scaled(m["model_bytes"], 1e-6))),
+        row("target tokens a second", lambda m: _spread(m["tokens_per_second"])),
+        row("seconds an epoch", lambda m: _spread(m["epoch_seconds"])),
+        row("energy (J per 1,000 target tokens)", lambda m: mebibytes(m["joules_per_1000_tokens"])),
+    ]
+    for name, title in SPENT.items() if mark else ():
+        form = whole if name == "updates" else number
+        rows.append([f"{title} to {mark}", *(_spread((m["to_quality"] or {}).get(name), form) for m in models)])
+    return rows
+
+
+def _findings(result: dict[str, Any], mark: str) -> list[str]:
+    """Heavier or not, quantity by quantity; cheaper to the quality or not; what the seconds cannot say."""
+    models = result["models"]
+    findings = []
+    verdicts: dict[str, list[str]] = {"SEEN": [], "NOT SEEN": [], "NOT CLEAR": []}
+    for key, title in HEAVINESS.items():
+        verdict, text = _against(models, {name: model[key] for name, model in models.items()})
+        if verdict:
+            verdicts[verdict].append(f"{title} ({text})")
+    if any(verdicts.values()):
+        told = ". ".join(f"{verdict} in: {'; '.join(texts)}" for verdict, texts in verdicts.items() if texts)
+        findings.append(f"Expected: the Transformer is heavier than the RNN (Wu et al. 2020). {told}.")
+    if mark:
+        findings += _quality_findings(result, mark)
+    watts = {name: model["joules_per_1000_tokens"] for name, model in models.items()}
+    if any(value is not None for value in watts.values()):
+        told = ", ".join(f"{name} {mebibytes(value)} J" for name, value in watts.items())
+        findings.append(f"Energy for 1,000 target tokens of training: {told}.")
+    else:
+        findings.append("Energy: this machine does not tell (it has no counter that may be read).")
+    for name, model in models.items():
+        if model["error"]:
+            findings.append(f"Memory and energy could not be measured for all of {name}'s work: {model['error']}")
+    return findings
+
+
+def _quality_findings(result: dict[str, Any], mark: str) -> list[str]:
+    """What a validation score took."""
+    models, findings = result["models"], []
+    for key, reason in (
+        ("flops", "fewer FLOPs (Vaswani et al. 2017, table 2)"),
+        ("seconds", "less time, being parallel"),
+    ):
+        spent = {name: _mean(model["to_quality"] and model["to_quality"][key]) for name, model in models.items()}
+        told = ", ".join(f"{name} {number(value)}" for name, value in spent.items())
+        text = (
+            f"{SPENT[key].capitalize() if key == 'seconds' else SPENT[key]} of training to validation {mark}: {told}."
+        )
+        verdict, ratio = _against(models, spent)
+        if verdict:  # the other way round: less is expected of the Transformer
+            verdict = {"SEEN": "NOT SEEN", "NOT SEEN": "SEEN"}.get(verdict, verdict)
+            text += f" Expected: the Transformer needs {reason}. {verdict}: {ratio}."
+        findings.append(text)
+    machines = {machine for model in models.values() if model["to_quality"] for machine in model["trained_on"]}
+    if len(machines) > 1:
+        findings.append(
+            f"The seconds are of different machines ({'; '.join(sorted(machines))}), so they cannot be compared; "
+            "tokens, updates and FLOPs can."
+        )
+    return findings
+
+
+def _against(models: dict[str, Any], values: dict[str, float | None]) -> tuple[str | None, str]:
+    """Whether every Transformer has more (SEEN), none has (NOT SEEN), or they mix; and the extremes' ratio in words."""
+    known = {name: value for name, value in values.items() if value is not None}
+    recurrent = {name: value for name, value in known.items() if models[name]["is_recurrent"]}
+    others = {name: value for name, value in known.items() if name not in recurrent}
+    if not recurrent or not others:
+        return None, ""
+    lightest, heaviest = min(others, key=others.get), max(recurrent, key=recurrent.get)
+    if others[lightest] > recurrent[heaviest]:
+        verdict = "SEEN"
+    elif max(others.values()) <= min(recurrent.values()):
+        verdict, lightest, heaviest = "NOT SEEN", max(others, key=others.get), min(recurrent, key=recurrent.get)
+    else:
+        verdict = "NOT CLEAR"
+    if not recurrent[heaviest]:  # memory that is too little to be seen
+        return verdict, f"{lightest} {mebibytes(others[lightest])}, {heaviest} 0"
+    return verdict, f"{lightest} {others[lightest] / recurrent[heaviest]:.2g} times {heaviest}"
+
+
+def _draw(panel: Axes, title: str, values: dict[str, float | None], form) -> None:
+    """A bar each model, with its value at the end."""
+    highest = max((value for value in values.values() if value is not None), default=1) or 1
+    for place, (name, value) in enumerate(values.items()):
+        panel.barh(place, value or 0, color=look(place)["color"], height=0.7, label=name)
+        panel.text((value or 0) + 0.02 * highest, place, form(value), va="center", fontsize="small")
+    panel.set_xlim(0, 1.35 * highest)
+    panel.set_ylim(len(values) - 0.5, -0.5)
+    panel.set_yticks([])
+    panel.set_xticks([])
+    panel.spines[["left", "bottom"]].set_visible(False)
+    panel.grid(visible=False)
+    panel.set_title(title, fontsize="medium", loc="left")

@@ -1,0 +1,207 @@
+"""Tokenizers: trained on the run's own data, or loaded; and checked against the model they feed.
+
+What ``decode(encode(text), skip_special_tokens=True)`` gives back, once the text is normalised as the settings say:
+
+======== ==============================================================================================================
+byte_bpe The text, always: its alphabet is the 256 bytes.
+bpe      The text, but for characters that the training data lacked; ``▁`` (U+2581) comes back as a space.
+unigram  Likewise.
+char     The text, but for characters that the training data lacked or that were too rare.
+word     The words, one space between two, but for words that the training data lacked or that were too rare.
+======== ==============================================================================================================
+
+What is lost has become ``<unk>``. A special token that a text itself spells out (``</s>``) is that token, never text.
+
+The same data gives the same tokenizer, except for unigram: its trainer in the library adds up scores in the order of a
+randomly seeded hash map, so near ties may fall either way. Train once, save, and load it everywhere else.
+"""
+
+import re
+from collections.abc import Iterable
+from itertools import chain, islice
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from seqloom.modeling.tokenization_seq2seq_pair import Seq2SeqPairTokenizer
+from seqloom.settings.schema import TokenizerSettings
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # ids 0 to 3
+OPTIONS = {**SPECIAL_TOKENS, "padding_side": "right", "clean_up_tokenization_spaces": False}
+SUBWORD_KINDS = ("byte_bpe", "bpe", "unigram")
+SMALLEST_BYTE_BPE = len(SPECIAL_TOKENS) + 256
+
+
+# A subword stays within a word (apostrophes included), a number or a run of signs, each with the space before it.
+# GPT-2's own pattern ends words at combining marks, of which those of Hindi or Thai are full.
+PIECES = r" ?[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*| ?\p{N}+| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def train_tokenizer(
+    texts_source: Iterable[str], texts_target: Iterable[str], settings: TokenizerSettings
+) -> PreTrainedTokenizerFast:
+    """Trains one tokenizer on both sides, or one on each, which then make a `Seq2SeqPairTokenizer`.
+
+    The texts are read once, as a stream; only their distinct words (or characters) are held.
+
+    Args:
+        texts_source: Texts of the source side; the first ``settings.train_samples`` are used.
+        texts_target: Texts of the target side; likewise.
+        settings: Kind, size and normalisation.
+
+    Raises:
+        ValueError: There is no text, or it does not give a vocabulary of the size asked for.
+    """
+    source, target = (islice(texts, settings.train_samples) for texts in (texts_source, texts_target))
+    if settings.shared:
+        for name in ("target_kind", "target_vocab_size"):
+            if getattr(settings, name) is not None:
+                raise ValueError(
+                    f"tokenizer.{name} is {getattr(settings, name)!r}, but tokenizer.shared is true, which makes one "
+                    "tokenizer for both sides: set shared to false, or leave the other out."
+                )
+        shared = _train(chain(source, target), settings.kind, settings.vocab_size, "vocab_size", settings)
+        return PreTrainedTokenizerFast(tokenizer_object=shared, **OPTIONS)
+    target_kind = settings.target_kind or settings.kind
+    target_size = settings.target_vocab_size or settings.vocab_size
+    return Seq2SeqPairTokenizer(
+        tokenizer_object=_train(source, settings.kind, settings.vocab_size, "vocab_size", settings),
+        target_tokenizer_object=_train(target, target_kind, target_size, "target_vocab_size", settings),
+        **OPTIONS,
+    )
+
+
+def load_tokenizer(
+    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer that a seq2seq model can use.
+
+    Args:
+        path: Folder, or name on the Hub.
+        revision: Commit, branch or tag on the Hub.
+        trust_remote_code: Run a tokenizer class that comes with the tokenizer; seqloom's own need no permission.
+
+    Raises:
+        ValueError: There is none, it cannot be read, or it lacks padding or an end to its texts.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # OSError, ValueError, KeyError, and what the Rust library raises: a plain Exception
+        kind = "a folder without" if Path(path).is_dir() else "neither a folder nor a Hub name with"
+        raise ValueError(
+            f"{str(path)!r} is {kind} a tokenizer that can be read: {' '.join(str(error).split())}"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"the tokenizer {str(path)!r} has no padding token: set its pad_token and save it again.")
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in tokenizer("a").input_ids:
+        raise ValueError(
+            f"the tokenizer {str(path)!r} does not end a text with an end token, from which a model learns to stop: "
+            "set its eos_token and add_eos_token = True, and save it again."
+        )
+    return tokenizer
+
+
+def target_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer that holds the target's vocabulary: a pair's target side, else the tokenizer itself."""
+    return getattr(tokenizer, "target_tokenizer", tokenizer)
+
+
+def check_matches(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Refuses a tokenizer and a model config that were not made for each other.
+
+    Raises:
+        ValueError: The size of a vocabulary or the id of a special token differs.
+    """
+    needed = {
+        "vocab_size": len(tokenizer),
+        "decoder_vocab_size": len(target_tokenizer(tokenizer)),
+        **{name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
+    }
+    for name, ours in needed.items():
+        theirs = getattr(config, name, None)
+        if name == "decoder_vocab_size" and theirs is None:
+            theirs = config.vocab_size
+        if theirs not in (ours, [ours]):  # transformers' Trainer leaves eos_token_id as a list
+            raise ValueError(
+                f"{name} is {ours} in the tokenizer and {theirs} in the model, which were not made for each other: "
+                "take the tokenizer from the model's folder, or train both anew."
+            )
+
+
+def _train(texts: Iterable[str], kind: str, size: int, size_name: str, settings: TokenizerSettings) -> Tokenizer:
+    size_name = f"tokenizer.{size_name}"
+    if kind == "byte_bpe" and size < SMALLEST_BYTE_BPE:
+        raise ValueError(
+            f"{size_name} is {size}, but byte_bpe needs {SMALLEST_BYTE_BPE} or more: "
+            f"256 bytes and {len(SPECIAL_TOKENS)} special tokens."
+        )
+    specials = re.compile("|".join(map(re.escape, SPECIAL_TOKENS.values())))
+    texts = (specials.sub(" ", text) for text in texts)
+    first = next((text for text in texts if text.strip()), None)
+    if first is None:
+        raise ValueError("there is no text to train a tokenizer on: the training data is empty or blank.")
+    tokenizer, trainer = _pipeline(kind, size, settings)
+    try:
+        tokenizer.train_from_iterator(chain([first], texts), trainer)
+    except Exception as error:  # the library has no exception of its own
+        if "not large enough to contain all chars" not in str(error):
+            raise
+        entries = size + 1
+    else:
+        entries = tokenizer.get_vocab_size()
+    if entries > size:
+        raise ValueError(
+            f"{size_name} is {size}, too few for the characters of the training data: raise it, or take kind: byte_bpe."
+        )
+    if entries < size and kind in SUBWORD_KINDS:
+        raise ValueError(
+            f"{size_name} is {size}, but the training data gives only {entries} entries: set it to {entries} or less."
+        )
+    return tokenizer
+
+
+def _pipeline(kind: str, size: int, settings: TokenizerSettings) -> tuple[Tokenizer, trainers.Trainer]:
+    """An untrained tokenizer, from text to ids and back, and its trainer."""
+    unknown = SPECIAL_TOKENS["unk_token"]
+    options = {"vocab_size": size, "special_tokens": list(SPECIAL_TOKENS.values()), "show_progress": False}
+    if kind != "unigram":
+        options["min_frequency"] = settings.min_frequency
+    if kind == "byte_bpe":
+        model = models.BPE()
+        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)
+    elif kind == "bpe":
+        model, trainer = models.BPE(unk_token=unknown), trainers.BpeTrainer(**options)
+    elif kind == "unigram":
+        model, trainer = models.Unigram(), trainers.UnigramTrainer(unk_token=unknown, **options)
+    else:
+        model, trainer = models.WordLevel(unk_token=unknown), trainers.WordLevelTrainer(**options)
+    tokenizer = Tokenizer(model)
+
+    steps = {"nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()], "none": []}[settings.normalization]
+    if settings.lowercase:
+        steps.append(normalizers.Lowercase())
+    if kind in SUBWORD_KINDS:
+        # The first word is the same as any other, with a space before it; the last step of decoding takes that off.
+        steps.append(normalizers.Prepend(" "))
+        if kind == "byte_bpe":
+            spell, unspell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), [decoders.ByteLevel()]
+        else:
+            spell = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)  # a space is written ▁
+            unspell = [decoders.Metaspace(prepend_scheme="never"), decoders.Fuse()]
+        split = pre_tokenizers.Split(Regex(PIECES), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, spell])
+        tokenizer.decoder = decoders.Sequence([*unspell, decoders.Strip(" ", left=1, right=0)])
+    elif kind == "char":
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+        tokenizer.decoder = decoders.Fuse()
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # without a decoder, tokens are joined by spaces
+    tokenizer.normalizer = normalizers.Sequence(steps)
+
+    end = SPECIAL_TOKENS["eos_token"]
+    special_ids = [(token, index) for index, token in enumerate(SPECIAL_TOKENS.values())]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A $B:1 {end}:1", special_tokens=special_ids
+    )
+    return tokenizer, trainer

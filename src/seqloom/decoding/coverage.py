@@ -1,0 +1,131 @@
+"""The coverage penalty of Wu et al. 2016 (arXiv:1609.08144, section 7), which transformers has not.
+
+Beams that leave parts of the source unattended, or say one part twice and another never, lose to those that cover it.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.generation import GenerateBeamEncoderDecoderOutput
+
+from seqloom.decoding.loading import eager_attention
+
+SMALLEST = 1e-9  # a token's coverage, where it has none: the penalty stays finite
+
+
+def coverage_beam_search(
+    model: PreTrainedModel,
+    input_ids: torch.LongTensor,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    coverage_penalty: float = 0.2,
+    **model_kwargs: Any,
+) -> GenerateBeamEncoderDecoderOutput | torch.LongTensor:
+    """Beam search whose finished hypotheses are ranked by equation 14 of the paper.
+
+    A hypothesis Y of a source X scores log P(Y | X) / lp(Y) + cp(X, Y), where cp(X, Y) = β · Σᵢ log(min(Σⱼ pᵢⱼ, 1)),
+    pᵢⱼ is the attention that the j-th token of Y pays to the i-th of X, and lp(Y) is transformers' own length penalty,
+    |Y| to the power of ``length_penalty``. The search itself is the model's, unchanged: the penalty does not steer it
+    but orders what it found, all ``num_beams`` hypotheses (OpenNMT's default too). So it chooses among more the more
+    beams there are.
+
+    pᵢⱼ is the mean over layers and heads. Source tokens are those that ``attention_mask`` shows, the end of the
+    sentence among them; target tokens are those of the prefix and the generated ones but for the end. A token without
+    any attention counts as one with 1e-9.
+
+    Call it through `generate`, which passes the other arguments::
+
+        model.generate(**inputs, num_beams=5, custom_generate=coverage_beam_search, coverage_penalty=0.2)
+
+    Args:
+        model: Any encoder-decoder of transformers that returns cross-attentions. One that runs on another attention
+            than "eager" is switched to it for one pass over the hypotheses, and back.
+        input_ids: (batch · num_beams, prefix), the decoder's.
+        coverage_penalty: β, 0 or more; 0 is plain beam search. The paper uses 0.2.
+        model_kwargs: ``encoder_outputs``, ``attention_mask``, …, of batch · num_beams rows.
+
+    Returns:
+        As beam search does: (batch · num_return_sequences, length) ids, best first, or the dictionary of
+        ``return_dict_in_generate``, whose ``sequences_scores`` hold the penalty and come always.
+
+    Raises:
+        ValueError: There are no beams, the penalty is negative, or the model has no attention over the source.
+    """
+    num_beams = generation_config.num_beams or 1
+    if num_beams < 2:
+        raise ValueError(f"coverage_penalty re-ranks beams, but num_beams={num_beams}: set num_beams to 2 or more.")
+    if not coverage_penalty >= 0:
+        raise ValueError(
+            f"coverage_penalty={coverage_penalty}: it must be 0 (plain beam search) or more (the paper: 0.2)."
+        )
+    every_beam = copy.copy(generation_config)
+    every_beam.num_return_sequences = num_beams
+    every_beam.return_dict_in_generate = every_beam.output_scores = True
+    outputs = model._beam_search(input_ids, logits_processor, stopping_criteria, every_beam, **model_kwargs)
+
+    coverage = log_coverage(model, outputs, input_ids.shape[1], generation_config, model_kwargs)
+    scores = outputs.sequences_scores + coverage_penalty * coverage  # (batch · num_beams,)
+    order = scores.view(-1, num_beams).argsort(dim=-1, descending=True, stable=True)  # (batch, num_beams)
+    first_rows = torch.arange(0, len(scores), num_beams, device=order.device)[:, None]
+    chosen = (order + first_rows)[:, : generation_config.num_return_sequences].flatten()
+
+    generated = generated_lengths(outputs)[chosen].max()
+    outputs.sequences = outputs.sequences[chosen, : input_ids.shape[1] + generated]
+    outputs.sequences_scores = scores[chosen]
+    outputs.beam_indices = outputs.beam_indices[chosen, :generated]
+    if not generation_config.output_scores:
+        outputs.scores = None
+    return outputs if generation_config.return_dict_in_generate else outputs.sequences
+
+
+def generated_lengths(outputs: GenerateBeamEncoderDecoderOutput) -> torch.Tensor:
+    """(rows,) tokens generated in every row, the end included; what comes after them is from no beam."""
+    return (outputs.beam_indices >= 0).sum(-1)
+
+
+def log_coverage(
+    model: PreTrainedModel,
+    outputs: GenerateBeamEncoderDecoderOutput,
+    prefix_length: int,
+    generation_config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+) -> torch.Tensor:
+    """(rows,) sums over the source of log(min(coverage, 1)), from one teacher-forced pass over finished hypotheses."""
+    sequences = outputs.sequences  # (rows, length)
+    lengths = prefix_length + generated_lengths(outputs)  # (rows,)
+    ends = [] if generation_config.eos_token_id is None else generation_config.eos_token_id
+    ends = torch.tensor(ends, dtype=sequences.dtype, device=sequences.device)
+    is_ended = torch.isin(sequences.gather(1, lengths[:, None] - 1).squeeze(1), ends)  # (rows,)
+    columns = torch.arange(sequences.shape[1] - 1, device=sequences.device)  # column j reads token j, predicts j + 1
+    is_counted = columns < (lengths - 1 - is_ended.int())[:, None]  # (rows, length - 1)
+
+    model_kwargs = {**model_kwargs, "past_key_values": None, "use_cache": False, "output_attentions": True}
+    prefix_mask = model_kwargs.get("decoder_attention_mask")
+    if prefix_mask is not None:
+        is_token = torch.ones_like(sequences[:, :-1])
+        is_token[:, :prefix_length] = prefix_mask[:, :prefix_length]
+        model_kwargs["decoder_attention_mask"] = is_token
+        is_counted = is_counted & is_token.bool()
+    attentions = cross_attentions(model, model.prepare_inputs_for_generation(sequences[:, :-1], **model_kwargs))
+    weights = sum(layer.float().mean(1) for layer in attentions) / len(attentions)  # (rows, length - 1, source)
+    coverage = (weights * is_counted[..., None]).sum(1)  # (rows, source)
+    logs = coverage.clamp(min=SMALLEST, max=1.0).log()
+    source_mask = model_kwargs.get("attention_mask")
+    return (logs if source_mask is None else logs.masked_fill(source_mask == 0, 0.0)).sum(-1)
+
+
+def cross_attentions(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """(rows, heads, target, source) weights of every layer."""
+    with eager_attention(model):
+        weights = model.base_model(**inputs, return_dict=True).cross_attentions  # without the logits
+    if not weights or weights[0] is None:
+        raise ValueError(
+            f"coverage_penalty needs attention over the source, but {type(model).__name__} returned none: "
+            "choose a model with attention (attention='luong' of a recurrent one), or leave custom_generate out."
+        )
+    return tuple(weights)

@@ -1,0 +1,240 @@
+"""Texts in, texts out, for any seq2seq model of transformers: sorted by length, batched by tokens, order restored.
+
+`translate` takes one text, a list or an endless iterator; `stream` gives one output while it is being written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterable, Iterator, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
+
+from seqloom.data.tokenization import target_tokenizer
+from seqloom.decoding.coverage import coverage_beam_search
+from seqloom.decoding.loading import eager_attention
+from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
+
+GREEDY = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
+"""Greedy search, whatever the model's generation config says of beams."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One output, and what the model thinks of it."""
+
+    text: str
+    score: float
+    """log p(output | source) in nats: the sum of ``token_scores``, not divided by any length."""
+    source_tokens: list[str]
+    target_tokens: list[str]
+    """The end token included, if it was reached."""
+    token_scores: list[float] = field(repr=False)
+    """log p of every target token, given those before it."""
+    cross_attentions: torch.Tensor | None = field(default=None, repr=False)
+    """(layers, heads, target, source), each row adding up to 1; on the CPU."""
+
+
+def translate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: str | Iterable[str],
+    *,
+    batch_tokens: int = 4096,
+    read_ahead: int = 10_000,
+    return_hypotheses: bool = False,
+    output_attentions: bool = False,
+    coverage_penalty: float = 0.0,
+    progress: bool = False,
+    **generate_kwargs: Any,
+) -> Any:
+    """The model's output for every source, whatever company each was decoded in.
+
+    One model serves one call at a time: it is put into evaluation mode, for attentions onto eager attention, and back.
+
+    Args:
+        model: Any encoder-decoder with ``generate``; its mode (train or eval) is left as it was.
+        tokenizer: Its tokenizer.
+        sources: A text, which gives an output; a list of them (or any other sized collection), which gives a list; or
+            an iterator, which gives an iterator and may be endless. Texts may have any lengths.
+        batch_tokens: Padded source tokens decoded together, each counted once for every beam.
+        read_ahead: Texts that are sorted by length among themselves, and held at a time.
+        return_hypotheses: Give a `Hypothesis` instead of a text: with scores and tokens.
+        output_attentions: And with the cross-attention; implies ``return_hypotheses``.
+        coverage_penalty: β of Wu et al. 2016; more than 0 re-ranks the beams by `coverage_beam_search`.
+        progress: Show a bar.
+        generate_kwargs: For `generate`, beyond the model's own generation config. With ``num_return_sequences`` above 1
+            every source has a list of outputs, the best first.
+
+    Returns:
+        An output, a list or an iterator of outputs, as the sources are, in their order.
+
+    Raises:
+        ValueError: A source is no text, or `generate` does not take the arguments.
+    """
+    for name, value in (("batch_tokens", batch_tokens), ("read_ahead", read_ahead)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be 1 or more.")
+    if coverage_penalty:
+        generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
+    total = 1 if isinstance(sources, str) else len(sources) if isinstance(sources, Sized) else None
+
+    def outputs() -> Iterator[Any]:
+        texts = iter([sources] if isinstance(sources, str) else sources)
+        bar = tqdm(total=total, desc="decoding", unit=" sentences", disable=not progress, dynamic_ncols=True)
+        with bar:
+            while window := list(itertools.islice(texts, read_ahead)):
+                yield from _decode(
+                    model, tokenizer, window, batch_tokens, return_hypotheses, output_attentions, bar, generate_kwargs
+                )
+
+    if isinstance(sources, str):
+        return next(outputs())
+    return outputs() if total is None else list(outputs())
+
+
+@torch.inference_mode()
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    batch_tokens: int,
+    return_hypotheses: bool,
+    output_attentions: bool,
+    bar: tqdm,
+    generate_kwargs: dict[str, Any],
+) -> list[Any]:
+    """All outputs of the texts that are held at a time."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"sources are texts, but one of them is {text!r}.")
+    encoded = tokenizer(texts)["input_ids"]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
+    config = generate_kwargs.get("generation_config") or model.generation_config
+    num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
+    outputs: list[Any] = [None] * len(texts)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in _batches(order, encoded, max(1, batch_tokens // num_beams)):
+            inputs = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
+            inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+            sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
+            sequences = sequences if torch.is_tensor(sequences) else sequences.sequences
+            if return_hypotheses or output_attentions:
+                found = _hypotheses(model, tokenizer, sequences, inputs, output_attentions)
+            else:
+                found = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+            num_returned = len(found) // len(batch)
+            for row, index in enumerate(batch):
+                mine = found[row * num_returned : (row + 1) * num_returned]
+                outputs[index] = mine if num_returned > 1 else mine[0]
+            bar.update(len(batch))
+    finally:
+        model.train(was_training)
+    return outputs
+
+
+def _batches(order: list[int], encoded: list[list[int]], budget: int) -> Iterator[list[int]]:
+    """Cuts sources, longest first, into batches of at most ``budget`` padded tokens."""
+    rest = iter(order)
+    for first in rest:
+        rows = max(1, budget // max(1, len(encoded[first])))
+        yield [first, *itertools.islice(rest, rows - 1)]
+
+
+def _hypotheses(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: torch.Tensor,
+    inputs: dict[str, torch.Tensor],
+    output_attentions: bool,
+) -> list[Hypothesis]:
+    """Scores and maps by one pass of teacher forcing: they are the model's own, however the sequences were found."""
+    with eager_attention(model) if output_attentions else contextlib.nullcontext():
+        options = {"output_attentions": True} if output_attentions else {}
+        scores, outputs = teacher_forced(model, sequences, **inputs, **options)
+    lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
+    texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+    maps = None
+    if output_attentions and (layers := [weights for weights in outputs.cross_attentions or () if weights is not None]):
+        maps = torch.stack(layers, dim=1)  # (batch · returned, layers, heads, target, source)
+    returned = sequences.shape[0] // inputs["input_ids"].shape[0]
+    hypotheses = []
+    for row, (ids, length) in enumerate(zip(sequences, lengths, strict=True)):
+        is_token = inputs["attention_mask"][row // returned].bool()
+        token_scores = scores[row, :length].tolist()
+        hypotheses.append(
+            Hypothesis(
+                text=texts[row],
+                score=sum(token_scores),
+                source_tokens=tokenizer.convert_ids_to_tokens(inputs["input_ids"][row // returned][is_token].tolist()),
+                target_tokens=target_tokenizer(tokenizer).convert_ids_to_tokens(ids[1 : 1 + length].tolist()),
+                token_scores=token_scores,
+                cross_attentions=None if maps is None else maps[row, :, :, :length][..., is_token].float().cpu(),
+            )
+        )
+    return hypotheses
+
+
+def stream(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, **generate_kwargs: Any
+) -> Iterator[str]:
+    """One output, piece by piece, while it is being written. The pieces joined are the whole text.
+
+    One model serves one call at a time: it is put into evaluation mode until the last piece is read.
+
+    Args:
+        model, tokenizer: As for `translate`.
+        source: A text.
+        generate_kwargs: For `generate`. The search is greedy unless ``do_sample=True``.
+
+    Raises:
+        ValueError: ``num_beams`` is above 1: the best beam is not known before the end.
+    """
+    if (num_beams := generate_kwargs.get("num_beams") or 1) > 1:
+        raise ValueError(
+            f"num_beams is {num_beams}, but an output can only be streamed with one beam, since the best of several is "
+            "not known before the end: leave num_beams out, or call translate."
+        )
+    inputs = tokenizer([source], return_tensors="pt").to(model.device)
+    streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
+    closed = threading.Event()
+
+    def is_closed(ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        return torch.full(ids.shape[:1], closed.is_set(), device=ids.device)
+
+    def run() -> None:
+        try:
+            criteria = StoppingCriteriaList([*generate_kwargs.pop("stopping_criteria", []), is_closed])
+            model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                streamer=streamer,
+                stopping_criteria=criteria,
+                **GREEDY | generate_kwargs,
+            )
+        finally:
+            streamer.end()  # also after an error, for which the reader would wait in vain
+
+    def pieces() -> Iterator[str]:
+        was_training = model.training
+        model.eval()
+        with ThreadPoolExecutor(max_workers=1) as pool:  # whose end waits for the model's
+            writing = pool.submit(run)
+            try:
+                yield from (piece for piece in streamer if piece)
+                writing.result()  # raises what went wrong
+            finally:
+                closed.set()  # the reader may have gone
+                writing.exception()
+                model.train(was_training)
+
+    return pieces()

@@ -1,0 +1,358 @@
+"""Metrics of generated text: ours by name without a network, every other one from the Hub.
+
+Ours are ``evaluate.Metric``s, thin around sacrebleu, jiwer and rouge_score. They have these rules in common:
+
+- Scores are percentages. Each result has the main value as ``score`` and says in ``signature`` how it was made.
+- A prediction has one reference (a string) or several (a list of strings), and their number may differ from pair to
+  pair. BLEU, chrF and TER use them all, as sacrebleu does; the others take the reference closest to the prediction.
+- Whatever is counted is added up over the whole corpus before it is divided; only ROUGE is a mean over sentences.
+- With ``bootstrap_samples`` a result has the score's 95 % ``interval`` too (see `seqloom.significance`).
+- Texts are compared as they are given: no lower case (ROUGE and TER apart) and no Unicode normalisation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import unicodedata
+from collections.abc import Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
+
+import datasets
+import evaluate
+import jiwer
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF, TER
+
+from seqloom.scoring import significance
+from seqloom.scoring.significance import Statistics
+from seqloom.version import __version__
+
+
+class TextMetric(evaluate.Metric):
+    """A metric of predicted texts against their references.
+
+    The texts are kept in memory, where runs cannot collide; processes that share a score (``num_process``) exchange
+    them through evaluate's cache files.
+    """
+
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, *, num_process: int = 1, keep_in_memory: bool | None = None, **kwargs):
+        keep_in_memory = num_process == 1 if keep_in_memory is None else keep_in_memory
+        super().__init__(num_process=num_process, keep_in_memory=keep_in_memory, **kwargs)
+
+    def _build_data_dir(self) -> str:
+        return "" if self.keep_in_memory else super()._build_data_dir()  # in memory, HF_HOME may be read-only
+
+    def _info(self) -> evaluate.MetricInfo:
+        string = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="\npredictions: list of str; references: list of str, or of lists of str.",
+            features=datasets.Features({"predictions": string, "references": datasets.Sequence(string)}),
+        )
+
+    def add_batch(self, *, predictions: Sequence[str], references: Sequence[str | list[str]]) -> None:
+        """Add predictions and the references of each."""
+        _check_pairs(predictions, references)
+        references = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in references]
+        if not all(references):
+            raise ValueError("each prediction needs at least one reference; given is an empty list.")
+        for text in chain(predictions, *references):
+            if not isinstance(text, str):  # evaluate alone would write None and numbers as text
+                raise ValueError(f"predictions are strings and references strings or lists of them, not {text!r}.")
+        super().add_batch(predictions=list(predictions), references=references)
+
+    def add(self, *, prediction: str | None = None, reference: str | list[str] | None = None, **kwargs) -> None:
+        """Add one prediction and its references."""
+        example = {"predictions": prediction, "references": reference, **kwargs}  # evaluate.combine uses the plurals
+        self.add_batch(**{name: [value] for name, value in example.items()})
+
+    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+        """The result, and the statistics of the sentences (float64) that its ``score`` is computed from."""
+        raise NotImplementedError
+
+    def _compute(
+        self, predictions: list[str], references: list[list[str]], *, bootstrap_samples: int = 0, **options
+    ) -> dict[str, Any]:
+        result, statistics = self.measure(predictions, references, **options)
+        if bootstrap_samples:
+            result["interval"] = significance.interval(statistics, bootstrap_samples)
+        return result
+
+
+class SacrebleuMetric(TextMetric):
+    """A metric of sacrebleu; the arguments of ``compute`` are those of its class there."""
+
+    scorer: ClassVar[type]
+    fields: ClassVar[tuple[str, ...]]
+
+    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+        try:
+            scorer = self.scorer(**options)
+        except (AssertionError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.name} does not take {options}: see sacrebleu's {self.scorer.__name__}.") from error
+        streams = list(zip_longest(*references))  # (references, sentences), None where a sentence has fewer
+        # The two halves of corpus_score; sacrebleu's own bootstrap stands between them too.
+        rows = scorer._extract_corpus_statistics(predictions, streams)
+        result = scorer._aggregate_and_compute(rows)
+        statistics = Statistics(
+            np.array(rows, dtype=np.float64), lambda sums: scorer._compute_score_from_stats(sums.tolist()).score
+        )
+        values = {name: getattr(result, name) for name in self.fields}
+        return values | {"signature": str(scorer.get_signature())}, statistics
+
+
+class Sacrebleu(SacrebleuMetric):
+    """BLEU: n-gram precision with a brevity penalty (Papineni et al., 2002), as sacrebleu computes it (Post, 2018).
+
+    ``tokenize`` (13a), ``lowercase``, ``smooth_method``, ``force`` ... are sacrebleu's. The default splits off
+    punctuation and suits languages with spaces; see ``ko-mecab``, ``ja-mecab`` and ``zh`` there.
+    """
+
+    scorer = BLEU
+    fields = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
+
+    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+        # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.
+        return super().measure(predictions, references, **{"force": options.get("tokenize") == "none"} | options)
+
+
+class Chrf(SacrebleuMetric):
+    """chrF2, the F-score of character n-grams (Popović, 2015); with ``word_order=2`` chrF++ (Popović, 2017)."""
+
+    scorer = CHRF
+    fields = ("score", "char_order", "word_order", "beta")
+
+
+class Ter(SacrebleuMetric):
+    """Translation edit rate: edits and shifts of words per reference word (Snover et al., 2006). Less is better."""
+
+    higher_is_better = False
+    scorer = TER
+    fields = ("score", "num_edits", "ref_length")
+
+
+class CountingMetric(TextMetric):
+    """A metric that counts the errors among a number of units: ``count`` is all that its kinds differ in.
+
+    Outer whitespace is stripped and a run of whitespace is one space. Of several references the one with the lowest
+    error rate counts. An empty reference adds the prediction's units as errors; where all are empty, the errors are
+    divided by 1, as jiwer does.
+    """
+
+    rule: ClassVar[str]
+    library: ClassVar[str] = f"seqloom|version:{__version__}"
+
+    def count(self, prediction: str, reference: str) -> tuple[int, int]:
+        """Errors and units of one pair."""
+        raise NotImplementedError
+
+    def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
+        rows = []
+        for prediction, group in zip(predictions, references, strict=True):
+            pairs = [self.count(_collapse(prediction), _collapse(reference)) for reference in group]
+            rows.append(min(pairs, key=lambda pair: pair[0] / max(pair[1], 1)))
+        errors, total = (sum(column) for column in zip(*rows, strict=True))
+        signature = f"nrefs:{_num_references(references)}|case:mixed|space:collapsed|{self.rule}|lib:{self.library}"
+        result = {"score": self._score((errors, total)), "errors": errors, "total": total, "signature": signature}
+        return result, Statistics(np.array(rows, dtype=np.float64), self._score)
+
+    def _score(self, sums: Sequence[float]) -> float:
+        errors, divisor = sums[0], max(sums[1], 1)
+        return 100 * ((divisor - errors) if self.higher_is_better else errors) / divisor
+
+
+class ExactMatch(CountingMetric):
+    """Percent of predictions equal to their reference, whitespace apart."""
+
+    rule = "unit:text"
+
+    def count(self, prediction: str, reference: str) -> tuple[int, int]:
+        return int(prediction != reference), 1
+
+
+class TokenAccuracy(CountingMetric):
+    """Percent of positions with the same whitespace token; a missing or surplus token is a wrong position."""
+
+    rule = "tok:whitespace|unit:position|length:longer"
+
+    def count(self, prediction: str, reference: str) -> tuple[int, int]:
+        pairs = list(zip_longest(prediction.split(), reference.split()))
+        return sum(ours != theirs for ours, theirs in pairs), len(pairs)
+
+
+class Wer(CountingMetric):
+    """Word error rate: insertions, deletions and substitutions per reference word. Less is better."""
+
+    higher_is_better = False
+    rule = "tok:whitespace|unit:word"
+    library = f"jiwer|version:{importlib.metadata.version('jiwer')}"
+    align = staticmethod(jiwer.process_words)
+
+    def count(self, prediction: str, reference: str) -> tuple[int, int]:
+        found = self.align(reference, prediction)
+        missed = found.substitutions + found.deletions
+        return missed + found.insertions, missed + found.hits
+
+
+class Cer(Wer):
+    """Character error rate: the same per code point of the reference (a Korean syllable is one), spaces included."""
+
+    rule = "tok:char|unit:codepoint"
+    align = staticmethod(jiwer.process_characters)
+
+
+class Per(Wer):
+    """Phoneme error rate: the same per phoneme, where phonemes are separated by whitespace (``HH AH0 L OW1``)."""
+
+    rule = "tok:whitespace|unit:phoneme"
+
+
+class UnicodeTokenizer:
+    """Lower-case words of any script, for rouge_score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Letters, digits and marks are kept: without the marks, vowels would split the words of Hindi."""
+        kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in text.lower())
+        return "".join(kept).split()
+
+
+class Rouge(TextMetric):
+    """F-scores of ROUGE-1, -2, -L and -Lsum (Lin, 2004), each the mean over sentences; ``score`` is ROUGE-L.
+
+    rouge_score's own tokenizer keeps nothing but a-z and 0-9; ours does the same for every script. There is no
+    stemming. ROUGE-Lsum takes lines for sentences.
+    """
+
+    kinds: ClassVar[list[str]] = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+
+    def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
+        scorer = RougeScorer(self.kinds, tokenizer=UnicodeTokenizer())
+        scores = [scorer.score_multi(group, text) for text, group in zip(predictions, references, strict=True)]
+        means = {kind: 100 * fmean(score[kind].fmeasure for score in scores) for kind in self.kinds}
+        signature = (
+            f"nrefs:{_num_references(references)}|case:lc|tok:unicode|stem:no|main:rougeL|value:f1|mean:sentence"
+            f"|lib:rouge_score|version:{importlib.metadata.version('rouge_score')}"
+        )
+        rows = np.array([(score["rougeL"].fmeasure, 1.0) for score in scores])  # F and a sentence each
+        statistics = Statistics(rows, lambda sums: 100 * sums[0] / sums[1])
+        return {"score": means["rougeL"], **means, "signature": signature}, statistics
+
+
+METRICS: dict[str, type[evaluate.Metric]] = {
+    "sacrebleu": Sacrebleu,
+    "chrf": Chrf,
+    "ter": Ter,
+    "exact_match": ExactMatch,
+    "token_accuracy": TokenAccuracy,
+    "wer": Wer,
+    "cer": Cer,
+    "per": Per,
+    "rouge": Rouge,
+}
+
+
+def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
+    """One of ours by its name; any other name is ``evaluate.load``'s, which needs the Hub or its cache.
+
+    Raises:
+        ValueError: If there is no such metric, or the Hub is out of reach.
+    """
+    if name in METRICS:
+        return METRICS[name]()
+    try:
+        return evaluate.load(name)
+    except OSError as error:  # FileNotFoundError, ConnectionError
+        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else "use one of seqloom's own."
+        raise ValueError(
+            f"metric {name!r} is not one of seqloom's ({', '.join(METRICS)}) and evaluate.load cannot get it: {hint}"
+        ) from error
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more is better. Metrics of the Hub do not say, and are taken to grow with quality."""
+    return METRICS[name].higher_is_better if name in METRICS else True
+
+
+def statistics(name: str, predictions: Sequence[str], references: Sequence[str | list[str]], **kwargs) -> Statistics:
+    """What the score of one of seqloom's metrics is computed from, sentence by sentence; arguments as for `compute`."""
+    _check_pairs(predictions, references)
+    groups = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in references]
+    return METRICS[name]().measure(list(predictions), groups, **kwargs)[1]
+
+
+def compute(
+    name: str,
+    predictions: Sequence[str],
+    references: Sequence[str | list[str]],
+    *,
+    bootstrap_samples: int = 0,
+    **kwargs,
+) -> dict[str, Any]:
+    """Compute a metric by its name; ``kwargs`` are those of its own ``compute``.
+
+    Args:
+        name: One of seqloom's, or any that `load_metric` finds.
+        predictions: Texts.
+        references: The reference of each, or a list of its references.
+        bootstrap_samples: Resamples of the sentences for the score's interval; 0 for none.
+
+    Returns:
+        The metric's result in plain Python, with ``score`` and ``signature``. The ``score`` of a metric of the Hub is
+        the value under its own name, else under ``score``, else the first number. With ``bootstrap_samples`` also
+        ``interval``, the 95 % interval ``[low, high]`` of the score; None for a metric of the Hub, which does not tell
+        what its score is made of.
+
+    Raises:
+        ValueError: If there is no such metric, nothing to score, or not one reference entry for each prediction.
+    """
+    _check_pairs(predictions, references)
+    metric = load_metric(name)
+    if name in METRICS:
+        kwargs["bootstrap_samples"] = bootstrap_samples
+    result = _plain(metric.compute(predictions=predictions, references=references, **kwargs))
+    if name in METRICS:
+        return result
+    numbers = {key: value for key, value in result.items() if isinstance(value, int | float)}
+    if not numbers:
+        raise ValueError(f"metric {name!r} gives no single number to use as score, only {', '.join(result)}.")
+    score = next(numbers[key] for key in (Path(name).stem, "score", *numbers) if key in numbers)
+    result |= {"score": float(score), "signature": f"evaluate:{evaluate.__version__}|metric:{name}"}
+    return result | ({"interval": None} if bootstrap_samples else {})
+
+
+def _check_pairs(predictions: Sequence, references: Sequence) -> None:
+    if isinstance(predictions, str) or isinstance(references, str) or predictions is None or references is None:
+        raise ValueError("predictions and references must both be lists, with one entry for each sentence.")
+    if len(predictions) != len(references) or not len(predictions):
+        raise ValueError(
+            f"there are {len(predictions)} predictions and {len(references)} entries of references: "
+            "give as many of both, and at least one."
+        )
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _num_references(references: list[list[str]]) -> int | str:
+    """As sacrebleu's signature has it."""
+    counts = {len(group) for group in references}
+    return counts.pop() if len(counts) == 1 else "var"
+
+
+def _plain(value: Any) -> Any:
+    """The value without NumPy's or torch's types."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,98 @@
+"""Predictions and scores that were kept, read again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seqloom.scoring import metrics
+from seqloom.scoring.significance import Statistics
+
+
+class Predictions(NamedTuple):
+    """What ``predictions.jsonl`` holds, in the order of its lines."""
+
+    sources: list[str]
+    references: list[str]
+    hypotheses: list[str]
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Reads ``predictions.jsonl``.
+
+    Raises:
+        ValueError: It is missing or empty, or a line is not an object with the texts ``source``, ``reference`` and
+            ``hypothesis``.
+    """
+    path, names = Path(path), ("source", "reference", "hypothesis")
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; evaluate.py writes predictions.jsonl beside the scores of a model.")
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # U+2028 ends no line of JSON
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start:,}).") from None
+    if lines == [""]:
+        raise ValueError(f"{path} has no predictions: it is empty.")
+    columns: list[list[str]] = [[], [], []]
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number:,} of {path} is not JSON ({error.msg}): is the file damaged?") from None
+        texts = [entry.get(name) if isinstance(entry, dict) else None for name in names]
+        for name, text, column in zip(names, texts, columns, strict=True):
+            if not isinstance(text, str):
+                raise ValueError(f"line {number:,} of {path} has no text {name!r}; it needs {', '.join(names)}.")
+            column.append(text)
+    return Predictions(*columns)
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """``scores.json``; nothing where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = folder / "scores.json"
+    if not path.is_file():
+        return {}
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}): is it damaged? --overwrite makes it anew.") from None
+    return scores if isinstance(scores, dict) else {}
+
+
+def check_same_sentences(systems: dict[str, Predictions]) -> None:
+    """Makes sure that predictions, by their systems' names, are of the same sources and references in the same order.
+
+    Raises:
+        ValueError: They are not; the message has the first line that differs.
+    """
+    (first, expected), *others = systems.items()
+    for name, found in others:
+        for column in ("sources", "references"):
+            ours, theirs = getattr(expected, column), getattr(found, column)
+            for number, (one, two) in enumerate(zip(ours, theirs, strict=False), start=1):
+                if one != two:
+                    raise ValueError(
+                        f"the {column} differ: line {number:,} of {first} has {_clip(one)!r}, that of {name} "
+                        f"{_clip(two)!r}; systems are compared on the same sentences in the same order."
+                    )
+        if len(expected.sources) != len(found.sources):
+            raise ValueError(
+                f"{first} has {len(expected.sources):,} sentences and {name} {len(found.sources):,}; systems are "
+                "compared on the same sentences in the same order."
+            )
+
+
+def _clip(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def measure_sentences(name: str, predictions: Predictions, **options: Any) -> tuple[str, Statistics]:
+    """The signature of one of seqloom's metrics, and the statistics that its score is computed from."""
+    references = [[reference] for reference in predictions.references]
+    result, statistics = metrics.METRICS[name]().measure(predictions.hypotheses, references, **options)
+    return result["signature"], statistics

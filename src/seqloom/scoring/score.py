@@ -1,0 +1,173 @@
+"""One model on one split: decodes it once and gives the outputs to `evaluate` metrics."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import GenerationConfig, PreTrainedModel
+
+from seqloom.data.pairs import load_pairs
+from seqloom.data.tokenization import check_matches, load_tokenizer
+from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, load_model
+from seqloom.decoding.translate import translate
+from seqloom.modeling import CONFIG_CLASSES
+from seqloom.scoring import metrics
+from seqloom.settings.reading import load_scoring_settings
+from seqloom.settings.schema import EvaluationSettings, ScoringSettings
+from seqloom.support.console import has_terminal
+from seqloom.support.machine import environment
+
+
+def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
+    """Scores a checkpoint, seqloom's or another's, from a folder or the Hub.
+
+    Args:
+        name: Folder, or name on the Hub.
+        overrides: Words of the command line, ``["--split", "validation", "--num_beams", "5"]``.
+        overwrite: Replace earlier scores.
+
+    Returns:
+        What was written to ``scores.json``.
+
+    Raises:
+        ValueError: Model, data or settings do not allow it.
+    """
+    settings, generate_kwargs = load_scoring_settings(name, overrides)
+    folder = scores_folder(name, settings)
+    if not overwrite and (folder / "scores.json").exists():
+        raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")
+    return score_model(name, settings, generate_kwargs)
+
+
+def split_of(settings: ScoringSettings) -> str:
+    return settings.split or settings.evaluation.split or "test"
+
+
+def scores_folder(name: str, settings: ScoringSettings) -> Path:
+    default = Path(name) if Path(name).is_dir() else Path("runs") / name.replace("/", "--")
+    return Path(settings.output_dir) if settings.output_dir else default / "evaluation" / split_of(settings)
+
+
+def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Decodes and scores; what was in the folder before is written over."""
+    model = load_model(name, settings.revision, settings.trust_remote_code)
+    tokenizer = load_tokenizer(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    if model.config.model_type in CONFIG_CLASSES:
+        check_matches(tokenizer, model.config)
+    elif len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} entries, the model {model.get_input_embeddings().num_embeddings} "
+            "embeddings: they were not made for each other."
+        )
+    pairs, provenance = load_split(settings)
+    return score_split(
+        model,
+        tokenizer,
+        pairs,
+        settings.evaluation,
+        split=split_of(settings),
+        folder=scores_folder(name, settings),
+        batch_tokens=settings.generation.decode_batch_tokens,
+        about={"model": name, "revision": settings.revision, "data": provenance},
+        **generate_kwargs,
+    )
+
+
+def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:
+    """The pairs that are scored, and where they are from."""
+    split = split_of(settings)
+    pairs = load_pairs(settings.data, settings.seed, splits=(split,))
+    if split not in pairs.splits:
+        raise ValueError(f"the data has no {split} split; choose another with --split, or name its files.")
+    return pairs.splits[split], pairs.provenance
+
+
+def score_split(
+    model: PreTrainedModel,
+    tokenizer,
+    pairs: Dataset,
+    settings: EvaluationSettings,
+    *,
+    split: str,
+    folder: Path,
+    batch_tokens: int = 4096,
+    about: dict[str, Any] | None = None,
+    **generate_kwargs: Any,
+) -> dict[str, Any]:
+    """Decodes a split and scores it; writes ``predictions.jsonl`` and ``scores.json``.
+
+    Args:
+        model, tokenizer: Any encoder-decoder and its tokenizer.
+        pairs: Columns ``source`` and ``target``.
+        settings: The metrics.
+        split: The split's name, for the record.
+        folder: Where both files go.
+        batch_tokens: As for `translate`.
+        about: Added to the scores.
+        generate_kwargs: As for `translate`.
+    """
+    for name in settings.metrics:
+        metrics.load_metric(name)  # a misspelt name shows before the decoding, not after
+    generate_kwargs, generation = decoding_of(model.generation_config, generate_kwargs)
+    sources, references = pairs["source"][:], pairs["target"][:]
+    started = time.perf_counter()
+    bar = has_terminal()
+    outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
+    seconds = time.perf_counter() - started
+    results = {
+        name: metrics.compute(
+            name,
+            outputs,
+            references,
+            bootstrap_samples=settings.bootstrap_samples,
+            **settings.metric_kwargs.get(name, {}),
+        )
+        for name in settings.metrics
+    }
+    scores = {
+        **(about or {}),
+        "split": split,
+        "sentences": len(sources),
+        "generation": generation,
+        "metrics": results,
+        "bootstrap_samples": settings.bootstrap_samples,
+        "seconds": round(seconds, 2),
+        "sentences_per_second": round(len(sources) / seconds, 2),
+        "environment": environment(),
+        "folder": str(folder),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
+        for source, reference, hypothesis in zip(sources, references, outputs, strict=True):
+            line = {"source": source, "reference": reference, "hypothesis": hypothesis}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2, ensure_ascii=False), encoding="utf-8")
+    return scores
+
+
+def decoding_of(config: GenerationConfig, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of ``generate``, with a limit where there is none; and all that is decoded by, for the record."""
+    if config.max_new_tokens is None and config.max_length is None:
+        given = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS} | given
+    names = ("num_beams", "length_penalty", "early_stopping", "max_new_tokens")
+    decoding = {name: getattr(config, name) for name in names} | given
+    return given, {name: value for name, value in decoding.items() if value is not None}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Metric, score, its interval where there is one, and signature, a line each."""
+    rows = []
+    for name, result in results.items():
+        low_high = result.get("interval")
+        interval = "[" + ", ".join(f"{bound:.1f}" for bound in low_high) + "]" if low_high else ""
+        rows.append((name, f"{result['score']:.2f}", interval, result["signature"]))
+    names, scores, intervals = (max((len(row[column]) for row in rows), default=0) for column in range(3))
+    return "\n".join(
+        f"{name:<{names}}  {score:>{scores}}  " + (f"{interval:<{intervals}}  " if intervals else "") + signature
+        for name, score, interval, signature in rows
+    )

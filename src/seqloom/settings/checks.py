@@ -1,0 +1,202 @@
+"""What types do not say of the settings: keys that contradict each other, and values that make no sense."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from seqloom.settings.schema import DERIVED, MIX_KEYS, DataSettings, HubSettings, ScoringSettings, Settings
+from seqloom.settings.typed import field_types, typed
+from seqloom.support.wording import listing, unknown
+
+
+def model_config_class(model_type: str | None):
+    """The config class of a ``model_type`` of seqloom's."""
+    from seqloom.modeling import CONFIG_CLASSES
+
+    if model_type not in CONFIG_CLASSES:
+        raise ValueError(f"model.model_type is {model_type!r}; allowed are {listing(CONFIG_CLASSES)}.")
+    return CONFIG_CLASSES[model_type]
+
+
+def check_settings(settings: Settings) -> None:
+    """What the types do not say."""
+    data, training = settings.data, settings.training
+    _check_place(data, "data")
+    mix_sources(data)
+    if data.split_stream or data.num_workers:
+        name = "split_stream" if data.split_stream else "num_workers"
+        if not data.streaming:
+            raise ValueError(f"data.{name} is about streams: set data.streaming to true, or leave {name} out.")
+        if data.mix or "[" in data.train_split:
+            raise ValueError(
+                f"data.{name} deals out the files of one whole training set, but data.mix or a slice in data."
+                "train_split makes something else of it: leave one of them out."
+            )
+    if (training.batch_tokens is None) == (training.batch_size is None):
+        raise ValueError(
+            f"training.batch_tokens is {training.batch_tokens} and training.batch_size is {training.batch_size}: "
+            "set the one and make the other null."
+        )
+    if training.max_steps is None and training.num_train_epochs is None:
+        raise ValueError("give training.max_steps or training.num_train_epochs, so that the run has an end.")
+    check_shared(settings)
+    _check_options(settings)
+    for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+        value = getattr(training, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"training.{name} is {value}; it must be more than 0.")
+    for name in ("label_smoothing_factor", "adam_beta1", "adam_beta2"):
+        if not 0 <= getattr(training, name) < 1:
+            raise ValueError(f"training.{name} is {getattr(training, name)}; it must be at least 0 and less than 1.")
+    best = training.metric_for_best_model
+    if best not in (None, "loss", training.eval_metric):
+        raise ValueError(f"training.metric_for_best_model is {best!r}; allowed are 'loss' and eval_metric's own name.")
+    if settings.generation.coverage_penalty:
+        if settings.generation.num_beams == 1:
+            raise ValueError(
+                "generation.coverage_penalty re-ranks beams, but generation.num_beams is 1: set it to 2 or more."
+            )
+        if settings.model.get("attention") == "none":
+            raise ValueError(
+                "generation.coverage_penalty asks what the attention covers, but model.attention is none: take one of "
+                "them out."
+            )
+    _check_model(settings.model)
+    _check_hub(settings.hub)
+
+
+def mix_sources(data: DataSettings) -> list[tuple[float, DataSettings]]:
+    """The weights and places of the sets that ``data.mix`` adds; how they are read is as ``data`` says.
+
+    Raises:
+        ValueError: An entry has an unknown key, no weight or no place.
+    """
+    sources, hints = [], {f.name: hint for f, hint in field_types(DataSettings)}
+    for number, entry in enumerate(data.mix):
+        where = f"data.mix[{number}]"
+        for key in entry:
+            if key not in ("weight", *MIX_KEYS):
+                raise ValueError(unknown(f"{where}.{key}", [f"{where}.{known}" for known in ("weight", *MIX_KEYS)]))
+        if "weight" not in entry:
+            raise ValueError(f"{where} has no weight: give its share of the training pairs, as data.weight gives ours.")
+        values = {key: typed(hints[key], value, f"{where}.{key}") for key, value in entry.items()}
+        _check_weight(weight := values.pop("weight"), f"{where}.weight")
+        source = DataSettings(**values, streaming=data.streaming)
+        _check_place(source, where)
+        sources.append((weight, source))
+    return sources
+
+
+def _check_place(data: DataSettings, where: str) -> None:
+    if (data.dataset is None) == (data.train_files is None):
+        raise ValueError(
+            f"give either {where}.dataset or {where}.train_files: the one or the other says where the pairs are."
+        )
+    if data.split is not None and data.dataset != "scan":
+        raise ValueError(
+            f"{where}.split is {data.split!r}, which belongs to dataset: scan; "
+            "other datasets name theirs in train_split, validation_split and test_split."
+        )
+
+
+def _check_weight(weight: float, name: str) -> None:
+    if weight <= 0:
+        raise ValueError(f"{name} is {weight}; it must be more than 0.")
+
+
+def _check_options(settings: Settings) -> None:
+    """Averages, beginnings and segmentations that contradict themselves."""
+    training, tokenizer = settings.training, settings.tokenizer
+    _check_weight(settings.data.weight, "data.weight")
+    if training.ema_decay is not None and not 0 < training.ema_decay < 1:
+        raise ValueError(
+            f"training.ema_decay is {training.ema_decay}; it must be more than 0 and less than 1 (0.999, say), or null."
+        )
+    if training.init_from is None and training.init_parameters != ["*"]:
+        raise ValueError("training.init_parameters says what training.init_from gives, but that is null: give both.")
+    if not 0 <= tokenizer.bpe_dropout <= 1:
+        raise ValueError(f"tokenizer.bpe_dropout is {tokenizer.bpe_dropout}; it must be between 0 and 1 (0.1, say).")
+    if tokenizer.sampling_alpha is not None and tokenizer.sampling_alpha <= 0:
+        raise ValueError(f"tokenizer.sampling_alpha is {tokenizer.sampling_alpha}; it must be more than 0, or null.")
+    if tokenizer.path is None:  # else its own model tells, when it is there
+        kinds = {tokenizer.kind, tokenizer.kind if tokenizer.shared else tokenizer.target_kind or tokenizer.kind}
+        for name, is_on, suited in (
+            ("bpe_dropout", tokenizer.bpe_dropout > 0, {"byte_bpe", "bpe"}),
+            ("sampling_alpha", tokenizer.sampling_alpha is not None, {"unigram"}),
+        ):
+            if is_on and not kinds & suited:
+                raise ValueError(
+                    f"tokenizer.{name} is {getattr(tokenizer, name)}, but tokenizer.kind is {listing(sorted(kinds))}, "
+                    f"which it is not for: take kind {' or '.join(sorted(suited))}, or leave it out."
+                )
+
+
+def _check_hub(hub: HubSettings) -> None:
+    if hub.push_to_hub is not None:
+        try:
+            validate_repo_id(hub.push_to_hub)
+            if "/" not in hub.push_to_hub:
+                raise HFValidationError("the user or the organisation is missing.")
+        except HFValidationError as error:
+            raise ValueError(
+                f"hub.push_to_hub is {hub.push_to_hub!r}, not the name of a repository (user/model): {error}"
+            ) from None
+    for name in ("hub_private_repo", "hub_revision"):
+        if getattr(hub, name) is not None and hub.push_to_hub is None:
+            raise ValueError(
+                f"hub.{name} is {getattr(hub, name)!r}, but hub.push_to_hub names no repository: give both."
+            )
+    for code in hub.language:
+        if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code):
+            raise ValueError(
+                f"hub.language has {code!r}; languages are ISO 639 codes of two or three letters: [en, de]."
+            )
+
+
+def check_shared(settings: Settings | ScoringSettings) -> None:
+    if settings.data.streaming and "train" in (settings.evaluation.split, getattr(settings, "split", None)):
+        raise ValueError("the split to score is train, which data.streaming reads as a stream: score another one.")
+    at_least = {
+        "data": {
+            "max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1,
+            "num_workers": 0,
+        },
+        "tokenizer": {"vocab_size": 5, "target_vocab_size": 5, "min_frequency": 1, "train_samples": 1},
+        "training": {
+            "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
+            "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
+            "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
+            "save_steps": 1, "save_total_limit": 1,
+            "max_skipped_updates": 0,
+            "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
+        },
+        "generation": {"num_beams": 1, "max_new_tokens": 1, "decode_batch_tokens": 1, "coverage_penalty": 0},
+        "evaluation": {"bootstrap_samples": 0},
+    }  # fmt: skip
+    for section, floors in at_least.items():
+        for name, floor in floors.items() if hasattr(settings, section) else ():
+            value = getattr(getattr(settings, section), name)
+            if value is not None and value < floor:
+                raise ValueError(f"{section}.{name} is {value}; it must be {floor} or more.")
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    fields = model_fields(model.get("model_type"))
+    for name in model:
+        if name in DERIVED:
+            source = "training.label_smoothing_factor" if name == "label_smoothing" else "the tokenizer section"
+            raise ValueError(f"model.{name} follows from {source}; take it out of the model section.")
+        if name != "model_type" and name not in fields:
+            raise ValueError(unknown(f"model.{name}", [f"model.{known}" for known in fields]))
+
+
+def model_fields(model_type: str | None) -> set[str]:
+    """The fields that a config class adds to those of every PreTrainedConfig."""
+    from transformers import PreTrainedConfig
+
+    common = {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    return {f.name for f in dataclasses.fields(model_config_class(model_type))} - common

@@ -1,0 +1,492 @@
+"""The model card: made from what a run left in its folder, so that it states what was measured and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from seqloom.figures.curves import training_curve
+from seqloom.figures.style import save_png
+from seqloom.scoring import metrics
+from seqloom.settings.reading import load_settings
+from seqloom.settings.schema import HubSettings, Settings
+from seqloom.sharing.privacy import last_part, shareable_settings, without_places
+from seqloom.support.wording import plural
+
+FILES = ("settings.yaml", "record.json", "training_log.jsonl", "config.json")
+RECORD = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}
+CURVE = "training_curve.png"
+SNIPPET = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({name}, trust_remote_code=True)
+model = AutoModelForSeq2SeqLM.from_pretrained({name}, trust_remote_code=True)
+outputs = model.generate(**tokenizer([{example}], return_tensors="pt"))
+print(tokenizer.batch_decode(outputs, skip_special_tokens=True))"""
+PIPELINE_SNIPPET = """from transformers import pipeline
+
+print(pipeline("seq2seq-generation", model={name}, trust_remote_code=True)({example}))"""
+METRICS = {
+    "sacrebleu": "BLEU", "chrf": "chrF", "ter": "TER", "exact_match": "Exact match",
+    "token_accuracy": "Token accuracy", "wer": "WER", "cer": "CER", "per": "PER", "rouge": "ROUGE-L",
+}  # fmt: skip
+TASKS = {
+    "translation": "Translation", "summarization": "Summarization", "text-generation": "Text generation",
+    "question-answering": "Question answering",
+}  # fmt: skip
+KINDS = {
+    "byte_bpe": "byte-level BPE", "bpe": "BPE", "unigram": "Unigram", "word": "whitespace words", "char": "characters",
+}  # fmt: skip
+CELLS = {"rnn": "tanh-RNN", "lstm": "LSTM", "gru": "GRU"}
+ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "swiglu": "SwiGLU"}
+PRECISIONS = {"no": "float32", "bf16": "bfloat16, mixed", "fp16": "float16, mixed"}
+
+
+def write_card(folder: Path) -> None:
+    """Writes ``README.md``, unless somebody has edited it, and ``training_curve.png`` into a finished run's folder.
+
+    Raises:
+        ValueError: As for `make_card`.
+    """
+    settings, record, log, _ = _read(folder)
+    metric = settings.training.eval_metric
+    figure = training_curve(
+        log,
+        metric,
+        higher_is_better=not metric or metrics.higher_is_better(metric),
+        metric_label=metric and f"{_metric_name(metric)} (%)" if metric in METRICS else "",
+        label_smoothing=settings.training.label_smoothing_factor,
+        best_step=record["progress"]["best_step"],
+    )
+    save_png(figure, folder / CURVE)
+    card = folder / "README.md"
+    if not card.is_file() or is_as_made(card.read_text(encoding="utf-8")):
+        card.write_text(make_card(folder), encoding="utf-8")
+
+
+def make_card(folder: Path, name: str | None = None, with_scores: bool = True, check: str = "") -> str:
+    """The text of a finished run's model card.
+
+    Args:
+        folder: What `run_training` left. The curve is shown if ``training_curve.png`` lies there, as
+            `write_card` leaves it; otherwise a table has its validations.
+        name: The model's name, by which it will be loaded (``user/model``); default: the folder's name.
+        with_scores: Whether scores, those of the validations too, are in the card. Without them it says that they await
+            verification.
+        check: How the scores were verified; a sentence below them.
+
+    Raises:
+        ValueError: The folder is that of no finished run.
+    """
+    settings, record, log, config = _read(folder)
+    name = name or folder.resolve().name
+    evaluation = record["evaluation"] if with_scores else None
+    results = _eval_results(settings, record) if evaluation else []
+    hub, coverage = settings.hub, settings.generation.coverage_penalty
+    data_name = _data_name(settings, record)
+    card_data = ModelCardData(
+        language=list(dict.fromkeys(hub.language)) or None,
+        license=hub.license or "unknown",
+        library_name="transformers",
+        pipeline_tag=_pipeline_tag(hub),
+        tags=list(dict.fromkeys(["seqloom", "seq2seq", config["model_type"], "trained-from-scratch", "custom_code",
+                                 *hub.tags])),
+        datasets=[settings.data.dataset] if _is_on_hub(record) else None,
+        metrics=[result.metric_type for result in results] or None,
+        model_name=name,
+        eval_results=results or None,
+    )  # fmt: skip
+    words = {
+        key: json.dumps(text, ensure_ascii=False) for key, text in (("name", name), ("example", record["example"]))
+    }
+    card = ModelCard.from_template(
+        card_data,
+        template_str=files("seqloom.model_cards").joinpath("template.md").read_text(encoding="utf-8"),
+        title=name,
+        summary=f"{_architecture(config)}. {record['model']['parameters']:,} parameters, trained from scratch with "
+        f"seqloom on {data_name}{_languages(hub.language)}.",
+        snippet=SNIPPET.format(**words),
+        decoding="in its generation config"
+        if not coverage
+        else "in its generation config, but for the coverage penalty: "
+        f"for that, `seqloom.translate(model, tokenizer, texts, coverage_penalty={coverage:g})`",
+        pipeline_snippet=PIPELINE_SNIPPET.format(**words),
+        licence=_licence(hub.license),
+        scores="\n\n".join(filter(None, (_scores(settings, record), check))) if with_scores else _unverified(record),
+        data=_data(settings, record, data_name),
+        hyper_parameters=_hyper_parameters(settings, record, config),
+        course=_course(settings, record, with_scores),
+        curve=_curve(folder, settings, record, log)
+        if with_scores
+        else "The curve awaits verification with the scores.",
+        settings=yaml.safe_dump(_settings(settings, record), sort_keys=False, allow_unicode=True).strip(),
+        limits=_limits(settings, record, evaluation, data_name),
+    )
+    text = f"{str(card).rstrip()}\n"
+    return f"{text}\n<!-- made by seqloom from the run's record: {digest(text)} -->\n"
+
+
+def digest(text: str) -> str:
+    """Tells a card that was made from one that was edited."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_as_made(text: str) -> bool:
+    """Whether nobody has changed a card since `make_card`, of whatever version, made it."""
+    found = re.fullmatch(r"(.*\n)\n<!-- made by seqloom from the run's record: (\w{64}) -->\n", text, flags=re.DOTALL)
+    return found is not None and digest(found[1]) == found[2]
+
+
+def draft_card(hub: HubSettings, text: str) -> ModelCard:
+    """A card without a run: the header that the settings give, and a text."""
+    data = ModelCardData(
+        language=hub.language or None,
+        license=hub.license or "unknown",
+        library_name="transformers",
+        pipeline_tag=_pipeline_tag(hub),
+        tags=["seqloom", "seq2seq", "custom_code", *hub.tags],
+    )
+    return ModelCard(f"---\n{data}\n---\n\n{text}\n")
+
+
+def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+    """Settings, record, log and the model's config."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} holds no finished run of seqloom's: it lacks {', '.join(missing)}; give the output_dir of a "
+            "training that came to its end."
+        )
+
+    def loads(name: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{folder / name} is damaged: {error}; take the folder as the training left it.") from None
+
+    settings = load_settings(folder / "settings.yaml")
+    _, record_text, log_text, config_text = ((folder / name).read_text(encoding="utf-8") for name in FILES)
+    record, config = loads("record.json", record_text), loads("config.json", config_text)
+    log = [loads("training_log.jsonl", line) for line in log_text.splitlines()]
+    lacking = sorted(RECORD - set(record)) if isinstance(record, dict) else ["everything"]
+    if lacking:
+        raise ValueError(
+            f"{folder / 'record.json'} lacks {', '.join(lacking)}: another version of seqloom wrote it; make its card "
+            "with that one, or train anew."
+        )
+    return settings, record, log, config
+
+
+def _is_on_hub(record: dict[str, Any]) -> bool:
+    """Whether the data are a Hub data set. The record tells, on every machine: such data have a configuration."""
+    return "config_name" in record["data"]
+
+
+def _metric_name(name: str) -> str:
+    return METRICS.get(name) or without_places(name)
+
+
+def _data_name(settings: Settings, record: dict[str, Any]) -> str:
+    """The training data in a word or two."""
+    data = settings.data
+    if data.dataset == "scan":
+        split = record["data"]["split"]
+        return f"SCAN, split {split}" + (" (seqloom's own draw, of the published sizes)" if split == "simple" else "")
+    if data.dataset:
+        return data.dataset if _is_on_hub(record) else last_part(data.dataset)
+    return ", ".join(last_part(path) for path in data.train_files)
+
+
+def _source_name(entry: dict[str, Any]) -> str:
+    """One of the sets that training pairs are drawn from, in a word or two."""
+    if isinstance(entry["train"], list):
+        return ", ".join(file["name"] for file in entry["train"])
+    revision = f", revision `{entry['revision']}`" if entry.get("revision") else ""
+    return f"{without_places(entry['dataset'])}: `{entry['train']}`{revision}"
+
+
+def _split_name(settings: Settings, record: dict[str, Any], split: str, data_name: str) -> str:
+    """Where a split's pairs come from, in a word or two."""
+    origin = record["data"]["splits"][split]
+    if isinstance(origin, list):
+        return ", ".join(file["name"] for file in origin)
+    return data_name if settings.data.dataset else f"{data_name}: {origin}"
+
+
+def _pipeline_tag(hub: HubSettings) -> str:
+    return hub.pipeline_tag or ("translation" if len(set(hub.language)) > 1 else "text-generation")
+
+
+def _settings(settings: Settings, record: dict[str, Any]) -> dict[str, Any]:
+    """The settings as plain values, with no word of where things lay."""
+    values = shareable_settings(settings)
+    if values["data"]["dataset"] and not _is_on_hub(record):
+        values["data"]["dataset"] = last_part(values["data"]["dataset"])
+    return values
+
+
+def _languages(languages: list[str]) -> str:
+    return f" ({(' → ' if len(languages) == 2 else ', ').join(languages)})" if len(languages) > 1 else ""
+
+
+def _table(headers: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown; columns whose headers end in a colon are set to the right."""
+
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"  # a bar would end the cell
+
+    rules = ["---:" if header.endswith(":") else "---" for header in headers]
+    return "\n".join([line([header.rstrip(":") for header in headers]), line(rules), *map(line, rows)])
+
+
+def _number(value: Any) -> str:
+    """Thousands with commas; what is no number (a streamed split's count) as it is."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    """The model in words, from its config."""
+    layers = f"{config['encoder_layers']}+{config['decoder_layers']} layers"
+    if config["model_type"] == "transformer_seq2seq":
+        sides = sorted({config["encoder_attention_heads"], config["decoder_attention_heads"]})
+        widths = sorted({config["encoder_ffn_dim"], config["decoder_ffn_dim"]})
+        return (
+            f"Transformer encoder-decoder (Vaswani et al. 2017): {layers}, {config['d_model']} wide, "
+            f"{' and '.join(map(str, sides))} heads, feed-forward networks {' and '.join(map(str, widths))} wide with "
+            f"{ACTIVATIONS[config['activation_function']]}, {'pre' if config['normalize_before'] else 'post'}-norm, "
+            f"{config['position_embedding_type']} positions"
+        )
+    attention = {
+        "none": "no attention (Sutskever et al. 2014)",
+        "bahdanau": "Bahdanau attention",
+        "luong": f"Luong attention ({config['attention_score']}{', input feeding' * config['input_feeding']})",
+    }[config["attention"]]
+    return (
+        f"{CELLS[config['cell_type']]} encoder-decoder: {layers}, {config['hidden_size']} wide, embeddings "
+        f"{config['embedding_size']} wide, {'bidirectional' if config['bidirectional'] else 'unidirectional'} encoder, "
+        f"{attention}"
+    )
+
+
+def _licence(licence: str | None) -> str:
+    code = "The files of code beside the weights are Apache-2.0."
+    if licence is None:
+        return f"No licence was stated for the weights: ask whoever trained them before you use them. {code}"
+    return f"Licence of the weights: {licence}. {code}"
+
+
+def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult]:
+    data, evaluation, tag = record["data"], record["evaluation"], _pipeline_tag(settings.hub)
+    split = evaluation["split"]
+    on_hub, origin = _is_on_hub(record), data["splits"][split]
+    from_files = isinstance(origin, list)
+    kind = settings.data.dataset if on_hub or settings.data.dataset == "scan" else "local"
+    is_own_draw = settings.data.dataset == "scan" and settings.data.split in (None, "simple")
+    return [
+        EvalResult(
+            task_type=tag,
+            task_name=TASKS[tag],
+            # SCAN's simple split is our own draw, not the one that the Hub has under this name.
+            dataset_type="local" if from_files or is_own_draw else kind,
+            dataset_name=_split_name(settings, record, split, _data_name(settings, record)),
+            dataset_config=data["config_name"] if on_hub and not from_files else None,
+            dataset_split=origin if origin == getattr(settings.data, f"{split}_split") else split,
+            dataset_revision=data["revision"] if on_hub and not from_files else None,
+            metric_type=without_places(name),
+            metric_name=_metric_name(name),
+            metric_value=round(result["score"], 2),
+            metric_config=_signature(name, result),
+        )
+        for name, result in evaluation["metrics"].items()
+    ]
+
+
+def _signature(name: str, result: dict[str, Any]) -> str:
+    return result["signature"].replace(name, without_places(name))
+
+
+def _unverified(record: dict[str, Any]) -> str:
+    if record["evaluation"] is None:
+        return "None were measured."
+    return "The scores of this model await verification; they are left out until then."
+
+
+def _scores(settings: Settings, record: dict[str, Any]) -> str:
+    evaluation = record["evaluation"]
+    if evaluation is None:
+        return "None were measured."
+    has_intervals = any(result.get("interval") for result in evaluation["metrics"].values())
+    rows = []
+    for name, result in evaluation["metrics"].items():
+        direction = "↑" if metrics.higher_is_better(name) else "↓"
+        bounds = result.get("interval")
+        interval = [f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "none"] if has_intervals else []
+        rows.append([f"{_metric_name(name)} {direction}", f"{result['score']:.2f}", *interval,
+                     f"`{_signature(name, result)}`"])  # fmt: skip
+    headers = ["metric", "score:", *(["95 % interval:"] if has_intervals else []), "signature"]
+    decoding = ", ".join(f"{name} {value}" for name, value in evaluation["generation"].items())
+    split = evaluation["split"]
+    where = _split_name(settings, record, split, _data_name(settings, record))
+    note = (
+        f"On the {evaluation['sentences']:,} pairs of the {split} split of {where}; {decoding}; decoded in "
+        f"{evaluation['seconds']:,.1f} s ({evaluation['sentences_per_second']:,.1f} sentences/s) on "
+        f"{evaluation['environment']['hardware']}. ↑: more is better; ↓: less is."
+    )
+    if has_intervals:
+        note += (
+            f" Intervals are the percentiles 2.5 and 97.5 of {evaluation['bootstrap_samples']:,} bootstrap resamples "
+            "of these pairs (Koehn 2004): they tell how far the choice of the test sentences matters, not the seed of "
+            "the training."
+        )
+    return f"{_table(headers, rows)}\n\n{note}"
+
+
+def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:
+    data = record["data"]
+    parts = [f"{data_name}. Of the training pairs: {data['train']}."]
+    if _is_on_hub(record):
+        parts.append(f"From the Hub: configuration {data['config_name']}, revision `{data['revision']}`.")
+    rows = []
+    for split, origin in data["splits"].items():
+        described = "files below" if isinstance(origin, list) else f"`{origin}`"
+        rows.append([split, _number(data["pairs"][split]), described])
+    listed = [(split, origin) for split, origin in data["splits"].items() if isinstance(origin, list)]
+    listed += [("all", data["files"])] if "files" in data else []
+    names = [
+        [split, file["name"], f"{file['bytes']:,}", f"`{file['sha256']}`" if "sha256" in file else "not computed"]
+        for split, origin in listed
+        for file in origin
+    ]
+    parts = [" ".join(parts), _table(["split", "pairs:", "from"], rows)]
+    if mixed := data.get("mix"):
+        sets = [
+            [_source_name(entry), f"{entry['weight']:g}", _number(entry["pairs"]), _number(entry["drawn"])]
+            for entry in mixed
+        ]
+        parts.append(f"The training pairs are drawn from {len(sets)} sets, in proportion to their weights:")
+        parts.append(_table(["set", "weight:", "its pairs:", "drawn of them:"], sets))
+    return "\n\n".join([*parts, *([_table(["split", "file", "bytes:", "sha256"], names)] if names else [])])
+
+
+def _tokenizer(settings: Settings, config: dict[str, Any]) -> str:
+    tokenizer = settings.tokenizer
+    source, target = config["vocab_size"], config["decoder_vocab_size"] or config["vocab_size"]
+    sizes = f"{source:,} entries for both sides"
+    if not config["share_encoder_decoder_embeddings"]:
+        sizes = f"{source:,} entries for the source and {target:,} for the target"
+    if tokenizer.path:
+        return f"{without_places(tokenizer.path)}, {sizes}"
+    kinds = [KINDS[tokenizer.kind]]
+    if not tokenizer.shared and tokenizer.target_kind not in (None, tokenizer.kind):
+        kinds.append(KINDS[tokenizer.target_kind])
+    normal = "" if tokenizer.normalization == "none" else f", Unicode {tokenizer.normalization.upper()}"
+    return f"{' and '.join(kinds)}, {sizes}{normal}{', lower case' * tokenizer.lowercase}; trained on the training data"
+
+
+def _hyper_parameters(settings: Settings, record: dict[str, Any], config: dict[str, Any]) -> str:
+    training, plan = settings.training, record["data"]["plan"]
+    if training.batch_tokens is None:
+        batch = f"{plural(training.batch_size, 'pair')}"
+    else:
+        batch = f"{plural(training.batch_tokens, 'token')}, padding included"
+    decay = f"; weight decay {training.weight_decay:g}" if training.weight_decay else ""
+    name = {"adamw": "AdamW", "adam": "Adam"}[training.optim]
+    rows = {
+        "tokenizer": _tokenizer(settings, config),
+        "optimizer": f"{name}, β {training.adam_beta1:g} and {training.adam_beta2:g}, ε {training.adam_epsilon:g}"
+        + decay,
+        "learning rate": f"{training.learning_rate:g} at its peak, {training.lr_scheduler_type} after "
+        f"{plural(training.warmup_steps, 'update')} of warm-up",
+        "gradient": "not clipped" if training.max_grad_norm is None else f"clipped at norm {training.max_grad_norm:g}",
+        "batch": f"{batch}; {plural(training.batches_per_update, 'batch').replace('batchs', 'batches')} an update; "
+        f"{plan['target_tokens_per_update']:,.0f} target tokens an update, {plan['padding']:.1%} padding",
+        "dropout": f"{config['dropout']:g}",
+        "label smoothing": f"{training.label_smoothing_factor:g}",
+        "precision": PRECISIONS.get(record["precision"], record["precision"]),
+        "seed": str(training.seed),
+    }
+    return _table(["", ""], [[key, value] for key, value in rows.items()])
+
+
+def _course(settings: Settings, record: dict[str, Any], with_scores: bool) -> str:
+    progress, environment = record["progress"], record["environment"]
+    best = settings.training.metric_for_best_model or settings.training.eval_metric or "loss"
+    names = ("python", "torch", "transformers", "accelerate", "datasets", "tokenizers", "sacrebleu", "seqloom")
+    rows = {
+        "length": f"{plural(progress['step'], 'update')}, {plural(progress['epoch'], 'whole epoch')}, "
+        f"{progress['target_tokens']:,} target tokens",
+        "time": f"{progress['seconds']:,.0f} s, validations included",
+        "weights": record["model"]["weights"],
+        "best validation": f"{_metric_name(best)} {progress['best_score']:.4f}, after update {progress['best_step']:,}",
+        "hardware": f"{environment['hardware']}; {environment['processes']} "
+        f"{'process' if environment['processes'] == 1 else 'processes'}",
+        "software": ", ".join(f"{name} {environment[name]}" for name in names),
+    }
+    if not with_scores:
+        del rows["best validation"]
+    return _table(["", ""], [[key, value] for key, value in rows.items()])
+
+
+def _curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[dict[str, Any]]) -> str:
+    """The picture where there is one, else a table of ten validations; and what its numbers are."""
+    metric, smoothing = settings.training.eval_metric, settings.training.label_smoothing_factor
+    notes = ["Losses are nats per target token."]
+    if smoothing:
+        notes.append(f"The training loss is taken with label smoothing {smoothing:g}, the validation loss without.")
+    if metric:
+        decoded = min(settings.training.eval_samples or 10**9, record["data"]["pairs"]["validation"])
+        notes.append(f"{_metric_name(metric)} is of greedy outputs for {plural(decoded, 'validation pair')}.")
+    note = " ".join(notes)
+    if (folder / CURVE).is_file():
+        also = f", and {_metric_name(metric)} of the validations" if metric else ""
+        return f"![Training and validation loss against updates{also}]({CURVE})\n\n{note}"
+    validations = [line for line in log if "eval_loss" in line]
+    stride = -(-len(validations) // 10)  # ten rows or fewer, the last validation among them
+    best = record["progress"]["best_step"]
+    rows = []
+    for line in validations[::-stride][::-1]:
+        losses = [entry["loss"] for entry in log if "loss" in entry and entry["step"] <= line["step"]]
+        values = [f"{losses[-1]:.3g}" if losses else "", f"{line['eval_loss']:.3g}"]
+        values += [f"{line[f'eval_{metric}']:.2f}"] if metric else []
+        rows.append([f"{line['step']:,}{' (best)' if line['step'] == best else ''}", *values])
+    headers = ["update:", "training loss:", "validation loss:", *([f"{_metric_name(metric)}:"] if metric else [])]
+    return f"{_table(headers, rows)}\n\n{note}"
+
+
+def _limits(settings: Settings, record: dict[str, Any], evaluation: dict[str, Any] | None, data_name: str) -> str:
+    data, tokenizer, longest = settings.data, settings.tokenizer, (record["evaluation"] or {}).get("generation", {})
+    lines = []
+    if evaluation:
+        lines.append(
+            f"The scores hold for {evaluation['sentences']:,} pairs of one source ({evaluation['split']} split), and "
+            "for one training with one seed."
+        )
+    elif record["evaluation"] is None:
+        lines.append("Nothing was measured on held-out pairs but the validations that chose the weights.")
+    number = "a stream of pairs" if settings.data.streaming else f"{record['data']['plan']['pairs']:,} pairs"
+    lines.append(
+        f"It learnt from {number} of {data_name} and knows nothing else: expect other domains and other spellings to "
+        "fare worse."
+    )
+    sides = [("source", data.max_source_length), ("target", data.max_target_length)]
+    bounds = " or ".join(f"{limit:,} {side} tokens" for side, limit in sides if limit is not None)
+    if bounds:
+        lines.append(f"It has seen no pair of more than {bounds}; longer texts are beyond what it learnt.")
+    if "max_new_tokens" in longest:
+        lines.append(f"Outputs end after {longest['max_new_tokens']:,} tokens, finished or not.")
+    if not tokenizer.path:
+        kinds = {tokenizer.kind} | ({tokenizer.target_kind} - {None} if not tokenizer.shared else set())
+        if "word" in kinds:
+            lines.append("Words that the training data lack become `<unk>`.")
+        if kinds & {"bpe", "unigram", "char"}:
+            lines.append("Characters that the training data lack become `<unk>`.")
+        if tokenizer.lowercase:
+            lines.append("Texts are lower-cased: it neither reads nor writes capitals.")
+    lines.append("Nobody examined it for bias or harm; check its outputs before they matter.")
+    return "\n".join(f"- {line}" for line in lines)

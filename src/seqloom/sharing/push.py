@@ -1,0 +1,130 @@
+"""Sharing a finished run on the Hub: the model in one commit, its scores in another once the pushed model gives them.
+
+1. The record's scores must be those of the predictions that were kept.
+2. Weights, configs, tokenizer, the models' code and settings go up in one commit, with a card that holds no scores: an
+   interrupted upload leaves the repository as it was.
+3. The commit is loaded from the Hub, by the code that went with it, and decodes a sample of the scored split.
+4. If it says what was scored, card, record, log and curve come in a second commit; if not, pushing fails and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from seqloom.settings.reading import load_settings
+from seqloom.settings.schema import HubSettings
+from seqloom.sharing.card import draft_card, is_as_made, make_card
+from seqloom.sharing.files import TELLING, model_files, shared_files
+from seqloom.sharing.hub import check_header, commit, explained
+from seqloom.sharing.privacy import last_part
+from seqloom.sharing.verify import check_record, load_pushed, reproduce
+
+
+def finished_run(folder: Path) -> Path:
+    """The folder, if it holds a finished run.
+
+    Raises:
+        ValueError: It does not.
+    """
+    for name in ("settings.yaml", "record.json", "config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} has no {name}, so it is not the folder of a finished run; "
+                "any other folder can be uploaded with `hf upload`."
+            )
+    return folder
+
+
+def prepare_repository(hub: HubSettings) -> None:
+    """Makes the repository before anything is trained: whoever may not push learns it now.
+
+    Raises:
+        ValueError: The Hub cannot be reached or does not allow it.
+    """
+    what, then = f"nothing can be pushed to {hub.push_to_hub}", "leave push_to_hub out to train without pushing"
+    with explained(what, then):
+        api = HfApi()
+        api.create_repo(hub.push_to_hub, private=hub.hub_private_repo, exist_ok=True)
+        is_private = api.repo_info(hub.push_to_hub).private
+        if hub.hub_private_repo not in (None, is_private):
+            raise ValueError(
+                f"it is there already and {'private' if is_private else 'public'}, while hub_private_repo is "
+                f"{str(hub.hub_private_repo).lower()}: change its settings on the Hub, or take another name"
+            )
+        if hub.hub_revision:
+            api.create_branch(hub.push_to_hub, branch=hub.hub_revision, exist_ok=True)
+        check_header(draft_card(hub, ""))
+
+
+def push_best(folder: Path, hub: HubSettings, step: int, say: Callable[[str], None] = print) -> None:
+    """Pushes a checkpoint while its run goes on, with a card that says so. What goes wrong is told, no more."""
+    try:
+        with explained(f"the best checkpoint was not pushed to {hub.push_to_hub}"):
+            text = (
+                f"The best checkpoint of a training that goes on, after {step:,} updates. Its scores come with its end."
+            )
+            files: dict[str, Path | bytes] = {path.name: path for path in model_files(folder)}
+            files["README.md"] = str(draft_card(hub, text)).encode()
+            commit(hub, files, f"The best checkpoint after {step:,} updates", delete=TELLING)
+    except ValueError as error:
+        say(f"warning: {error}; the training goes on, and the next push takes it along.")
+
+
+def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> str:
+    """Pushes a finished run.
+
+    Args:
+        folder: Its output folder, which stays as it is.
+        hub: Where to.
+        say: Takes a line for the user.
+
+    Returns:
+        The address of the last commit.
+
+    Raises:
+        ValueError: The Hub cannot be reached or does not allow it, or the pushed model does not give the scores of the
+            record. The message has the command that pushes later.
+    """
+    settings = load_settings(finished_run(folder) / "settings.yaml")
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    name = hub.push_to_hub
+    own = own_card(folder, name, last_part(settings.output_dir))
+    what = f"{folder} was not pushed to {name}"
+    then = f"the model is whole in {folder}; push it later with: seqloom push {folder} {name}"
+    is_scored = record["evaluation"] is not None
+    if is_scored:
+        check_record(folder, record, settings)
+    with explained(what, then):
+        prepare_repository(hub)
+        files, left_out = shared_files(folder, settings, record)
+        card = make_card(folder, name, with_scores=not is_scored)
+        files["README.md"] = card.encode() if is_scored or own is None else own.encode()
+        telling = {path: files.pop(path) for path in TELLING if path in files} if is_scored else {}
+        info = commit(hub, files, f"{settings.model['model_type']}, trained with seqloom", delete=TELLING)
+    say(f"pushed {len(files)} files to {info.repo_url}")
+    if left_out:
+        say(f"left out, as no part of the model: {', '.join(left_out)}")
+    if is_scored:
+        with explained(f"the scores of {name} were not published, since it could not be loaded again", then):
+            model, tokenizer = load_pushed(name, info.oid)
+        same, total = reproduce(folder, record, settings, model, tokenizer)
+        check = f"Downloaded at revision `{info.oid}`, the model gave {same} of {total} sampled outputs as scored."
+        say(check)
+        card = make_card(folder, name, check=check) if own is None else own
+        with explained(f"the card of {name} was not pushed", then):
+            info = commit(hub, telling | {"README.md": card.encode()}, "Scores, which the pushed model gives")
+    say(f"the model is shared: {info.repo_url}")
+    return info.commit_url
+
+
+def own_card(folder: Path, name: str, old_name: str) -> str | None:
+    """The folder's card with the model's new name, if somebody has written another than the one that was made."""
+    path = folder / "README.md"
+    if not path.is_file() or is_as_made(text := path.read_text(encoding="utf-8")):
+        return None
+    return re.sub(rf'(from_pretrained\(|model=)"{re.escape(old_name)}"', rf'\1"{name}"', text)

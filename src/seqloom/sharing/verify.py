@@ -1,0 +1,106 @@
+"""Whether a record's scores are those of the predictions that were kept, and whether the pushed model gives them."""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+from seqloom.decoding.translate import translate
+from seqloom.scoring import metrics
+from seqloom.scoring.predictions import Predictions, read_predictions
+from seqloom.settings.schema import Settings
+
+SAMPLE_SIZE = 100
+LEAST_SAME = 0.95
+"""Share of the sample's outputs that must come out again letter for letter. Near ties may fall otherwise on another
+machine, in another precision or batch."""
+
+
+def load_pushed(name: str, revision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model as strangers get it: downloaded anew, and run by the code that was pushed with it."""
+    with tempfile.TemporaryDirectory() as cache:
+        options = {"revision": revision, "cache_dir": cache}
+
+        def pushed_class(config: str, auto_class: str) -> Any:
+            path = HfApi().hf_hub_download(name, config, **options)
+            reference = json.loads(Path(path).read_text(encoding="utf-8")).get("auto_map", {}).get(auto_class)
+            reference = next(filter(None, reference)) if isinstance(reference, list) else reference
+            return None if reference is None else get_class_from_dynamic_module(reference, name, **options)
+
+        model = pushed_class("config.json", "AutoModelForSeq2SeqLM").from_pretrained(name, **options)
+        tokenizer_class = pushed_class("tokenizer_config.json", "AutoTokenizer") or AutoTokenizer
+        return model, tokenizer_class.from_pretrained(name, **options)
+
+
+def predictions(folder: Path, record: dict[str, Any]) -> Predictions:
+    """Those of the scored split, as they were kept.
+
+    Raises:
+        ValueError: They were not.
+    """
+    split = record["evaluation"]["split"]
+    path = folder / "evaluation" / split / "predictions.jsonl"
+    if not path.is_file():
+        raise ValueError(
+            f"not pushed: {path} is gone, against which the scores are checked; {as_it_was(folder, split)}."
+        )
+    return read_predictions(path)
+
+
+def as_it_was(folder: Path, split: str) -> str:
+    """What mends predictions that are others than the record's."""
+    return f"score the model again as it was: python evaluate.py {folder} --split {split} --overwrite"
+
+
+def check_record(folder: Path, record: dict[str, Any], settings: Settings) -> None:
+    """Holds the scores that a record claims against the predictions that were kept.
+
+    Raises:
+        ValueError: They give another score.
+    """
+    _, references, outputs = predictions(folder, record)
+    for name, result in record["evaluation"]["metrics"].items():
+        options = settings.evaluation.metric_kwargs.get(name, {})
+        score = metrics.compute(name, outputs, references, **options)["score"]
+        if abs(score - result["score"]) > 0.005:  # what a card shows: two decimals
+            split = record["evaluation"]["split"]
+            raise ValueError(
+                f"not pushed: the record claims {name} {result['score']:.2f}, but the predictions in "
+                f"{folder / 'evaluation' / split} give {score:.2f}; {as_it_was(folder, split)}."
+            )
+
+
+def reproduce(
+    folder: Path,
+    record: dict[str, Any],
+    settings: Settings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sample_size: int = SAMPLE_SIZE,
+) -> tuple[int, int]:
+    """Lets a model decode a random sample of what was scored, as it was decoded then.
+
+    Returns:
+        How many of the sampled outputs came out again, and how many were sampled.
+
+    Raises:
+        ValueError: Too many are others.
+    """
+    sources, _, outputs = predictions(folder, record)
+    chosen = sorted(random.Random(settings.training.seed).sample(range(len(sources)), min(sample_size, len(sources))))
+    options = {"batch_tokens": settings.generation.decode_batch_tokens, **record["evaluation"]["generation"]}
+    again = translate(model, tokenizer, [sources[index] for index in chosen], **options)
+    same = sum(outputs[index] == text for index, text in zip(chosen, again, strict=True))
+    if same < LEAST_SAME * len(chosen):
+        raise ValueError(
+            f"pushed, but without scores: loaded again, the model gives only {same} of {len(chosen)} sampled outputs "
+            f"as they were scored; is the model in {folder} the one that was scored?"
+        )
+    return same, len(chosen)

@@ -1,0 +1,101 @@
+"""The machine at hand: its hardware and versions, cores, threads and memory."""
+
+from __future__ import annotations
+
+import ctypes.util
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def environment(num_processes: int = 1) -> dict[str, Any]:
+    """Hardware and versions, for records and cards."""
+    packages = ("torch", "transformers", "accelerate", "datasets", "evaluate", "tokenizers", "sacrebleu", "seqloom")
+    if torch.cuda.is_available():
+        hardware = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    else:
+        threads = torch.get_num_threads()
+        hardware = f"{threads} thread{'' if threads == 1 else 's'} of {_cpu_name()}"
+    return {
+        "hardware": hardware,
+        "processes": num_processes,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep large freed blocks: it would return every activation to the kernel and ask for it again."""
+    if sys.platform == "linux" and not torch.accelerator.is_available() and ctypes.util.find_library("c"):
+        libc = ctypes.CDLL(ctypes.util.find_library("c"))
+        if hasattr(libc, "mallopt"):
+            mmap_threshold, trim_threshold, largest = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(mmap_threshold, largest)
+            libc.mallopt(trim_threshold, largest)
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB that the process held at most: on an accelerator the tensors there, else its resident set.
+
+    NaN where the system does not tell (Windows).
+    """
+    counter = getattr(torch.get_device_module(device), "max_memory_allocated", None)
+    if counter is not None:
+        return counter(device) / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the process that started this one held
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10  # KiB
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, others KiB
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits for the accelerator, which works on after its calls have returned."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """So many threads for torch, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_name(device: torch.device) -> str:
+    """``CPU``, or what the accelerator is called."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "CPU" if device.type == "cpu" else device.type

@@ -1,0 +1,27 @@
+"""Words of sentences: listings, plurals, numbers, and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+def digits(value: float) -> str:
+    """Three digits, or as many as it has before the point."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def plural(number: int, word: str) -> str:
+    """``1 beam``, ``5 beams``."""
+    return f"{number:,} {word}" + ("" if number == 1 else "s")
+
+
+def listing(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in values) or "none"
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"{name} is unknown; " + (f"did you mean {near[0]}?" if near else f"known are {listing(known)}.")

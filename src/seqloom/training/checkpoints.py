@@ -1,0 +1,251 @@
+"""Checkpoints of a run: everything that the next update depends on, written aside and then renamed.
+
+Every folder holds a manifest of its files' sizes and digests. It is written when all else is on the disk, and checked
+before anything of the folder is used. Names in ``checkpoints`` that begin with ``saving-``, ``old-`` or ``deleting-``
+are what a kill left behind, and `recover` puts them right.
+
+Layout of an output folder::
+
+    config.json, model.safetensors, tokenizer…, README.md   the finished model
+    settings.yaml, training_log.jsonl                       the run's settings and record
+    checkpoints/step-00001200/                              full state of the last saves, to resume from
+    checkpoints/best/                                       the best model so far, for from_pretrained
+    checkpoints/weights/step-….safetensors                  weights of the last or best validations, for averaging
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils.constants import FSDP_MODEL_NAME
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from seqloom.support.disk import damage, discard, explained_when_full, remove, replace_folder, seal, sync
+from seqloom.training.state import Progress
+
+STATE_FILE = "progress.json"
+
+
+def save_checkpoint(
+    folder: Path, accelerator: Accelerator, progress: Progress, optimizer=None, save_total_limit: int = 2
+) -> None:
+    """Saves weights, optimizer, schedule, scaler, random states of every process, and the progress.
+
+    A kill at any moment leaves this checkpoint whole or the one before it.
+
+    Args:
+        folder: The output folder, which all processes share.
+        accelerator: Holds what is saved.
+        progress: Where the run stands.
+        optimizer: Tells how large a checkpoint is, should the disk be full.
+        save_total_limit: Checkpoints that are kept, this one included.
+
+    Raises:
+        OSError: The disk is full. The checkpoints from before are whole.
+    """
+    checkpoints = folder / "checkpoints"
+    name = f"step-{progress.step:08d}"
+    aside = checkpoints / f"saving-{name}"
+    with explained_when_full(aside, state_bytes(optimizer), removes=accelerator.is_main_process):
+        if accelerator.is_main_process:
+            remove(aside)
+            aside.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(aside))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (aside / STATE_FILE).write_text(json.dumps(asdict(progress), indent=2))
+            seal(aside)
+            replace_folder(aside, checkpoints / name)
+            for path in step_folders(folder):
+                if path.name > name:  # it was damaged, or it would have been gone on from
+                    discard(path)
+            drop_older(folder, name, save_total_limit)
+    accelerator.wait_for_everyone()
+
+
+def step_folders(folder: Path) -> list[Path]:
+    """The checkpoints of an output folder, whole or not, the oldest first."""
+    return sorted(path for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
+
+
+def drop_older(folder: Path, name: str, most: int) -> None:
+    """Deletes all but the last ``most`` checkpoints up to the one of this name."""
+    for path in [path for path in step_folders(folder) if path.name <= name][:-most]:
+        discard(path)
+
+
+def last_checkpoint(folder: Path, say: Callable[[str], object] = print) -> Path | None:
+    """The newest whole checkpoint of an output folder; None if it has no checkpoint at all.
+
+    Args:
+        folder: The output folder.
+        say: Is told of every damaged one.
+
+    Raises:
+        ValueError: There are checkpoints, but none is whole.
+    """
+    damaged = []
+    for path in reversed(step_folders(folder)):
+        what = damage(path)
+        if what is None:
+            for one in damaged:
+                say(f"{one}; going on from {path.name}, the one before")
+            return path
+        damaged.append(f"{path} is damaged ({what})")
+    if damaged:
+        raise ValueError(f"no checkpoint to go on from is whole: {'; '.join(damaged)}; train anew with --overwrite.")
+    return None
+
+
+def load_checkpoint(checkpoint: Path, accelerator: Accelerator) -> Progress:
+    """Puts everything back as it was.
+
+    Raises:
+        ValueError: The checkpoint is sharded and the run is not, or the other way round.
+    """
+    is_sharded = any(checkpoint.glob(f"{FSDP_MODEL_NAME}*"))
+    if is_sharded != accelerator.is_fsdp2:
+        earlier, now = ("FSDP2", "without it") if is_sharded else ("another engine", "with FSDP2")
+        raise ValueError(f"{checkpoint} was saved with {earlier}, and this run is {now}: launch it as it was started.")
+    accelerator.load_state(str(checkpoint))
+    return Progress(**json.loads((checkpoint / STATE_FILE).read_text()))
+
+
+def save_model(model: PreTrainedModel, tokenizer, folder: Path, step: int) -> None:
+    """Writes a folder that `from_pretrained` loads, aside and then renamed; and of which update it is.
+
+    Raises:
+        OSError: The disk is full. The folder is as it was.
+    """
+    aside = folder.with_name(f"saving-{folder.name}")
+    with explained_when_full(aside, sum(map(bytes_of, model.parameters()))):
+        remove(aside)
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        (aside / STATE_FILE).write_text(json.dumps({"step": step}), encoding="utf-8")
+        seal(aside)
+        replace_folder(aside, folder)
+
+
+def step_of(folder: Path) -> int:
+    """Of which update a model is that `save_model` wrote."""
+    return json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["step"]
+
+
+def remove_run(folder: Path) -> None:
+    """Deletes an output folder. It remains one of a run, which may be deleted, to the last."""
+    for path in folder.iterdir():
+        if path.name == "checkpoints":
+            discard(path)
+        elif path.name != "settings.yaml":
+            remove(path)
+    shutil.rmtree(folder)
+
+
+def recover(folder: Path) -> None:
+    """Puts right what a kill left behind in an output folder: half of a save, of a replacement or of a deletion."""
+    checkpoints = folder / "checkpoints"
+    for old in checkpoints.glob("old-*"):
+        place = checkpoints / old.name.removeprefix("old-")
+        if place.exists():
+            remove(old)
+        else:
+            os.replace(old, place)
+    for left in (
+        *folder.glob("saving-*"), *folder.glob("deleting-*"), *checkpoints.glob("saving-*"),
+        *checkpoints.glob("deleting-*"), *(checkpoints / "weights").glob("saving*"),
+    ):  # fmt: skip
+        remove(left)
+
+
+def save_tokenizer(tokenizer, folder: Path) -> None:
+    """Writes a tokenizer into a folder, each file whole or not at all."""
+    aside = folder / "saving-tokenizer"
+    with explained_when_full(aside):
+        remove(aside)
+        tokenizer.save_pretrained(aside)
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            place = folder / path.relative_to(aside)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            sync(path)
+            os.replace(path, place)
+        sync(folder)
+        remove(aside)
+
+
+def state_bytes(optimizer) -> int | None:
+    """About how large a checkpoint is: weights, and what the optimizer keeps of each."""
+    if optimizer is None:
+        return None
+    weights = sum(bytes_of(parameter) for group in optimizer.param_groups for parameter in group["params"])
+    kept = (value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value))
+    return weights + sum(map(bytes_of, kept))
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int, score: float | None = None) -> None:
+    """Adds the model's weights to those that `load_average` takes the mean of.
+
+    Args:
+        model: After a validation.
+        folder: The run's.
+        step: Updates made; weights that are kept from later ones, before the run was resumed, go.
+        most: How many are kept.
+        score: More is better: the best are kept, of equals the earlier. None: the last.
+    """
+    weights = folder / "checkpoints" / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    # Tied matrices are one parameter to named_parameters, so each is written once.
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    aside, newest = weights / "saving-weights", weights / f"step-{step:08d}.safetensors"
+    with explained_when_full(aside, sum(map(bytes_of, tensors.values()))):
+        save_file(tensors, aside, metadata=None if score is None else {"score": repr(score)})
+        sync(aside)
+        os.replace(aside, newest)
+        sync(weights)
+    files = sorted(weights.glob("step-*.safetensors"), reverse=True)
+    kept = [file for file in files if file <= newest]
+    if score is not None:
+        kept.sort(key=_score_and_age, reverse=True)
+    for file in {*files} - {*kept[:most]}:
+        file.unlink()
+
+
+def _score_and_age(file: Path) -> tuple[float, int]:
+    with safe_open(file, "pt") as weights:
+        score = (weights.metadata() or {}).get("score", "-inf")  # kept as one of the last, before the run was resumed
+    return float(score), -int(file.stem.removeprefix("step-"))
+
+
+def has_kept_weights(folder: Path) -> bool:
+    """Whether there is anything to take a mean of."""
+    return any((folder / "checkpoints" / "weights").glob("step-*.safetensors"))
+
+
+@torch.no_grad()
+def load_average(model: PreTrainedModel, folder: Path) -> list[int]:
+    """Gives the model the mean of the kept weights (Vaswani et al. 2017, section 6.1), and returns their steps."""
+    files = sorted((folder / "checkpoints" / "weights").glob("step-*.safetensors"))
+    parameters = dict(model.named_parameters())
+    sums = {
+        name: torch.zeros_like(parameter, dtype=torch.float64, device="cpu") for name, parameter in parameters.items()
+    }
+    for file in files:
+        for name, tensor in load_file(file).items():
+            sums[name] += tensor
+    for name, parameter in parameters.items():
+        parameter.copy_(sums[name] / len(files))
+    return [int(file.stem.removeprefix("step-")) for file in files]

@@ -1,0 +1,177 @@
+"""What a model starts from and what of it learns: another model's weights, and parameters that stay as they are.
+
+Embeddings and output rows belong to tokens, so they are taken over by token, whatever the two vocabularies' sizes and
+orders (as Zoph et al. 2016 do for transfer between languages, arXiv:1604.02201, where the tokens are shared); all other
+tensors by name and shape.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from seqloom.data.tokenization import load_tokenizer, target_tokenizer
+from seqloom.sharing.privacy import last_part
+
+LISTED = 6
+"""Names that a message gives in full."""
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Makes the matching parameters stay as they are.
+
+    Tied matrices are one parameter of several names, which stays as it is if any of them matches.
+
+    Args:
+        model: As it was built.
+        patterns: Shell patterns over the names of parameters; case counts.
+
+    Returns:
+        The names of all frozen parameters, of tied ones the first.
+
+    Raises:
+        ValueError: A pattern matches nothing, or nothing is left to train.
+    """
+    for pattern in patterns:
+        for name in _matching(model, [pattern], "training.freeze"):
+            model.get_parameter(name).requires_grad_(False)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    if len(frozen) == len(list(model.parameters())):
+        raise ValueError(f"training.freeze is {list(patterns)}, which leaves nothing to train: take some out.")
+    return frozen
+
+
+@torch.no_grad()
+def initialise(model: PreTrainedModel, tokenizer, name: str, patterns: Sequence[str]) -> str:
+    """Takes over another model's weights, wherever they fit.
+
+    Args:
+        model: As it was built, with fresh weights.
+        tokenizer: Its tokenizer, or pair of tokenizers.
+        name: Folder or Hub name of any model that ``AutoModelForSeq2SeqLM`` loads.
+        patterns: Shell patterns over the names of ``model``'s parameters: which of them are taken over.
+
+    Returns:
+        What was taken and what was not, in a line.
+
+    Raises:
+        ValueError: There is no such model; a pattern matches nothing; nothing fits.
+    """
+    wanted = _matching(model, patterns, "training.init_parameters")
+    other = _load(name)
+    given = dict(other.named_parameters(remove_duplicate=False))
+    taken, rows, missing = [], [], []
+    tables = _tables(model, wanted)
+    if tables:
+        theirs = load_tokenizer(name)
+        sides = {"source": (tokenizer, theirs), "target": (target_tokenizer(tokenizer), target_tokenizer(theirs))}
+        places = {"source": _encoder_embeddings(other), "target": _decoder_embeddings(other)}
+        filled: dict[int, set[int]] = {}  # rows of a tied matrix are taken once, the source's first
+        for table, side, is_output in tables:
+            place = other.get_output_embeddings() if is_output else places[side]
+            parameter, from_ = model.get_parameter(table), getattr(place, "weight", None)
+            done = filled.setdefault(id(parameter), set())
+            if from_ is not None and from_.shape[1:] == parameter.shape[1:]:
+                pairs = _same_tokens(*sides[side], len(parameter), len(from_))
+                pairs = [(ours, their) for ours, their in pairs if ours not in done]
+                if pairs:
+                    mine, others = (torch.tensor(column) for column in zip(*pairs, strict=True))
+                    parameter[mine] = from_[others].to(parameter)
+                    done.update(mine.tolist())
+        for table, parameter in model.named_parameters():
+            if id(parameter) in filled:
+                count = len(filled[id(parameter)])
+                (rows if count else missing).append(f"{table} ({count:,} of {len(parameter):,} rows)")
+    by_token = {id(model.get_parameter(table)) for table, *_ in tables}
+    for key in wanted:
+        parameter = model.get_parameter(key)
+        if id(parameter) in by_token:
+            continue
+        if key in given and given[key].shape == parameter.shape:
+            parameter.copy_(given[key].to(parameter))
+            taken.append(key)
+        else:
+            reason = f" (there {'×'.join(map(str, given[key].shape))})" if key in given else ""
+            missing.append(key + reason)
+    if not taken and not rows:
+        raise ValueError(
+            f"nothing of training.init_from {name!r} fits this model: no tensor of training.init_parameters has the "
+            f"same name and shape, no token the same text and width; it has {_some([*given])}, wanted were "
+            f"{_some(wanted)}."
+        )
+    fresh = [key for key, _ in model.named_parameters() if key not in wanted]
+    parts = [f"{len(taken):,} tensors by name ({_some(taken)})"] if taken else []
+    parts += [f"by token {_some(rows)}"] if rows else []
+    left = [f"not there or of another shape: {_some(missing)}"] if missing else []
+    left += [f"not asked for: {_some(fresh)}"] if fresh else []
+    return (
+        f"taken over from {last_part(name)}: {', '.join(parts)}. Freshly initialised: {'; '.join(left) or 'nothing'}."
+    )
+
+
+def _load(name: str) -> PreTrainedModel:
+    try:
+        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _tables(model: PreTrainedModel, wanted: Iterable[str]) -> list[tuple[str, str, bool]]:
+    """The wanted matrices that have a row for every token: name, side, and whether it is the output's."""
+    names: dict[int, str] = {}
+    for name in wanted:
+        names.setdefault(id(model.get_parameter(name)), name)
+    places = (
+        (_encoder_embeddings(model), "source", False),
+        (_decoder_embeddings(model), "target", False),
+        (model.get_output_embeddings(), "target", True),
+    )
+    return [(names[id(place.weight)], side, out) for place, side, out in places if id(place.weight) in names]
+
+
+def _encoder_embeddings(model: PreTrainedModel) -> nn.Module:
+    return model.get_encoder().get_input_embeddings()
+
+
+def _decoder_embeddings(model: PreTrainedModel) -> nn.Module:
+    return model.get_decoder().get_input_embeddings()
+
+
+def _same_tokens(
+    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, most: int, their_most: int
+) -> list[tuple[int, int]]:
+    """Rows of the tokens that both have, ours and theirs, in our order."""
+    vocabulary = theirs.get_vocab()
+    pairs = ((index, vocabulary[token]) for token, index in ours.get_vocab().items() if token in vocabulary)
+    return sorted((mine, their) for mine, their in pairs if mine < most and their < their_most)
+
+
+def _matching(model: nn.Module, patterns: Sequence[str], setting: str) -> list[str]:
+    """First names of the parameters that a pattern matches under any of their names."""
+    first: dict[int, str] = {}
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    found = []
+    for pattern in patterns:
+        hits = [name for name in names if fnmatchcase(name, pattern)]
+        if not hits:
+            near = difflib.get_close_matches(pattern.rstrip("*."), names, n=3, cutoff=0.3) or names[:3]
+            raise ValueError(
+                f"{setting} has {pattern!r}, which no parameter's name matches; near it are {', '.join(near)}."
+            )
+        found += hits
+    for name, parameter in model.named_parameters():
+        first[id(parameter)] = name
+    return list(dict.fromkeys(first[id(model.get_parameter(name))] for name in found))
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,170 @@
+"""The training loop: update, log, validate, save.
+
+The loss of an update is the sum over its target tokens divided by their number, over micro-batches and processes; the
+schedule counts updates. So neither accumulation nor the number of processes changes what is learnt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import signal
+import time
+from typing import NoReturn
+
+import torch
+from accelerate.utils import gather_object
+
+from seqloom.decoding.translate import GREEDY, translate
+from seqloom.scoring import metrics
+from seqloom.sharing.push import push_best
+from seqloom.support.console import say
+from seqloom.training import checkpoints
+from seqloom.training.devices import whole_model
+from seqloom.training.signals import Stopped, StopSignals
+from seqloom.training.state import Run, is_over
+from seqloom.training.tracking import Console, RunLog, summary
+from seqloom.training.update import make_update
+
+
+def train(run: Run) -> None:
+    """Opens the log and a progress bar around the loop."""
+    with contextlib.closing(RunLog(run)) as log, Console(run, log) as console, StopSignals() as signals:
+        try:
+            train_until_over(run, log, console, signals)
+        except (ValueError, OSError) as error:
+            error.is_own = True  # what befell one process, the others cannot tell
+            raise
+    say(run.accelerator, summary(run, log))
+
+
+def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSignals) -> None:
+    """The loop: update, log, validate, save; until the steps, the epochs or the patience end, or a signal comes."""
+    training, progress = run.settings.training, run.progress
+    while True:
+        if is_due(training.eval_steps, progress.step) and log.last_validation != progress.step:
+            validate_and_save(run, log)  # a signal came before it
+        started = time.perf_counter()  # reading the data counts, validating and saving do not
+        for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
+            if is_over(run):
+                break
+            learning_rate = run.scheduler.get_last_lr()[0]
+            loss, gradient_norm = make_update(run, position)
+            progress.step += 1
+            progress.epoch_updates += 1
+            seconds = time.perf_counter() - started
+            progress.seconds += seconds
+            if not progress.skipped_in_a_row:  # else nothing was learnt from it
+                progress.target_tokens += position.num_tokens
+            log.update(position, loss, gradient_norm, learning_rate, seconds)
+            console.update(loss, learning_rate)
+            if number := signals.agreed(run.accelerator):
+                save(run, log)  # a validation that is due can wait, and a scheduler may not
+                stop(run, number)
+            if is_due(training.eval_steps, progress.step):
+                validate_and_save(run, log)
+            elif is_due(training.save_steps, progress.step) and not is_over(run):
+                save(run, log)
+            started = time.perf_counter()
+        else:
+            if progress.epoch_updates == 0:
+                raise ValueError(
+                    "an epoch without a single pair: nothing is left of the training data after filtering."
+                )
+            progress.epoch += 1
+            progress.epoch_updates = 0
+            if training.eval_steps is None:
+                validate_and_save(run, log)
+        if is_over(run):  # asked last, so that an epoch is counted whose last update a checkpoint is of
+            break
+    if log.last_validation != progress.step:
+        validate_and_save(run, log)
+    if number := signals.agreed(run.accelerator):
+        stop(run, number)
+
+
+def is_due(every: int | None, step: int) -> bool:
+    """Whether what is done every so many updates is to be done after update ``step``."""
+    return every is not None and step > 0 and step % every == 0
+
+
+def save(run: Run, log: RunLog) -> None:
+    """Saves a checkpoint to resume from."""
+    run.progress.log = log.state_dict()
+    log.sync()
+    limit = run.settings.training.save_total_limit
+    checkpoints.save_checkpoint(run.folder, run.accelerator, run.progress, run.optimizer, limit)
+
+
+def stop(run: Run, number: int) -> NoReturn:
+    """Ends a run whose checkpoint is saved, as a signal wants it."""
+    run.accelerator.end_training()
+    raise Stopped(
+        number,
+        f"stopped by {signal.Signals(number).name} after {run.progress.step:,} updates; go on with: "
+        f"train.py {run.folder / 'settings.yaml'} --resume",
+    )
+
+
+def validate_and_save(run: Run, log: RunLog) -> None:
+    """Scores the model, keeps it if it is the best so far, and saves a checkpoint."""
+    training, progress, started = run.settings.training, run.progress, time.perf_counter()
+    scores = validate(run)
+    if not math.isfinite(scores["loss"]):
+        raise ValueError(
+            f"the validation loss after update {progress.step} is {scores['loss']}: the weights are no longer numbers; "
+            f"lower training.learning_rate. Checkpoints from before it are in {run.folder / 'checkpoints'}."
+        )
+    name = training.metric_for_best_model or training.eval_metric or "loss"
+    score = scores[name]
+    sign = 1 if name != "loss" and metrics.higher_is_better(name) else -1
+    is_best = progress.best_score is None or sign * score > sign * progress.best_score
+    if is_best:
+        progress.best_score, progress.best_step, progress.validations_without_best = score, progress.step, 0
+    else:
+        progress.validations_without_best += 1
+    progress.seconds += time.perf_counter() - started
+    log.validation(scores, is_best)
+    if is_best or training.average_checkpoints:
+        whole = whole_model(run.accelerator, run.scored_model)
+    if run.accelerator.is_main_process:
+        if is_best:
+            checkpoints.save_model(whole, run.tokenizer, run.folder / "checkpoints" / "best", progress.step)
+        if most := training.average_checkpoints:
+            rank = sign * score if training.average_kind == "best" else None
+            checkpoints.keep_weights(whole, run.folder, progress.step, most, rank)
+    save(run, log)
+    hub = run.settings.hub
+    if is_best and hub.push_to_hub and hub.hub_strategy == "best" and run.accelerator.is_main_process:
+        best = run.folder / "checkpoints" / "best"
+        push_best(best, hub, progress.step, functools.partial(say, run.accelerator))
+
+
+@torch.no_grad()
+def validate(run: Run) -> dict[str, float]:
+    """The unsmoothed validation loss per target token and, where wanted, the metric of greedy outputs."""
+    accelerator, model = run.accelerator, run.scored_model
+    model.eval()
+    total, num_tokens = torch.zeros((), dtype=torch.float64), 0
+    for position in run.validation_stream.epoch(0):
+        for batch in position.micro_batches:
+            inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            with accelerator.autocast():
+                loss = model(**inputs, num_items_in_batch=1, label_smoothing=0.0, use_cache=False).loss
+            total += loss.item()
+        num_tokens += position.num_tokens
+    total = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").item()
+    scores = {"loss": total / num_tokens}
+    if name := run.settings.training.eval_metric:
+        sources, references = run.validation_pairs["source"][:], run.validation_pairs["target"][:]
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        model = whole_model(accelerator, model)  # processes decode other texts, in other numbers of steps
+        outputs = translate(
+            model, run.tokenizer, sources[mine], batch_tokens=run.settings.generation.decode_batch_tokens, **GREEDY
+        )
+        order = gather_object(list(range(len(sources)))[mine])
+        outputs = [text for _, text in sorted(zip(order, gather_object(outputs), strict=True))]
+        options = run.settings.evaluation.metric_kwargs.get(name, {})
+        scores[name] = metrics.compute(name, outputs, references, **options)["score"]
+    return scores

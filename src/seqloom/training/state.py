@@ -1,0 +1,78 @@
+"""A run and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+from transformers import PreTrainedModel
+
+from seqloom.data.updates import UpdateStream
+from seqloom.settings.schema import Settings
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0
+    """Updates made."""
+    epoch: int = 0
+    epoch_updates: int = 0
+    """Updates made in this epoch."""
+    seconds: float = 0.0
+    """Of training, validations included."""
+    target_tokens: int = 0
+    """Target tokens learnt from."""
+    best_score: float | None = None
+    best_step: int = 0
+    validations_without_best: int = 0
+    skipped_updates: int = 0
+    """Updates left out, as their loss or gradient was no number."""
+    skipped_in_a_row: int = 0
+    log: dict[str, float] = field(default_factory=dict)
+    """The log's sums since its last line."""
+
+
+@dataclass
+class Run:
+    """What the loop works with."""
+
+    settings: Settings
+    folder: Path
+    accelerator: Accelerator
+    model: nn.Module
+    """As Accelerate wraps it; ``accelerator.unwrap_model(run.model)`` is the model itself."""
+    optimizer: Any
+    scheduler: Any
+    tokenizer: Any
+    train_stream: UpdateStream
+    validation_stream: UpdateStream
+    validation_pairs: Any
+    """The texts that are decoded in validations."""
+    max_steps: int | None
+    progress: Progress
+    pieces: int = 1
+    """Into which every batch is cut further, since it did not fit into memory."""
+    average: AveragedModel | None = None
+    """The weights' exponential moving average, with ``training.ema_decay``."""
+
+    @property
+    def scored_model(self) -> PreTrainedModel:
+        """The model that is validated and saved: the moving average where there is one, else the one that learns."""
+        return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
+
+
+def is_over(run: Run) -> bool:
+    """Whether the updates, the epochs or the patience are spent."""
+    training, progress = run.settings.training, run.progress
+    patience = training.early_stopping_patience
+    return (
+        (run.max_steps is not None and progress.step >= run.max_steps)
+        or (training.num_train_epochs is not None and progress.epoch >= training.num_train_epochs)
+        or (patience is not None and progress.validations_without_best >= patience)
+    )

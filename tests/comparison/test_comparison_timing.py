@@ -1,0 +1,534 @@
+"""The comparison's timed measures: arithmetic, what they run, what their findings follow from. Nothing is timed."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny import ONE_LAYER, SEPARATE, tiny
+from transformers import BartConfig, BartForConditionalGeneration
+
+from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.instruments import clock as clock_module
+from seqloom.comparison.instruments import generate_calls, training_steps
+from seqloom.comparison.measures import data_handling, generation
+from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.data.tokenization import train_tokenizer
+from seqloom.settings.schema import TokenizerSettings
+from seqloom.support import machine
+
+LENGTHS = [16, 32, 64, 128, 256, 512, 1024, 2048]
+NO_ATTENTION, LUONG, TRANSFORMER = "GRU, no attention", "GRU, Luong attention", "Transformer"
+OPTIONS = Options(folder=Path("nowhere"))
+CPU = torch.device("cpu")
+
+
+def powers(factor: float, power: float) -> dict[int, float]:
+    return {length: factor * length**power for length in LENGTHS}
+
+
+def round_trip(result: dict) -> dict:
+    return json.loads(json.dumps(result, allow_nan=False))
+
+
+def texts(section: Section) -> dict:
+    """All of a section that can be compared; figures by what they draw."""
+    parts = []
+    for part in section.parts:
+        if isinstance(part, Plot):
+            lines = [line.get_xydata().tolist() for axes in part.figure.axes for line in axes.lines]
+            parts.append((part.name, part.caption, lines))
+        else:
+            parts.append(part)
+    return {**vars(section), "parts": parts}
+
+
+def finding(section: Section, start: str) -> str:
+    (found,) = [text for text in section.findings if start in text]
+    return found
+
+
+class TestArithmetic:
+    def test_exponents_of_powers(self):
+        assert clock_module.exponent(powers(3e-3, 1.7)) == pytest.approx(1.7)
+        bent = powers(1.0, 1.0) | {1024: 1024.0, 2048: 4096.0}  # the last step alone is quadratic
+        assert clock_module.local_exponent(bent) == pytest.approx(2)
+        assert clock_module.exponent(bent, at_most=1024) == pytest.approx(1)
+        assert 1 < clock_module.exponent(bent, 256) < 2
+
+    def test_no_exponent_of_one_length(self):
+        assert clock_module.exponent({16: 1.0}) is None
+        assert clock_module.exponent(powers(1, 1), at_least=2048) is None
+        assert clock_module.local_exponent({16: 1.0}) is None
+
+    def test_crossing_of_powers(self):
+        """n² / 300 passes n at 300, a length that was not measured."""
+        linear, quadratic = powers(1.0, 1.0), powers(1 / 300, 2.0)
+        assert clock_module.crossing(quadratic, linear) == pytest.approx(300)
+        assert clock_module.crossing(linear, quadratic) is None
+        assert clock_module.crossing(powers(2, 1), linear) == 0
+        assert clock_module.crossing(linear, linear) is None
+        assert clock_module.crossing({16: 1.0}, {32: 1.0}) is None
+
+    def test_the_last_crossing_counts(self):
+        """Slower at first, faster in between, slower in the end."""
+        assert clock_module.crossing({1: 2.0, 10: 0.5, 100: 2.0}, {1: 1.0, 10: 1.0, 100: 1.0}) == pytest.approx(10**1.5)
+
+    def test_growth_decides_what_is_too_much(self):
+        known = {128: 100.0, 256: 200.0}
+        assert training_steps.too_much(known, 512, longest_step=0.39) == {"seconds": pytest.approx(0.4)}
+        assert training_steps.too_much(known, 512, longest_step=0.41) is None
+        quadratic = {128: 100.0, 256: 400.0}
+        assert training_steps.too_much(quadratic, 1024, longest_step=1) == {"seconds": pytest.approx(6.4)}
+        jump = {128: 1.0, 256: 400.0}  # a disturbed timing: never taken for more than quadratic
+        assert training_steps.too_much(jump, 512, longest_step=1) == {"seconds": pytest.approx(1.6)}
+        assert training_steps.too_much({128: 400.0, 256: 400.0}, 512, longest_step=0.7)["seconds"] == pytest.approx(0.8)
+        assert training_steps.too_much({}, 512, longest_step=0.001) is None
+
+    def test_verdict(self):
+        assert clock_module.verdict("E.", [("a", True), ("b", False), ("c", True)]) == ["E. SEEN: a; c. NOT SEEN: b."]
+        assert clock_module.verdict("E.", []) == []
+
+    def test_disturbance_is_told(self):
+        (said,) = clock_module.disturbance(0.5, threads=1)
+        assert "50%" in said
+        assert clock_module.disturbance(0.97, threads=1) == []
+        assert clock_module.disturbance(0.5, threads=2) == []  # threads that wait for each other
+
+
+class TestClock:
+    def test_rounds_take_all_in_turn(self, monkeypatch):
+        calls = []
+        steps = {name: lambda name=name: calls.append(name) for name in "abc"}
+        seconds = iter([0.5, 2.0, 0.5, *([0.3, 2.2, 0.4] * 9)])
+
+        def clock(step, device):
+            step()
+            return next(seconds)
+
+        monkeypatch.setattr(clock_module, "seconds_of", clock)
+        medians = clock_module.median_seconds(steps, CPU, 3)
+        assert "".join(calls) == "abc" + "ca" + "abc" + "cba"  # the slow one's first run counted
+        assert set(medians) == set("abc")
+
+    def test_median_without_the_warm_up(self, monkeypatch):
+        seconds = iter([0.9, 0.1, 0.3, 0.2])
+        monkeypatch.setattr(clock_module, "seconds_of", lambda step, device: next(seconds))
+        assert clock_module.median_seconds({"a": None}, CPU, 3) == {"a": 0.2}
+
+    def test_quick_steps_run_more_often(self):
+        calls = []
+        clock_module.median_seconds({"a": lambda: calls.append(1)}, CPU, 2)
+        assert len(calls) == 1 + 2 * clock_module.MOST_RUNS
+
+    def test_threads_are_restored(self):
+        before = torch.get_num_threads()
+
+        def fail():
+            with machine.cpu_threads(before + 1):
+                assert torch.get_num_threads() == before + 1
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert torch.get_num_threads() == before
+
+
+@pytest.fixture(scope="module")
+def steps_result():
+    """A tiny run with a step loop in it, of which nothing is skipped."""
+    config = tiny("gru-bahdanau", encoder_layers=1).config
+    candidate = type("Bahdanau", (), {"config": config})()
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    result = data_handling.measure(
+        [candidate],
+        OPTIONS,
+        lengths=[8, 4, 16],
+        width=16,
+        batch_size=1,
+        vocab_size=8,
+        repeats=1,
+        longest_step=60,
+        speedup_length=5,
+    )
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), random)
+    return result
+
+
+def steps_of(encoder: dict, transformer: dict, decoder: dict | None = None) -> dict:
+    """A result with the given series of milliseconds."""
+    rows = {NO_ATTENTION: encoder, LUONG: encoder, TRANSFORMER: transformer}
+    text = {name: {str(length): value for length, value in series.items()} for name, series in rows.items()}
+    parts = {part: copy.deepcopy(text) for part in training_steps.PARTS}
+    if decoder:
+        parts["decoder"][LUONG] = {str(length): value for length, value in decoder.items()}
+    skipped = {part: {name: {} for name in rows} for part in parts}
+    device = {"name": "CPU", "type": "cpu", "threads": 1, "cpu_share": 1.0, "milliseconds": parts, "skipped": skipped}
+    return {
+        "lengths": LENGTHS, "width": 16, "layers": 1, "batch_size": 4, "vocab_size": 64, "heads": 4, "repeats": 3,
+        "longest_step": 4.0, "parameters": dict.fromkeys(rows, 1000), "devices": [device],
+        "speedup": {"length": 512, "cores": 4, "milliseconds": {NO_ATTENTION: [8, 4], TRANSFORMER: [9, 3]}},
+    }  # fmt: skip
+
+
+class TestDataHandling:
+    def test_systems(self):
+        configs = [tiny(name).config for name in ("gru-bahdanau", "rnn", "post-norm", "lstm-luong-fed", "lstm-luong")]
+        assert list(training_steps.systems(configs)) == [
+            NO_ATTENTION, LUONG, "GRU, Bahdanau attention", "tanh-RNN, no attention",
+            "LSTM, Luong attention, input feeding", "LSTM, Luong attention", TRANSFORMER,
+        ]  # fmt: skip
+        assert list(training_steps.systems([BartConfig()])) == [NO_ATTENTION, LUONG, TRANSFORMER]
+
+    def test_width(self):
+        assert training_steps.common_width([]) == 128
+        assert training_steps.common_width([tiny("rnn").config, BartConfig(d_model=100)]) == 104
+        assert training_steps.common_width([BartConfig()]) == 256
+
+    @pytest.mark.parametrize("recipe", [{"cell_type": "lstm", "attention": "luong"}, {}], ids=["rnn", "transformer"])
+    def test_equal_width_and_depth(self, recipe):
+        config = training_steps.build(recipe, width=24, layers=2, vocab_size=10).config
+        assert (config.hidden_size, config.encoder_layers, config.decoder_layers) == (24, 2, 2)
+
+    @pytest.mark.parametrize(
+        "recipe", [{"cell_type": "gru", "attention": "none"}, {"cell_type": "lstm", "attention": "luong"}, {}], ids=str
+    )
+    def test_parts_run_backward(self, recipe):
+        """Of the encoder only the encoder has gradients, of the decoder only the decoder, of the model both."""
+        model = training_steps.build(recipe, width=16, layers=1, vocab_size=10)
+        sides = {"encoder": model.get_encoder().layers, "decoder": model.base_model.decoder.layers}
+        for part, expected in {"encoder": {"encoder"}, "decoder": {"decoder"}, "model": {"encoder", "decoder"}}.items():
+            step = training_steps.training_step(model, part, length=5, batch_size=2)
+            step()
+            step()  # gradients are of one step, not of both
+            found = {side: [parameter.grad for parameter in layers.parameters()] for side, layers in sides.items()}
+            for side, values in found.items():
+                if side in expected:
+                    assert all(value is not None for value in values)
+                    assert sum(value.abs().sum() for value in values) > 0
+                else:
+                    assert all(value is None for value in values)
+            before = [parameter.grad.clone() for layers in sides.values() for parameter in layers.parameters()
+                      if parameter.grad is not None]  # fmt: skip
+            step()
+            after = [parameter.grad for layers in sides.values() for parameter in layers.parameters()
+                     if parameter.grad is not None]  # fmt: skip
+            torch.testing.assert_close(before, after)
+
+    def test_decoders_gradient_goes_on_to_the_encoder(self, monkeypatch):
+        """The encoder's output is fixed, but what a decoder sends back to it is work of the decoder."""
+        model = training_steps.build({}, width=16, layers=1, vocab_size=10)
+        given, forward = [], model.forward
+        monkeypatch.setattr(model, "forward", lambda **inputs: given.append(inputs) or forward(**inputs))
+        training_steps.training_step(model, "decoder", length=7, batch_size=2)()
+        memory = given[0]["encoder_outputs"].last_hidden_state
+        assert memory.shape == (2, 7, 16)
+        assert given[0]["labels"].shape == (2, 7)
+        assert memory.is_leaf
+        assert memory.grad.abs().sum() > 0
+
+    def test_measures_every_system_part_and_length(self, steps_result):
+        (device,) = steps_result["devices"] if not torch.accelerator.is_available() else steps_result["devices"][:1]
+        systems = [NO_ATTENTION, LUONG, "GRU, Bahdanau attention", TRANSFORMER]
+        for part in training_steps.PARTS:
+            assert list(device["milliseconds"][part]) == systems
+            for series in device["milliseconds"][part].values():
+                assert list(series) == ["4", "8", "16"]
+                assert min(series.values()) > 0
+        assert steps_result["speedup"]["length"] == 4
+        assert list(steps_result["parameters"]) == systems
+
+    def test_section_from_json(self, steps_result):
+        section = data_handling.section(steps_result)
+        again = data_handling.section(round_trip(steps_result))
+        assert texts(again) == texts(section)
+        assert any(isinstance(part, Table) for part in section.parts)
+        (values,) = list(section.headline.values())[:1]
+        assert list(values) == list(steps_result["parameters"])
+
+    def test_lengths_beyond_the_budget_are_left_out_and_named(self, monkeypatch):
+        """Steps of a system that takes a second a token: 16 is the first length that is not run."""
+        monkeypatch.setattr(training_steps, "seconds_of", lambda step, device: 10.0)
+        result = data_handling.measure(
+            [], OPTIONS, lengths=[4, 8, 16], width=8, batch_size=1, vocab_size=8, repeats=1, longest_step=15
+        )
+        device = result["devices"][0]
+        assert all(list(series) == ["4"] for series in device["milliseconds"]["model"].values())
+        assert device["skipped"]["encoder"][TRANSFORMER] == {"8": {"seconds": 20.0}, "16": {"seconds": 40.0}}
+        said = finding(data_handling.section(round_trip(result)), "Not measured: encoder")
+        assert "whole model of Transformer from 8 tokens on (a step would take about 20.0 s)" in said
+
+    def test_bahdanaus_memory_is_limited(self, monkeypatch):
+        """4 bytes × batch × target × source × width, for the decoder; the encoder has none of it."""
+        recipe = {"cell_type": "gru", "attention": "bahdanau"}
+        monkeypatch.setattr(training_steps, "LARGEST_GIB", 4 * 2 * 8 * 8 * 16 / 2**30)
+        models = {"it": training_steps.build(recipe, width=16, layers=1, vocab_size=8)}
+        result = training_steps.time_lengths(models, {"it": recipe}, [4, 8, 9], 2, 1, 60)
+        assert {part: list(result["milliseconds"][part]["it"]) for part in training_steps.PARTS} == {
+            "encoder": ["4", "8", "9"], "decoder": ["4", "8"], "model": ["4", "8"],
+        }  # fmt: skip
+        assert result["skipped"]["decoder"]["it"]["9"]["gib"] == 4 * 2 * 81 * 16 / 2**30
+
+    def test_seen(self):
+        transformer = {length: length + length**2 / 500 for length in LENGTHS}
+        section = data_handling.section(steps_of(powers(3, 1.05), transformer, powers(3, 1.3)))
+        recurrent = finding(section, "A recurrent encoder")
+        assert f"SEEN: {NO_ATTENTION}, exponent 1.05 (256 to 2,048 tokens)" in recurrent
+        assert "NOT SEEN" not in recurrent
+        assert "NOT SEEN" not in finding(section, "Self-attention compares")
+        assert "exponent 1.30, against 1.05 without" in finding(section, "a recurrent decoder with attention")
+        assert "NOT SEEN" not in finding(section, "a recurrent decoder with attention")
+
+    def test_not_seen(self):
+        section = data_handling.section(steps_of(powers(3, 1.6), powers(2, 1.0)))
+        recurrent = finding(section, "A recurrent encoder")
+        assert f"NOT SEEN: {NO_ATTENTION}, exponent 1.60" in recurrent
+        assert ". SEEN" not in recurrent
+        assert ". SEEN" not in finding(section, "Self-attention compares")
+        assert ". SEEN" not in finding(section, "a recurrent decoder with attention")
+
+    def test_crossings(self):
+        section = data_handling.section(steps_of(powers(300, 1), powers(1, 2)))
+        assert f"slower than {NO_ATTENTION} from about 300 tokens on" in finding(section, "The Transformer's encoder")
+        section = data_handling.section(steps_of(powers(2, 1), powers(1, 1)))
+        assert "up to 2,048 tokens (2.0 times as fast there)" in finding(section, "The Transformer's encoder")
+        section = data_handling.section(steps_of(powers(1, 1), powers(2, 1)))
+        assert "at all lengths measured (16 to 2,048)" in finding(section, "The Transformer's decoder")
+
+    def test_speedup(self):
+        result = steps_of(powers(1, 1), powers(1, 1))
+        said = finding(data_handling.section(result), "sequential operations")
+        assert "4 threads instead of one, 512 tokens, whole model. SEEN: " in said
+        assert f" SEEN: Transformer 3.00 times as fast, {NO_ATTENTION} 2.00" in said
+        result["speedup"]["milliseconds"][TRANSFORMER] = [9, 9]
+        assert "NOT SEEN: Transformer 1.00" in finding(data_handling.section(result), "sequential operations")
+        result["speedup"]["milliseconds"] = {NO_ATTENTION: [4, 8], TRANSFORMER: [9, 10]}  # slower, but by less
+        assert "NOT SEEN: Transformer 0.90" in finding(data_handling.section(result), "sequential operations")
+        result["speedup"] = {"length": 512, "cores": 1, "milliseconds": {NO_ATTENTION: [], TRANSFORMER: []}}
+        assert "may use 1 core." in finding(data_handling.section(result), "sequential operations")
+
+    def test_busy_machine_is_told(self):
+        result = steps_of(powers(1, 1), powers(1, 1))
+        assert not [text for text in data_handling.section(result).findings if "other work" in text]
+        result["devices"][0]["cpu_share"] = 0.4
+        assert "40%" in finding(data_handling.section(result), "other work")
+
+    def test_two_devices(self):
+        result = steps_of(powers(10, 1), powers(8, 1))
+        second = copy.deepcopy(result["devices"][0]) | {"name": "GPU X", "type": "cuda"}
+        second["milliseconds"]["model"][TRANSFORMER] = {"1024": 1024.0}
+        result["devices"].append(second)
+        section = data_handling.section(round_trip(result))
+        assert "Transformer 8.0 times (1,024 tokens)" in finding(section, "How much faster")
+        assert [part.name for part in section.parts if isinstance(part, Plot)] == [
+            "data_handling",
+            "data_handling_cuda",
+        ]
+        assert any(text.startswith("GPU X: A recurrent encoder") for text in section.findings)
+
+
+SOURCES = ["a b c d e f g h", "i j k l m n o p"]
+
+
+def saved(name: str, folder: Path, **changes) -> Candidate:
+    """A tiny model with a tokenizer that fits it, as a finished one lies there."""
+    tokenizer = train_tokenizer(SOURCES, SOURCES, TokenizerSettings(kind="word"))
+    if name == "bart":
+        sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+        special = {key: getattr(tokenizer, key) for key in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        special |= {"decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": tokenizer.eos_token_id}
+        config = BartConfig(
+            vocab_size=len(tokenizer), d_model=16, encoder_ffn_dim=16, decoder_ffn_dim=16, **sizes, **special, **changes
+        )
+        torch.manual_seed(1)
+        model = BartForConditionalGeneration(config)
+    else:
+        model = tiny(name, **changes)
+        model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / name)
+    return Candidate(name, (folder / name,), None, (1,), ())
+
+
+@pytest.fixture(scope="module")
+def calls_result(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("candidates")
+    candidates = [
+        saved("gru", folder), saved("gru-bahdanau", folder), saved("rotary", folder),
+        saved("bart", folder, max_position_embeddings=12),
+    ]  # fmt: skip
+    return generation.measure(
+        candidates,
+        OPTIONS,
+        batch_sizes=(1, 3),
+        batch_length=4,
+        lengths=(4, 12),
+        length_batch=2,
+        beams=(1, 2),
+        repeats=1,
+    )
+
+
+def calls_of(short: float, long: float, kind: str, growth: tuple[float, float] = (1, 1)) -> dict:
+    """A result of one candidate with given milliseconds a token at 16 and 128 tokens, and bytes that grow so."""
+    seconds = {"1": {"16": short * 16 / 1000, "128": long * 128 / 1000}}
+    kept = {"cache": {"16": 100, "128": 100}, "encoder": {"16": 1, "128": 1}}
+    candidate = {
+        "description": "", "kind": kind, "parameters": 1, "limit": None, "seconds": {"1": seconds},
+        "bytes": kept | {"longer_source": 100 * growth[0], "longer_output": 100 * growth[1]},
+    }  # fmt: skip
+    return {
+        "device": "CPU", "threads": 1, "repeats": 1, "batch_sizes": [1], "batch_length": 16, "lengths": [16, 128],
+        "length_batch": 1, "beams": [1], "candidates": {"it": candidate}, "cpu_share": 1.0,
+    }  # fmt: skip
+
+
+class TestGenerating:
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    @pytest.mark.parametrize("name", ["lstm-luong-fed", "post-norm"])
+    def test_lengths_are_exact(self, name, num_beams):
+        """Also where the end would come at once, and where the model's own settings end earlier."""
+        model = tiny(name)
+        model.generation_config.max_new_tokens = 3
+        model.generation_config.length_penalty = 0.5
+        hook = model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.index_fill(
+            -1, torch.tensor([2]), 50.0))  # fmt: skip
+        sources = torch.randint(3, 20, (2, 5))
+        assert model.generate(input_ids=sources).shape[1] == 2
+        outputs = generate_calls.writing(model, sources, 9, num_beams)()
+        assert outputs.sequences.shape == (2, 10)
+        assert not (outputs.sequences[:, 1:] == 2).any()
+        hook.remove()
+
+    def test_other_lengths_are_refused(self):
+        model = tiny("gru")
+        generate_calls.check_length(model, torch.tensor([[1, 5, 5, 2]]), 3)  # a forced end is no early end
+        for sequences in ([[1, 5, 5]], [[1, 2, 5, 5]]):
+            with pytest.raises(ValueError, match="told to write 3 tokens"):
+                generate_calls.check_length(model, torch.tensor(sequences), 3)
+
+    @pytest.mark.parametrize("name", ["rnn", "lstm-untied", "gru-bahdanau", "lstm-luong", "rnn-luong-fed"])
+    def test_bytes_of_a_recurrent_model(self, name):
+        """State of every layer, fed vector, attention keys; float32."""
+        model = tiny(name)
+        config = model.config
+        states = 2 if config.cell_type == "lstm" else 1
+        state = 4 * states * config.decoder_layers * config.hidden_size
+        fed = 4 * config.embedding_size if config.input_feeding else 0
+
+        def cache(source):
+            return state + fed + (4 * source * config.hidden_size if config.attention != "none" else 0)
+
+        def encoder(source):
+            return 4 * config.hidden_size * (source + states * config.encoder_layers)
+
+        assert generate_calls.weigh(model, torch.arange(3, 20), [4, 9])["bytes"] == {
+            "cache": {"4": cache(4), "9": cache(9)},
+            "encoder": {"4": encoder(4), "9": encoder(9)},
+            "longer_source": cache(9),
+            "longer_output": cache(4),
+        }
+
+    @pytest.mark.parametrize("name", ["post-norm", "rotary"])
+    def test_bytes_of_a_transformer(self, name):
+        """Keys and values of every decoder layer, of the source and of what the decoder has read."""
+        model = tiny(name)
+        config = model.config
+
+        def cache(source, target):
+            return 4 * 2 * config.decoder_layers * config.d_model * (source + target)
+
+        assert generate_calls.weigh(model, torch.arange(3, 20), [4, 9])["bytes"] == {
+            "cache": {"4": cache(4, 4), "9": cache(9, 9)},
+            "encoder": {"4": 4 * 4 * config.d_model, "9": 4 * 9 * config.d_model},
+            "longer_source": cache(9, 4),
+            "longer_output": cache(4, 9),
+        }
+
+    def test_one_tensor_found_twice_counts_once(self):
+        tensor = torch.zeros(3)
+        assert generate_calls.num_bytes({"a": (tensor, [tensor]), "b": None}) == 12
+
+    def test_ordinary_ids(self):
+        tokenizer = train_tokenizer(SOURCES, SOURCES, TokenizerSettings(kind="word"))
+        ids = generate_calls.ordinary_ids(tokenizer, 10_000).tolist()
+        assert sorted(ids + list(set(tokenizer.all_special_ids))) == list(range(len(tokenizer)))
+        assert max(generate_calls.ordinary_ids(tokenizer, 8)) == 7
+
+    def test_position_limit(self):
+        assert generate_calls.position_limit(BartConfig(max_position_embeddings=12)) == 12
+        assert generate_calls.position_limit(tiny("post-norm").config) is None
+
+    def test_measures_every_candidate(self, calls_result):
+        for name, candidate in calls_result["candidates"].items():
+            long = {} if name == "bart" else {"12"}  # 12 tokens and the start are too many for 12 positions
+            for beams in ("1", "2"):
+                places = {size: set(times) for size, times in candidate["seconds"][beams].items()}
+                assert places == {"1": {"4"}, "3": {"4"}, "2": {"4", *long}}
+        assert {name: candidate["kind"] for name, candidate in calls_result["candidates"].items()} == {
+            "gru": "rnn", "gru-bahdanau": "rnn with attention", "rotary": "transformer", "bart": "transformer",
+        }  # fmt: skip
+
+    def test_section_from_json(self, calls_result):
+        section = generation.section(calls_result)
+        assert texts(generation.section(round_trip(calls_result))) == texts(section)
+        assert "bart at 12 tokens (it has 12 positions)" in finding(section, "Not measured")
+        for values in section.headline.values():
+            assert set(values) <= set(calls_result["candidates"])
+
+    def test_what_really_is_kept_is_as_expected(self, calls_result):
+        """The models themselves, not numbers made up: constant, with the source, with both."""
+        section = generation.section(calls_result)
+        for start in ("recurrent without attention", "recurrent with attention", "Transformer"):
+            said = finding(section, f"Kept of a sentence, {start}")
+            assert ". SEEN: " in said
+            assert "NOT SEEN" not in said
+
+    @pytest.mark.parametrize(
+        ("kind", "growth", "seen"),
+        [
+            ("rnn", (1, 1), True), ("rnn", (2, 1), False), ("rnn", (1, 2), False),
+            ("rnn with attention", (2, 1), True), ("rnn with attention", (2, 2), False),
+            ("transformer", (2, 2), True), ("transformer", (2, 1), False),
+        ],
+    )  # fmt: skip
+    def test_what_is_kept_can_be_otherwise(self, kind, growth, seen):
+        said = finding(generation.section(calls_of(1, 1, kind, growth)), "Kept of a sentence")
+        assert ("NOT SEEN: it" in said) is not seen
+
+    @pytest.mark.parametrize(
+        ("kind", "long", "seen"),
+        [("rnn", 1.05, True), ("rnn", 1.5, False), ("transformer", 1.5, True), ("transformer", 1.0, False)],
+    )
+    def test_time_of_a_token(self, kind, long, seen):
+        section = generation.section(calls_of(1, long, kind))
+        said = finding(section, "token should cost" if kind == "rnn" else "so it should cost more")
+        assert f"it × {long:.2f} with 1 beam (16 → 128 tokens)" in said
+        assert ("NOT SEEN: it" in said) is not seen
+
+    def test_fastest_and_beams(self):
+        result = calls_of(2, 2, "rnn")
+        result["beams"] = [1, 5]
+        result["candidates"]["it"]["seconds"]["5"] = {"1": {"16": 3 * 2 * 16 / 1000}}
+        result["candidates"]["other"] = copy.deepcopy(result["candidates"]["it"])
+        result["candidates"]["other"]["seconds"]["1"]["1"]["16"] /= 4
+        section = generation.section(result)
+        said = finding(section, "Fastest with 1 sentence a call")
+        assert "other with 1 beam (0.5 ms a token; it takes 4.00 times as long)" in said
+        assert "it 3.00 times as long with 1 sentence a call; other 12.00 times" in finding(section, "5 beams instead")
+        (row,) = [values for name, values in section.headline.items() if "time a token" in name]
+        assert row == {"it": "2 ms", "other": "0.5 ms"}
+
+    def test_a_call_counts_all_its_tokens(self):
+        candidate = {"seconds": {"1": {"8": {"32": 0.512}}}}
+        assert generation.token_milliseconds(candidate, 1, 8, 32) == 2.0
+        assert generation.token_milliseconds(candidate, 5, 8, 32) is None
+
+
+def test_shapes_differ_where_vocabularies_do():
+    """Sources are drawn from the source's vocabulary: a larger target's ids would be out of range."""
+    model = tiny("lstm-bahdanau", **ONE_LAYER, **SEPARATE)
+    weighed = generate_calls.weigh(model, torch.arange(3, 20), [4])
+    assert set(weighed["bytes"]["cache"]) == {"4"}

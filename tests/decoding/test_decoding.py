@@ -1,0 +1,386 @@
+"""Texts in, texts out: `translate`, `stream`, the pipeline and the command give what the model gives one by one."""
+
+import io
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers.tiny import RNNS, tiny
+from transformers import GenerationConfig, MarianConfig, MarianMTModel, pipeline
+
+import seqloom
+from seqloom import Hypothesis, stream, translate
+from seqloom.__main__ import main
+from seqloom.data.tokenization import train_tokenizer
+from seqloom.settings.schema import TokenizerSettings
+
+LETTERS = "abcdefghijklmnop"  # with the four special tokens the 20 entries of the tiny models
+FAMILIES = ["lstm-luong", "rnn-bahdanau", "gru", "post-norm", "rotary-swiglu-pre-norm"]
+WITHOUT_ATTENTION = {name for name, fields in RNNS.items() if fields.get("attention") == "none"}
+OPTIONS = {"max_new_tokens": 8}
+# Outputs of all lengths: by themselves, untrained models end at once or never.
+SAMPLING = {
+    **OPTIONS,
+    "do_sample": True,
+    "top_k": 0,
+    "temperature": 3.0,
+    "sequence_bias": [[[2], 2.0]],
+    "suppress_tokens": [0, 1, 3],
+}
+
+
+def make_tokenizer(shared: bool = True):
+    settings = TokenizerSettings(kind="char", vocab_size=23, shared=shared)
+    return train_tokenizer([LETTERS], [LETTERS if shared else LETTERS.upper() + "QRS"], settings)
+
+
+def texts(count: int, longest: int = 9) -> list[str]:
+    words = random.Random(count)
+    return ["".join(words.choices(LETTERS, k=words.randint(1, longest))) for _ in range(count)]
+
+
+@pytest.fixture(params=FAMILIES)
+def pair(request):
+    """A model and its tokenizer."""
+    return tiny(request.param), make_tokenizer()
+
+
+def alone(model, tokenizer, source: str, **options) -> list[str]:
+    inputs = tokenizer([source], return_tensors="pt")
+    outputs = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], **OPTIONS | options)
+    return tokenizer.batch_decode(outputs, skip_special_tokens=True)
+
+
+class TestTranslate:
+    def test_as_the_sources_so_the_outputs(self, pair):
+        model, tokenizer = pair
+        sources = texts(20)
+        expected = [alone(model, tokenizer, source)[0] for source in sources]
+        assert translate(model, tokenizer, sources[3], **OPTIONS) == expected[3]
+        assert translate(model, tokenizer, sources, batch_tokens=30, **OPTIONS) == expected
+        assert translate(model, tokenizer, tuple(sources), read_ahead=7, **OPTIONS) == expected
+        outputs = translate(model, tokenizer, iter(sources), read_ahead=6, batch_tokens=25, **OPTIONS)
+        assert iter(outputs) is outputs
+        assert list(outputs) == expected
+
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    def test_budget(self, monkeypatch, num_beams):
+        """Of source tokens with padding, counted for every beam, whether the beams are asked for or the model's own."""
+        model, tokenizer = tiny("post-norm"), make_tokenizer()
+        model.generation_config.num_beams = num_beams
+        shapes = []
+        original = model.generate
+        monkeypatch.setattr(
+            model,
+            "generate",
+            lambda *, input_ids, **rest: shapes.append(input_ids.shape) or original(input_ids, **rest),
+        )
+        for options in ({}, {"num_beams": 2}):
+            shapes.clear()
+            translate(model, tokenizer, texts(30), batch_tokens=80, **options, **OPTIONS)
+            beams = options.get("num_beams", num_beams)
+            assert sum(rows for rows, _ in shapes) == 30
+            assert max(rows * width * beams for rows, width in shapes) <= 80
+            assert max(rows for rows, _ in shapes) > 1
+            widths = [width for _, width in shapes]
+            assert widths == sorted(widths, reverse=True)  # if memory is short, that shows at once
+
+    def test_empty_texts_and_too_long_ones(self):
+        model, tokenizer = tiny("post-norm"), make_tokenizer()
+        assert len(translate(model, tokenizer, ["", "a" * 50, ""], batch_tokens=3, **OPTIONS)) == 3
+
+    def test_endless(self):
+        """No more is read than is held at a time, and outputs come before the end, which there is none."""
+        model, tokenizer = tiny("lstm-luong"), make_tokenizer()
+        read = []
+        endless = (read.append(source) or source for source in itertools.cycle(texts(5)))
+        outputs = translate(model, tokenizer, endless, read_ahead=4, **OPTIONS)
+        assert not read
+        assert [next(outputs) for _ in range(6)] == [alone(model, tokenizer, source)[0] for source in read[:6]]
+        assert len(read) == 8
+
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    def test_n_best(self, pair, num_beams):
+        model, tokenizer = pair
+        options = {"num_beams": num_beams, "num_return_sequences": num_beams} if num_beams > 1 else {}
+        outputs = translate(model, tokenizer, texts(9), batch_tokens=60, **options, **OPTIONS)
+        for source, found in zip(texts(9), outputs, strict=True):
+            assert (found if options else [found]) == alone(model, tokenizer, source, **options)
+
+    def test_generation_config_of_the_call(self, pair):
+        """Its beams and results count, not the model's own."""
+        model, tokenizer = pair
+        config = GenerationConfig.from_dict(model.generation_config.to_dict() | {"num_beams": 3, **OPTIONS})
+        config.num_return_sequences = 2
+        outputs = translate(model, tokenizer, texts(5), generation_config=config)
+        options = {"num_beams": 3, "num_return_sequences": 2}
+        assert outputs == [alone(model, tokenizer, source, **options) for source in texts(5)]
+
+    @pytest.mark.parametrize("name", FAMILIES)
+    @pytest.mark.parametrize("returned", [1, 2])
+    def test_hypotheses_hold_what_the_model_thinks(self, name, returned):
+        model, tokenizer = tiny(name), make_tokenizer()
+        sources = texts(7)
+        options = {"num_return_sequences": returned, **SAMPLING}
+        before = model.config._attn_implementation
+        torch.manual_seed(5)
+        found = translate(model, tokenizer, sources, output_attentions=True, batch_tokens=70, **options)
+        assert model.config._attn_implementation == before
+        torch.manual_seed(5)
+        plain = translate(model, tokenizer, sources, batch_tokens=70, **options)
+        lengths = set()
+        for source, hypotheses, expected in zip(sources, found, plain, strict=True):
+            assert isinstance(hypotheses, Hypothesis if returned == 1 else list)
+            every = hypotheses if returned > 1 else [hypotheses]
+            assert [hypothesis.text for hypothesis in every] == (expected if returned > 1 else [expected])
+            for hypothesis in every:
+                lengths.add(len(hypothesis.target_tokens))
+                self.check(model, tokenizer, source, hypothesis, name in WITHOUT_ATTENTION)
+
+        assert len(lengths) > 1
+
+    def check(self, model, tokenizer, source: str, hypothesis: Hypothesis, has_no_attention: bool):
+        """Against the model's own logits for this pair alone."""
+        inputs = tokenizer([source], return_tensors="pt")
+        targets = tokenizer.convert_tokens_to_ids(hypothesis.target_tokens)
+        assert tokenizer.decode(targets, skip_special_tokens=True) == hypothesis.text
+        assert hypothesis.source_tokens == [*source, "</s>"]
+        assert targets.count(tokenizer.eos_token_id) <= 1
+        decoder_input_ids = torch.tensor([[model.config.decoder_start_token_id, *targets[:-1]]])
+        model.set_attn_implementation("eager")
+        with torch.no_grad():
+            outputs = model(
+                inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                decoder_input_ids=decoder_input_ids,
+                output_attentions=True,
+            )
+        scores = [row[token].item() for row, token in zip(outputs.logits[0].log_softmax(-1), targets, strict=True)]
+        assert hypothesis.token_scores == pytest.approx(scores, abs=1e-4)
+        assert hypothesis.score == pytest.approx(sum(scores), abs=1e-3)
+        if has_no_attention:
+            assert hypothesis.cross_attentions is None
+        else:
+            maps = torch.stack(outputs.cross_attentions, dim=1)[0]
+            assert hypothesis.cross_attentions.shape == maps.shape
+            torch.testing.assert_close(hypothesis.cross_attentions, maps, atol=1e-4, rtol=1e-3)
+
+    def test_scores_without_attentions(self):
+        model, tokenizer = tiny("post-norm"), make_tokenizer()
+        (hypothesis,) = translate(model, tokenizer, texts(1), return_hypotheses=True, **OPTIONS)
+        assert hypothesis.cross_attentions is None
+        assert hypothesis.score < 0
+
+    def test_two_vocabularies(self):
+        model, tokenizer = tiny("lstm-bahdanau"), make_tokenizer(shared=False)
+        for hypothesis in translate(model, tokenizer, texts(6), output_attentions=True, **OPTIONS):
+            assert set(hypothesis.source_tokens) <= {*LETTERS, "</s>"}
+            assert set(hypothesis.text) <= {*LETTERS.upper(), *"QRS"}
+            assert "".join(hypothesis.target_tokens).startswith(hypothesis.text)
+
+    def test_another_librarys_model(self):
+        config = MarianConfig(
+            vocab_size=20, d_model=16, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64,
+            pad_token_id=0, eos_token_id=2, decoder_start_token_id=0, bos_token_id=1, forced_eos_token_id=None,
+        )  # fmt: skip
+        model, tokenizer = MarianMTModel(config).eval(), make_tokenizer()
+        found = translate(model, tokenizer, texts(5), output_attentions=True, num_beams=2, **OPTIONS)
+        assert [hypothesis.text for hypothesis in found] == [
+            alone(model, tokenizer, source, num_beams=2)[0] for source in texts(5)
+        ]
+        assert all(hypothesis.cross_attentions.shape[:2] == (2, 2) for hypothesis in found)
+        sums = torch.cat([hypothesis.cross_attentions.sum(-1).flatten() for hypothesis in found])
+        torch.testing.assert_close(sums, torch.ones_like(sums))
+
+    def test_coverage_penalty(self):
+        model, tokenizer = tiny("lstm-luong"), make_tokenizer()
+        options = {"num_beams": 5, **OPTIONS}
+        every = translate(model, tokenizer, texts(30), output_attentions=True, num_return_sequences=5, **options)
+        chosen = translate(model, tokenizer, texts(30), coverage_penalty=2.0, **options)
+        plain = translate(model, tokenizer, texts(30), **options)
+        assert chosen != plain
+        for hypotheses, text, first in zip(every, chosen, plain, strict=True):
+            by_text = {hypothesis.text: self.uncovered(hypothesis) for hypothesis in reversed(hypotheses)}
+            assert first == hypotheses[0].text
+            assert by_text[text] >= by_text[first] - 1e-5  # never one that covers less
+
+    def uncovered(self, hypothesis: Hypothesis) -> float:
+        words = hypothesis.cross_attentions.mean((0, 1))
+        words = words[: len(words) - (hypothesis.target_tokens[-1] == "</s>")]
+        return words.sum(0).clamp(1e-9, 1).log().sum().item()
+
+    @pytest.mark.parametrize("is_training", [True, False])
+    def test_mode_is_left_as_it_was(self, is_training):
+        model, tokenizer = tiny("gru", dropout=0.5).train(is_training), make_tokenizer()
+        assert translate(model, tokenizer, texts(3), **OPTIONS) == translate(model, tokenizer, texts(3), **OPTIONS)
+        assert model.training == is_training
+        with pytest.raises(ValueError, match="nonsense"):
+            translate(model, tokenizer, texts(3), nonsense=1)
+        assert model.training == is_training
+
+    def test_progress(self, capsys):
+        model, tokenizer = tiny("gru"), make_tokenizer()
+        translate(model, tokenizer, texts(3), **OPTIONS)
+        assert not capsys.readouterr().err
+        translate(model, tokenizer, texts(3), progress=True, **OPTIONS)
+        assert "3/3" in capsys.readouterr().err
+        translate(model, tokenizer, "abc", progress=True, **OPTIONS)
+        assert "1/1" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("sources", "options", "words"),
+        [
+            (["a", None], {}, "one of them is None"),
+            ([["a"]], {}, r"one of them is \['a'\]"),
+            (["a"], {"batch_tokens": 0}, "batch_tokens is 0"),
+            (iter(["a"]), {"read_ahead": 0}, "read_ahead is 0"),
+        ],
+    )
+    def test_refuses(self, sources, options, words):
+        with pytest.raises(ValueError, match=words):
+            translate(tiny("gru"), make_tokenizer(), sources, **options)
+
+    def test_nothing_gives_nothing(self):
+        assert translate(tiny("gru"), make_tokenizer(), []) == []
+        assert list(translate(tiny("gru"), make_tokenizer(), iter([]))) == []
+
+
+class TestStream:
+    def test_pieces_are_the_greedy_output(self, pair):
+        model, tokenizer = pair
+        model.generation_config.num_beams = 4  # beams cannot be streamed: greedy search it is
+        pieces = list(stream(model, tokenizer, "abcab", **OPTIONS))
+        assert "".join(pieces) == alone(model, tokenizer, "abcab", num_beams=1)[0]
+
+    def test_samples(self):
+        model, tokenizer = tiny("post-norm"), make_tokenizer()
+        torch.manual_seed(3)
+        text = "".join(stream(model, tokenizer, "abc", do_sample=True, **OPTIONS))
+        torch.manual_seed(3)
+        assert text == alone(model, tokenizer, "abc", do_sample=True)[0]
+
+    def test_reader_may_leave(self):
+        """Then the writing ends. A piece ends with its word, so words it must be."""
+        model = tiny("gru")
+        settings = TokenizerSettings(kind="word", vocab_size=20)
+        tokenizer = train_tokenizer([" ".join(LETTERS)], [" ".join(LETTERS)], settings)
+        steps = []
+        forward = model.model.decoder.forward
+        model.model.decoder.forward = lambda *args, **kwargs: steps.append(1) or forward(*args, **kwargs)
+        pieces = stream(model, tokenizer, "a b c", max_new_tokens=3000, min_new_tokens=2999)
+        assert next(pieces).endswith(" ")
+        pieces.close()
+        assert len(steps) < 2000
+
+    def test_errors_are_the_readers(self):
+        model, tokenizer = tiny("gru").train(), make_tokenizer()
+        with pytest.raises(ValueError, match="nonsense"):
+            list(stream(model, tokenizer, "abc", nonsense=1))
+        assert model.training
+
+    def test_refuses_beams(self):
+        with pytest.raises(ValueError, match=r"num_beams is 4, but an output can only be streamed with one beam"):
+            stream(tiny("gru"), make_tokenizer(), "abc", num_beams=4)
+
+
+class TestPipeline:
+    @pytest.fixture(params=["lstm-luong", "post-norm"])
+    def folder(self, request, tmp_path):
+        model, tokenizer = tiny(request.param), make_tokenizer()
+        model.generation_config.max_new_tokens = 8
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_texts(self, folder):
+        pipe = pipeline("seq2seq-generation", model=str(folder))
+        assert isinstance(pipe, seqloom.Seq2SeqPipeline)
+        sources = texts(6)
+        expected = [
+            [{"generated_text": text} for text in alone(pipe.model, pipe.tokenizer, source)] for source in sources
+        ]
+        assert pipe(sources[0]) == expected[0]
+        assert pipe(sources) == expected
+        assert pipe(sources, batch_size=4) == expected  # padding changes nothing
+        assert list(pipe(source for source in sources)) == expected
+
+    def test_several_with_scores(self, folder):
+        pipe = pipeline("seq2seq-generation", model=str(folder), **SAMPLING)
+        torch.manual_seed(5)
+        found = pipe(texts(4), num_return_sequences=3, return_scores=True, batch_size=4)
+        lengths = set()
+        for source, results in zip(texts(4), found, strict=True):
+            assert len(results) == 3
+            for result in results:
+                text, score = result.values()
+                lengths.add(len(text))
+                labels = pipe.tokenizer(text_target=text, return_tensors="pt")["input_ids"]
+                labels = labels if len(text) < 8 else labels[:, :-1]  # it was cut before its end
+                loss = pipe.model(**pipe.tokenizer(source, return_tensors="pt"), labels=labels).loss.item()
+                assert score == pytest.approx(-loss * labels.numel(), abs=1e-3)
+        assert len(lengths) > 2
+
+    def test_refuses_what_is_no_text(self, folder):
+        with pytest.raises(ValueError, match="takes a text, a list or a generator of texts, not 3"):
+            pipeline("seq2seq-generation", model=str(folder))(3)
+
+    def test_travels(self, folder, tmp_path):
+        """A folder names the pipeline for those without seqloom; whoever has seqloom is not asked for trust."""
+        pipe = pipeline("seq2seq-generation", model=str(folder))
+        pipe.save_pretrained(tmp_path / "again")
+        for place in (folder, tmp_path / "again"):
+            config = json.loads((place / "config.json").read_text())
+            (task,) = config["custom_pipelines"].values()
+            assert task["impl"] == "pipeline_seq2seq.Seq2SeqPipeline"
+            assert (place / "pipeline_seq2seq.py").is_file()
+        assert not hasattr(pipe.model.config, "custom_pipelines")
+        assert pipeline("seq2seq-generation", model=str(tmp_path / "again"))("ab") == pipe("ab")
+
+
+class TestCommand:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        model = tiny("lstm-luong")
+        model.generation_config.max_new_tokens = 8
+        model.save_pretrained(tmp_path)
+        make_tokenizer().save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_lines(self, folder, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{text}\n" for text in texts(5))))
+        assert main(["translate", str(folder), "--num_beams", "2"]) == 0
+        expected = [alone(tiny("lstm-luong"), make_tokenizer(), text, num_beams=2)[0] for text in texts(5)]
+        assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+    @pytest.mark.slow
+    def test_lines_end_with_line_feeds_alone(self, folder):
+        """One output a line; what is no UTF-8 is refused; a reader who leaves early is no error."""
+        command = [sys.executable, "-m", "seqloom", "translate", str(folder)]
+
+        def translated(data: bytes, **options):
+            return subprocess.run(command, input=data, capture_output=True, check=False, **options)
+
+        done = translated("ab\rc\nd\u2028e\n".encode(), env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"})
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.split(b"\n")) == 3
+        assert b"Loading weights" not in done.stderr
+        done = translated(b"ab\n\xff\n")
+        assert done.returncode == 1
+        assert b"error: the input is not UTF-8" in done.stderr
+
+    def test_refuses(self, folder, capsys):
+        assert main(["translate", str(folder), "--nonsense", "2"]) == 1
+        assert "--nonsense is unknown" in capsys.readouterr().err
+        assert main(["translate", str(folder / "none")]) == 1
+        assert "there is no folder" in capsys.readouterr().err
+        assert main(["translate"]) == 2
+        assert main(["transalte"]) == 2
+        assert "no command of seqloom's" in capsys.readouterr().err
+        assert main(["--help"]) == 0
+        assert "translates lines of text" in capsys.readouterr().out

@@ -1,0 +1,253 @@
+"""Paired tests say what sacrebleu's say, what a count of all cases says, and nothing where there is nothing."""
+
+import itertools
+import json
+import math
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import BLEU, CHRF, TER
+from sacrebleu.significance import PairedTest
+
+from seqloom.scoring import metrics, significance
+from seqloom.scoring.metrics import statistics
+from seqloom.scoring.significance import Statistics, compare_systems, holm, mcnemar
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "run", "far"]
+TEXTS = random.Random(1)
+REFERENCES = [" ".join(TEXTS.choices(WORDS, k=TEXTS.randint(4, 15))) for _ in range(70)]
+
+
+def outputs(share: float, seed: int) -> list[str]:
+    """The references with a share of the words replaced."""
+    chance = random.Random(seed)
+    return [" ".join(chance.choice(WORDS) if chance.random() < share else w for w in r.split()) for r in REFERENCES]
+
+
+def errors(wrong) -> Statistics:
+    """Exact match of sentences that are wrong or not."""
+    rows = np.stack([np.asarray(wrong, dtype=np.float64), np.ones(len(wrong))], axis=1)
+    return Statistics(rows, lambda sums: 100 * (sums[1] - sums[0]) / sums[1])
+
+
+GOOD, BAD = outputs(0.2, 2), outputs(0.22, 15)
+
+
+class TestSacrebleu:
+    """The same seed gives its very resamples and swaps."""
+
+    @pytest.fixture(autouse=True)
+    def _seed(self, monkeypatch):
+        monkeypatch.delenv("SACREBLEU_SEED", raising=False)
+
+    @pytest.mark.parametrize(("name", "scorer"), [("sacrebleu", BLEU), ("chrf", CHRF), ("ter", TER)])
+    @pytest.mark.parametrize(("kind", "ours"), [("bs", "p_bootstrap"), ("ar", "p_randomisation")])
+    @pytest.mark.parametrize("samples", [100, 333])  # 333 is not a whole number of words of bits
+    def test_p_values(self, name, scorer, kind, ours, samples):
+        systems = [("good", GOOD), ("bad", BAD)]
+        _, found = PairedTest(systems, {name: scorer()}, [REFERENCES], test_type=kind, n_samples=samples)()
+        (theirs,) = [results[1].p_value for key, results in found.items() if key != "System"]
+        a, b = (statistics(name, texts, REFERENCES) for _, texts in systems)
+        assert 0.02 < theirs < 0.98  # there is something to agree on
+        found = compare_systems([a], [b], samples=samples)
+        if (name, kind) == ("ter", "ar"):  # whole edits: equal scores, which sacrebleu does not count, are many
+            distances = significance._swapped_distances([a], [b], samples)
+            equal = int((abs(distances - abs(found["difference"])) < 1e-9).sum())
+            assert equal > 0
+            theirs += equal / (samples + 1)
+        assert found[ours] == pytest.approx(theirs, abs=1e-12)
+
+    def test_swaps(self):
+        for shape in ((70, 7), (64, 32), (33, 100), (1, 65)):
+            expected = np.random.default_rng(12345).integers(2, size=(shape[1], shape[0]), dtype=bool)
+            assert (np.array(list(significance.swaps(*shape))) == expected).all()
+
+    def test_an_equal_score_counts_here(self):
+        """As Riezler and Maxwell have it: a swap that separates the systems as far as they are is evidence too."""
+        a, b = errors([0] * 12), errors([1, 1] + [0] * 10)
+        found = compare_systems([a], [b], samples=2000)["p_randomisation"]
+        assert found == pytest.approx(0.5, abs=0.05)  # of the four ways to swap two sentences, two are as far apart
+
+
+class TestRandomisation:
+    def test_all_swaps(self):
+        """Of ten sentences all 1,024 swaps can be counted; the metric is a ratio of sums, not a mean."""
+        chance = np.random.default_rng(5)
+        a, b = (
+            Statistics(np.stack([chance.integers(0, 6, 10), chance.integers(3, 9, 10)], 1).astype(float), ratio)
+            for _ in range(2)
+        )
+        observed = abs(ratio(a.values.sum(0)) - ratio(b.values.sum(0)))
+        reached = 0
+        for mask in itertools.product([False, True], repeat=10):
+            swapped = np.array(mask)[:, None]
+            one, two = np.where(swapped, b.values, a.values), np.where(swapped, a.values, b.values)
+            reached += abs(ratio(one.sum(0)) - ratio(two.sum(0))) >= observed - 1e-9
+        expected = reached / 1024
+        assert 0.05 < expected < 0.95
+        found = compare_systems([a], [b], samples=8000)["p_randomisation"]
+        assert found == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 8000))
+
+    def test_runs_are_swapped_together(self):
+        """Three times the same run is that run: its p-values, not those of three times as many sentences."""
+        a, b = (statistics("chrf", texts, REFERENCES) for texts in (GOOD, BAD))
+        one, three = compare_systems([a], [b], samples=200), compare_systems([a] * 3, [b] * 3, samples=200)
+        for name in ("p_bootstrap", "p_randomisation", "wins", "losses", "ties"):
+            assert one[name] == three[name]
+        assert three["interval"] == pytest.approx(one["interval"])
+        assert three["signature"] == "bs:200|ar:200|seed:12345|runs:3,3"
+
+
+def ratio(sums) -> float:
+    return 100 * sums[0] / sums[1]
+
+
+class TestMcnemar:
+    def test_all_cases(self):
+        """Every way in which so many coins can fall."""
+        for wins, losses in itertools.product(range(7), range(6)):
+            total = wins + losses
+            far = abs(wins - losses)
+            falls = [sum(coins) for coins in itertools.product([0, 1], repeat=total)]
+            expected = sum(abs(2 * heads - total) >= far for heads in falls) / 2**total
+            assert mcnemar(wins, losses) == pytest.approx(expected, rel=1e-12)
+
+    @pytest.mark.parametrize(("wins", "losses"), [(18, 9), (400, 350), (2, 1500), (1000, 1001), (0, 60)])
+    def test_in_whole_numbers(self, wins, losses):
+        total, fewer = wins + losses, min(wins, losses)
+        expected = min(Fraction(1), Fraction(2 * sum(math.comb(total, k) for k in range(fewer + 1)), 2**total))
+        assert mcnemar(wins, losses) == pytest.approx(float(expected), rel=1e-9)
+        assert mcnemar(losses, wins) == mcnemar(wins, losses)
+
+    def test_large_numbers(self):
+        """Where the normal distribution is close, and where nothing but 0 is left; neither overflows."""
+        total, far = 2_000_000, 2_000
+        wins = (total + far) // 2
+        assert mcnemar(wins, total - wins) == pytest.approx(math.erfc((far - 1) / math.sqrt(2 * total)), rel=1e-3)
+        assert mcnemar(2_000_000, 10) == 0.0
+        assert mcnemar(1_000_000, 1_000_000) == 1.0
+        assert mcnemar(0, 0) == 1.0
+
+    def test_of_exact_match(self):
+        a, b = errors([0] * 15 + [1] * 5 + [0] * 10), errors([1] * 15 + [0] * 5 + [0] * 10)
+        found = compare_systems([a], [b], samples=50, is_binary=True)
+        assert (found["wins"], found["losses"], found["ties"]) == (15, 5, 10)
+        assert found["p"] == found["p_exact"] == mcnemar(15, 5) < 0.05
+        assert (found["test"], found["better"]) == ("exact", "a")
+        assert found["signature"] == "bs:50|ar:50|mcnemar:exact|seed:12345|runs:1,1"
+
+
+class TestComparing:
+    @pytest.mark.parametrize("name", metrics.METRICS)
+    def test_a_system_and_itself(self, name):
+        a = statistics(name, GOOD, REFERENCES)
+        found = compare_systems([a], [a], samples=100, is_binary=name == "exact_match")
+        assert (found["difference"], found["interval"]) == (0, [0, 0])
+        assert found["p_bootstrap"] == found["p_randomisation"] == found["p"] == 1
+        assert found["p_exact"] == (1 if name == "exact_match" else None)
+        assert found["better"] is None
+        assert (found["wins"], found["losses"], found["ties"]) == (0, 0, 70)
+
+    @pytest.mark.parametrize("name", metrics.METRICS)
+    def test_the_other_way_round(self, name):
+        a, b = (statistics(name, texts, REFERENCES) for texts in (GOOD, BAD))
+        options = {"samples": 200, "higher_is_better": metrics.higher_is_better(name)}
+        there, back = compare_systems([a], [b], **options), compare_systems([b], [a], **options)
+        assert back["difference"] == -there["difference"] != 0
+        assert back["interval"] == pytest.approx([-bound for bound in reversed(there["interval"])])
+        for p in ("p_bootstrap", "p_randomisation", "p_exact", "p"):
+            assert back[p] == there[p]
+        assert (back["wins"], back["losses"]) == (there["losses"], there["wins"])
+        assert back["scores"] == there["scores"][::-1]
+
+    @pytest.mark.parametrize("name", metrics.METRICS)
+    def test_the_better_one(self, name):
+        """Named whichever way the metric points, and wherever it stands."""
+        a, b = (statistics(name, texts, REFERENCES) for texts in (outputs(0.02, 4), outputs(0.5, 5)))
+        options = {"samples": 100, "higher_is_better": metrics.higher_is_better(name)}
+        assert compare_systems([a], [b], **options)["better"] == "a"
+        assert compare_systems([b], [a], **options)["better"] == "b"
+        assert compare_systems([a], [b], **options)["wins"] > 35
+
+    def test_plain_values_the_same_every_time(self):
+        a, b = (statistics("rouge", texts, REFERENCES) for texts in (GOOD, BAD))
+        found = compare_systems([a], [b], samples=60)
+        assert json.loads(json.dumps(found, allow_nan=False)) == found == compare_systems([a], [b], samples=60)
+
+    def test_the_parts(self):
+        """The scores are the metric's, the resampled differences those of the resampled scores."""
+        a, b = (statistics("wer", texts, REFERENCES) for texts in (GOOD, BAD))
+        found = compare_systems([a], [b], samples=80, higher_is_better=False)
+        scores = [metrics.compute("wer", texts, REFERENCES)["score"] for texts in (GOOD, BAD)]
+        assert found["scores"] == pytest.approx(scores)
+        assert found["difference"] == pytest.approx(scores[0] - scores[1])
+        differences = significance.resampled_scores(a, 80) - significance.resampled_scores(b, 80)
+        assert found["interval"] == np.quantile(differences, [0.025, 0.975]).tolist()
+        singly = [
+            [
+                metrics.compute("wer", [text], [reference])["score"]
+                for text, reference in zip(texts, REFERENCES, strict=True)
+            ]
+            for texts in (GOOD, BAD)
+        ]
+        assert significance.sentence_scores([a]) == pytest.approx(singly[0])
+        margins = np.subtract(*singly)
+        assert (found["wins"], found["losses"]) == ((margins < 0).sum(), (margins > 0).sum())
+
+    def test_several_runs(self):
+        """The score is the mean of the runs'; different numbers of them leave the bootstrap, which decides then."""
+        many = [statistics("chrf", outputs(0.2, seed), REFERENCES) for seed in (6, 7, 8)]
+        one = statistics("chrf", outputs(0.4, 9), REFERENCES)
+        found = compare_systems(many, [one], samples=100, is_binary=True)
+        scores = [run.score(run.values.sum(axis=0)) for run in many]
+        assert found["scores"][0] == pytest.approx(np.mean(scores))
+        resampled = np.mean([significance.resampled_scores(run, 100) for run in many], axis=0)
+        resampled -= significance.resampled_scores(one, 100)
+        assert found["interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]))
+        assert found["p_randomisation"] is found["p_exact"] is None
+        assert (found["test"], found["better"], found["p"]) == ("bootstrap", "a", found["p_bootstrap"])
+        assert found["signature"] == "bs:100|seed:12345|runs:3,1"
+
+    def test_the_bootstrap_alone_needs_its_interval(self):
+        """Its p-value is below 0.05 more often than that where there is no difference."""
+        chance, found = np.random.default_rng(0), []
+        for _ in range(60):
+            a, b = (
+                Statistics(np.stack([chance.normal(size=60), np.ones(60)], 1), lambda s: s[0] / s[1]) for _ in range(2)
+            )
+            found.append(compare_systems([a, a], [b], samples=100))
+        doubtful = [one for one in found if one["p"] < 0.05 and one["interval"][0] <= 0 <= one["interval"][1]]
+        assert doubtful
+        assert all(one["better"] is None for one in doubtful)
+
+    def test_false_alarms(self):
+        """Where there is no difference, randomisation and the exact test cry out in one case of twenty at most."""
+        chance = np.random.default_rng(1)
+        alarms = {"randomisation": 0, "exact": 0}
+        for _ in range(200):
+            a, b = (errors(chance.random(80) < 0.4) for _ in range(2))
+            found = compare_systems([a], [b], samples=99, is_binary=True)
+            for name in alarms:
+                alarms[name] += found[f"p_{name}"] <= 0.05
+        assert max(alarms.values()) <= 10 + 3 * math.sqrt(200 * 0.05 * 0.95)
+
+    def test_what_cannot_be_compared(self):
+        a, b = errors([0, 1]), errors([0, 1, 1])
+        none = Statistics(np.zeros((0, 2)), ratio)
+        for systems, samples in ((([a], [b]), 9), (([], [a]), 9), (([a], [a]), 0), (([none], [none]), 9)):
+            with pytest.raises(ValueError, match="cannot be compared"):
+                compare_systems(*systems, samples=samples)
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x 0.01, then 2 x 0.03, then no less
+    assert holm([0.5, 0.9, 0.2]) == pytest.approx([1, 1, 0.6])
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+    p_values = np.random.default_rng(2).random(20) ** 3
+    by_definition = [
+        max(min(1, sum(p_values >= p_values[k]) * p_values[k]) for k in range(20) if p_values[k] <= p) for p in p_values
+    ]
+    assert holm(p_values.tolist()) == pytest.approx(by_definition)
