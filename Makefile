@@ -29,6 +29,7 @@ test-faults: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(RUN) -m mypy modeling
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
