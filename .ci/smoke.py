@@ -48,13 +48,14 @@ module = (sys.executable, "-m", "seqloom")
 run(*module, "train", recipe, *small, "--evaluation.split", "null", "--output_dir", FOLDER)
 expect(Path(FOLDER, "model.safetensors").is_file(), "three updates, and a model is there")
 
-Path("commands.txt").write_text("jump twice\nwalk left\n", encoding="utf-8")
+commands = "jump twice\nwalk left\n"
+Path("commands.txt").write_text(commands, encoding="utf-8")
 Path("actions.txt").write_text("I_JUMP I_JUMP\nI_TURN_LEFT I_WALK\n", encoding="utf-8")
 pairs = ("--dataset", "null", "--test_files", "commands.txt", "actions.txt")
 run(str(scripts / "seqloom-evaluate"), FOLDER, *pairs, "--split", "test", "--output_dir", "scores")
 expect(Path("scores", "scores.json").is_file(), "two pairs are scored")
 
-lines = run(str(scripts / "seqloom"), "translate", FOLDER, text=Path("commands.txt").read_text(encoding="utf-8")).splitlines()
+lines = run(str(scripts / "seqloom"), "translate", FOLDER, text=commands).splitlines()
 expect(len(lines) == 2, "two lines in, two lines out")
 
 origin = run(*python, "import seqloom\n" + LOAD).strip()
