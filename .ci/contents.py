@@ -1,7 +1,7 @@
 """contents.py WHEEL OTHER: does a wheel hold the package's sources, all of them and nothing else, and OTHER the same?
 
-Packages are listed by hand in setup.cfg, since their folders lie in four places, which `find:` cannot follow. One that was
-forgotten is missed here, rather than by whoever installs the wheel.
+Packages are listed by hand in setup.cfg, since their folders lie in four places, which `find:` cannot follow. One that
+was forgotten is missed here, rather than by whoever installs the wheel.
 """
 
 import sys
