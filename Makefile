@@ -43,4 +43,4 @@ format: $(VENV)/installed
 	$(VENV)/bin/ruff format
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) build dist *.egg-info
