@@ -322,7 +322,7 @@ class TestRefusals:
     def test_words_of_the_command_line(self, capsys):
         assert main([]) == 2
         assert main(["--help"]) == 0
-        assert capsys.readouterr().out.count("usage: evaluate.py") == 2
+        assert capsys.readouterr().out.count("usage: seqloom evaluate MODEL") == 2
         for words in (["--overwrite"], ["--split", "test"]):
             assert main(words) == 1
             assert capsys.readouterr().err.startswith("error: the model comes first")

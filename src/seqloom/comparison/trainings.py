@@ -1,4 +1,4 @@
-"""Models trained for a comparison: each as by ``seqloom train``, in a process of its own, so that none disturbs another."""
+"""Models trained for a comparison, by ``seqloom train`` in processes of their own: so none disturbs another."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-
 PARENT = "SEQLOOM_PARENT"
 """Environment variable: the number of the process that a training ends with."""
 
