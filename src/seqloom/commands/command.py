@@ -77,7 +77,7 @@ def shown_alone(field: dataclasses.Field, hint: Any) -> str:
 def shown(name: str, hint: Any) -> str:
     """``--dry_run``, ``--seeds N ...``, ``--resume [auto]``"""
     kind, choices, is_list = _kind(hint)
-    value = "|".join(choices) if 0 < len(choices) < 5 else {int: "N", Path: "PATH"}.get(kind, "NAME")
+    value = "|".join(choices) if 0 < len(choices) < 5 else {int: "N", Path: "PATH", str: "TEXT"}.get(kind, "NAME")
     value = f"[{value}]" if kind is bool and choices else value
     return f"--{name}" if hint is bool else f"--{name} {value}{' ...' if is_list else ''}"
 
@@ -103,7 +103,7 @@ def parse(command: type[Command], argv: Sequence[str]) -> Command:
     Raises:
         ValueError: A word is unknown, missing or one too many, or a value is none.
     """
-    alone, options = fields_of(command)
+    _, options = fields_of(command)
     words: list[str] = []
     given: dict[str, list[str]] = {}
     overrides: list[str] = []
