@@ -59,12 +59,16 @@ def fields_of(command: type[Command]) -> tuple[dict[str, tuple[dataclasses.Field
 
 def usage(command: type[Command]) -> str:
     """Everything that it takes, in a line."""
+    return " ".join(usage_parts(command))
+
+
+def usage_parts(command: type[Command]) -> list[str]:
+    """What stays together where the line is broken."""
     alone, options = fields_of(command)
     words = [shown_alone(f, hint) for f, hint in alone.values()]
-    words += ["[--key value ...]"] if command.settings else []
-    return " ".join(
-        ["usage: seqloom", command.name, *words, *(f"[{shown(name, hint)}]" for name, (_, hint) in options.items())]
-    )
+    keys = ["[--key value ...]"] if command.settings else []
+    optional = [f"[{shown(name, hint)}]" for name, (_, hint) in options.items()]
+    return [f"usage: seqloom {command.name}", *words, *keys, *optional]
 
 
 def shown_alone(field: dataclasses.Field, hint: Any) -> str:

@@ -16,14 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from seqloom.commands.command import Command, choices_of, fields_of, shown, shown_alone, usage
+from seqloom.commands.command import Command, choices_of, fields_of, shown, shown_alone, usage_parts
 from seqloom.settings.schema import DERIVED, MixSettings, Settings
 from seqloom.settings.typed import field_types, kind
 from seqloom.support.wording import listing
 
 COLUMN = 26
 """Where meanings begin."""
-KEYS = "[--key value ...]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,8 +203,8 @@ def _default(value: Any) -> str:
 
 
 def _usage(command: type[Command]) -> str:
-    first, *rest = re.findall(r"\[.*?\]+(?= \[|$)|[^\[]+(?= )", usage(command))
-    lines, indent = [first], " " * len("usage: ")
+    first, *rest = usage_parts(command)
+    lines, indent = [first], " " * len("usage:")
     for word in rest:
         if len(lines[-1]) + 1 + len(word) > _width():
             lines.append(indent)
