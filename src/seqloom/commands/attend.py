@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import east_asian_width
@@ -107,7 +108,7 @@ class Attend(Command):
                 print(alignment_table(found, **choice), end="\n\n")
         for file, found in zip(images, every, strict=False):
             figure = overview(found, what=self.what, font=self.font and str(self.font), **choice)
-            write_aside(file, lambda aside, figure=figure: save_png(figure, aside))
+            write_aside(file, partial(save_png, figure))
         if page is not None:
             text = attention_page(every, what=self.what, title=Path(self.model).name, **choice)
             write_aside(page, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -28,6 +28,7 @@ class Compare(Command):
     name = "compare"
     needs = "nothing to compare is given"
     settings = Settings
+    sections = ("model", "data", "tokenizer", "training", "generation", "evaluation")
     interrupted = "ended at once; --resume goes on with what is done."
     examples = """
         seqloom compare configs/scan-rnn.yaml configs/scan-transformer.yaml

@@ -18,7 +18,7 @@ from typing import Any
 
 from seqloom.commands.command import Command, choices_of, fields_of, shown, shown_alone, usage_parts
 from seqloom.settings.schema import DERIVED, MixSettings, Settings
-from seqloom.settings.typed import field_types, kind
+from seqloom.settings.typed import field_types, is_section, kind
 from seqloom.support.wording import listing
 
 COLUMN = 26
@@ -59,7 +59,7 @@ def summary(command: type[Command]) -> str:
 def describe(command: type[Command]) -> str:
     """Everything that a command takes."""
     docs, (alone, options) = docstrings(command), fields_of(command)
-    parts = [_usage(command), "\n\n".join(map(_wrap, inspect.getdoc(command).split("\n\n")))]
+    parts = [_usage(command), "\n\n".join(map(_wrap, (inspect.getdoc(command) or "").split("\n\n")))]
     if alone:
         parts.append("\n".join(_entry(shown_alone(f, hint), docs[name]) for name, (f, hint) in alone.items()))
     if options:
@@ -87,7 +87,7 @@ def describe(command: type[Command]) -> str:
 
 
 def about(command: type[Command]) -> str:
-    return inspect.getdoc(command).partition("\n")[0]
+    return (inspect.getdoc(command) or "").partition("\n")[0]
 
 
 def known_keys(command: type[Command]) -> set[str]:
@@ -101,15 +101,15 @@ def sections_of(command: type[Command], every: bool = False) -> list[Section]:
     if command.settings is None:
         return []
     fields = field_types(command.settings)
-    own = {f.name for f, hint in fields if not dataclasses.is_dataclass(hint)}
-    homes = [f.name for _, hint in fields if dataclasses.is_dataclass(hint) for f in dataclasses.fields(hint)]
+    own = {f.name for f, hint in fields if not is_section(hint)}
+    homes = [f.name for _, hint in fields if is_section(hint) for f in dataclasses.fields(hint)]
     twice = {name for name in homes if homes.count(name) > 1 or name in own or name in fields_of(command)[1]}
     wanted = [(f, hint) for f, hint in fields if every or not command.sections or f.name in command.sections]
     docs = docstrings(command.settings)
-    top = [key for key in keys_of(command.settings) if key.name in own - {"model"} & {f.name for f, _ in wanted}]
+    top = [key for key in keys_of(command.settings) if key.name in {f.name for f, _ in wanted} - {"model"}]
     found = [Section("outside of sections", "", [_spelt(key, "") for key in top])] if top else []
     for f, hint in wanted:
-        if dataclasses.is_dataclass(hint):
+        if is_section(hint):
             keys = [_spelt(key, f.name if key.name in twice else "") for key in keys_of(hint)]
             found.append(Section(f.name, docs_of(hint) if command.settings is Settings else docs[f.name], keys))
         if f.name == "model":
@@ -129,7 +129,7 @@ def keys_of(cls: type) -> list[Key]:
     docs, keys = docstrings(cls), []
     for f, hint in field_types(cls):
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        if not dataclasses.is_dataclass(hint):
+        if not is_section(hint):
             keys.append(Key(f.name, kind(hint), _default(default), docs[f.name]))
     return keys
 
@@ -137,24 +137,26 @@ def keys_of(cls: type) -> list[Key]:
 @cache
 def families() -> dict[str, list[Key]]:
     """The fields of every family's config by its ``model_type``, read from the sources."""
+    spec = importlib.util.find_spec("seqloom.modeling")
+    folders = spec.submodule_search_locations if spec else None
     found = {}
-    (folder,) = importlib.util.find_spec("seqloom.modeling").submodule_search_locations
-    for path in sorted(Path(folder).glob("configuration_*.py")):
+    for path in sorted(path for folder in folders or () for path in Path(folder).glob("configuration_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                meanings, keys, name = _arguments(ast.get_docstring(node)), [], path.stem
-                for line in node.body:
-                    if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "model_type":
-                        name = ast.literal_eval(line.value)
-                    if (
-                        isinstance(line, ast.AnnAssign)
-                        and (key := ast.unparse(line.target)) in meanings.keys() - DERIVED
-                    ):
-                        parts = ast.unparse(line.annotation).replace("float | int", "float").split(" | ")
-                        kinds = " or ".join("null" if part == "None" else part for part in parts)
-                        keys.append(Key(key, kinds, _default(ast.literal_eval(line.value)), meanings[key]))
-                found[name] = keys
+            for line in node.body if isinstance(node, ast.ClassDef) else ():
+                if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "model_type":
+                    found[ast.literal_eval(line.value)] = _config_keys(node)
     return found
+
+
+def _config_keys(config: ast.ClassDef) -> list[Key]:
+    """The fields that its docstring explains, but those that follow from other settings."""
+    meanings, keys = _arguments(ast.get_docstring(config)), []
+    for line in config.body:
+        if isinstance(line, ast.AnnAssign) and line.value and (name := ast.unparse(line.target)) in meanings:
+            kinds = ast.unparse(line.annotation).replace("float | int", "float").split(" | ")
+            kinds = ["null" if one == "None" else one for one in kinds]
+            keys.append(Key(name, " or ".join(kinds), _default(ast.literal_eval(line.value)), meanings[name]))
+    return [key for key in keys if key.name not in DERIVED]
 
 
 def _arguments(doc: str | None) -> dict[str, str]:
@@ -164,14 +166,11 @@ def _arguments(doc: str | None) -> dict[str, str]:
     return {name: _plain(meaning) for names, meaning in entries for name in names.split(", ")}
 
 
-@cache
 def docstrings(cls: type) -> dict[str, str]:
     """The docstring below each field of a class, in one line."""
-    body = _node(cls).body
-    pairs = itertools.pairwise(body)
     return {
-        ast.unparse(field.target): _plain(after.value.value)
-        for field, after in pairs
+        ast.unparse(field.target): _plain(str(after.value.value))
+        for field, after in itertools.pairwise(_node(cls).body)
         if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
     }
 
@@ -181,8 +180,14 @@ def docs_of(cls: type) -> str:
 
 
 def _node(cls: type) -> ast.ClassDef:
-    tree = ast.parse(inspect.getsource(sys.modules[cls.__module__]))
-    return next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
+    return next(
+        node for node in _tree(cls.__module__).body if isinstance(node, ast.ClassDef) and node.name == cls.__name__
+    )
+
+
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(inspect.getsource(sys.modules[module]))
 
 
 def _spelt(key: Key, section: str) -> Key:

@@ -50,12 +50,11 @@ def sentences() -> tuple[type[Exception], ...]:
 def check_keys(command: type[Command], overrides: Sequence[str]) -> None:
     """Refuses a word that looks like a misspelt option; the settings refuse what is no key of theirs."""
     own = {f"--{name}" for name in fields_of(command)[1]}
+    known = own | {f"--{key}" for key in known_keys(command)}
     for word in overrides:
         name = word.partition("=")[0]
-        if name.startswith("--") and "." not in name:
-            known = own | {f"--{key}" for key in known_keys(command)}
-            if name not in known and nearest(name, known) in own:
-                raise ValueError(unknown(name, known))
+        if name.startswith("--") and "." not in name and name not in known and nearest(name, known) in own:
+            raise ValueError(unknown(name, known))
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:

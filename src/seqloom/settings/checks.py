@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from seqloom.settings.schema import DERIVED, DataSettings, HubSettings, MixSettings, ScoringSettings, Settings
 from seqloom.support.wording import listing, unknown
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
-def model_config_class(model_type: str | None):
+
+def model_config_class(model_type: str | None) -> type[PreTrainedConfig]:
     """The config class of a ``model_type`` of seqloom's."""
     from seqloom.modeling import CONFIG_CLASSES
 

@@ -14,7 +14,7 @@ import yaml
 
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, ScoringSettings, Settings
-from seqloom.settings.typed import build, field_types, from_words
+from seqloom.settings.typed import build, field_types, from_words, is_section
 from seqloom.support.wording import unknown
 
 
@@ -100,9 +100,7 @@ def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
         section, _, rest = key.partition(".")
         return (section, *rest.split(".")) if section == "evaluation" else (section, rest)
     sections = {
-        f.name: {inner.name for inner in dataclasses.fields(hint)}
-        for f, hint in field_types(cls)
-        if dataclasses.is_dataclass(hint)
+        f.name: {inner.name for inner in dataclasses.fields(hint)} for f, hint in field_types(cls) if is_section(hint)
     }
     if cls is Settings and isinstance(raw.get("model"), dict):
         sections["model"] = {"model_type"} | model_fields(raw["model"].get("model_type")) - DERIVED
@@ -123,9 +121,7 @@ def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
 def _set(raw: dict[str, Any], keys: tuple[str, ...], words: Sequence[str], cls: type) -> None:
     hint: Any = cls
     for key in keys:  # what no field is named stays Any; `build` says so
-        hint = (
-            {f.name: inner for f, inner in field_types(hint)}.get(key, Any) if dataclasses.is_dataclass(hint) else Any
-        )
+        hint = {f.name: inner for f, inner in field_types(hint)}.get(key, Any) if is_section(hint) else Any
     for position, key in enumerate(keys[:-1], start=1):
         if raw.get(key) is None:
             raw[key] = {}

@@ -7,19 +7,27 @@ import math
 import types
 import typing
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import yaml
 
 from seqloom.support.wording import listing, unknown
 
+T = TypeVar("T")
 
-def field_types(cls: type) -> list[tuple[dataclasses.Field, Any]]:
+
+def field_types(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    """The fields of a dataclass, with their types."""
     hints = typing.get_type_hints(cls)
     return [(f, hints[f.name]) for f in dataclasses.fields(cls)]
 
 
-def build(cls: type, raw: Any, where: str):
+def is_section(hint: Any) -> TypeGuard[type]:
+    """Whether a field of this type is a section of fields."""
+    return dataclasses.is_dataclass(hint)
+
+
+def build(cls: type[T], raw: Any, where: str) -> T:
     """A settings dataclass from plain values; every key known, every value of its field's type."""
     if not isinstance(raw, dict):
         raise ValueError(f"{where or 'the configuration'} must be a section of key: value lines, not {raw!r}.")
@@ -30,8 +38,8 @@ def build(cls: type, raw: Any, where: str):
         if key not in hints:
             raise ValueError(unknown(name, [f"{where}.{known}" if where else known for known in hints]))
         hint = hints[key]
-        values[key] = build(hint, value or {}, name) if dataclasses.is_dataclass(hint) else typed(hint, value, name)
-    for f in dataclasses.fields(cls):
+        values[key] = build(hint, value or {}, name) if is_section(hint) else typed(hint, value, name)
+    for f, _ in field_types(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.name not in values:
             if remedy := f.metadata.get("missing"):
@@ -55,10 +63,10 @@ def typed(hint: Any, value: Any, name: str) -> Any:
             raise ValueError(f"{name} is {value!r}; allowed are {listing(allowed)}.")
         if origin is list:
             (inner,) = typing.get_args(option)
-            if dataclasses.is_dataclass(inner) and isinstance(value, list | dict):
+            if is_section(inner) and isinstance(value, list | dict):
                 entries = value if isinstance(value, list) else [value]
                 return [build(inner, entry, f"{name}[{number}]") for number, entry in enumerate(entries)]
-            if dataclasses.is_dataclass(inner):
+            if is_section(inner):
                 break
             return [typed(inner, item, name) for item in (value if isinstance(value, list) else [value])]
         if origin is dict and isinstance(value, dict):
@@ -87,7 +95,7 @@ def kind(hint: Any) -> str:
         return "|".join(map(str, typing.get_args(hint)))
     if origin is list:
         inner = typing.get_args(hint)[0]
-        return "list of sections" if dataclasses.is_dataclass(inner) else f"list of {kind(inner)}"
+        return "list of sections" if is_section(inner) else f"list of {kind(inner)}"
     if origin is dict:
         return "dict"
     return "null" if hint is type(None) else hint.__name__
