@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from helpers.runs import configure, write_pairs
 
 from seqloom.__main__ import COMMANDS, main
 from seqloom.attention.attend import WHAT
@@ -227,6 +228,26 @@ def raiser(error):
         raise error
 
     return run
+
+
+@pytest.mark.slow
+def test_launched(tmp_path):
+    """As many will start it: two processes, whose words are said once."""
+    pairs = {name: write_pairs(tmp_path, name, 40) for name in ("few", "validation", "test")}
+    config = configure(tmp_path, pairs)
+
+    def launched(*words: str) -> subprocess.CompletedProcess:
+        launch = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu-2-processes.yaml"]
+        command = [sys.executable, *launch, "train.py", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    done = launched(config, "--max_steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training data: ") == 1
+    assert (tmp_path / "run" / "record.json").is_file()
+    done = launched(config)
+    assert done.returncode == 1
+    assert done.stderr.count("error: the output folder") == 1
 
 
 class TestHelp:

@@ -142,10 +142,16 @@ def families() -> dict[str, list[Key]]:
     found = {}
     for path in sorted(path for folder in folders or () for path in Path(folder).glob("configuration_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            for line in node.body if isinstance(node, ast.ClassDef) else ():
-                if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "model_type":
-                    found[ast.literal_eval(line.value)] = _config_keys(node)
+            if isinstance(node, ast.ClassDef) and (family := _model_type(node)):
+                found[family] = _config_keys(node)
     return found
+
+
+def _model_type(config: ast.ClassDef) -> str | None:
+    for line in config.body:
+        if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "model_type":
+            return ast.literal_eval(line.value)
+    return None
 
 
 def _config_keys(config: ast.ClassDef) -> list[Key]:
