@@ -101,7 +101,7 @@ def stop(run: Run, number: int) -> NoReturn:
     raise Stopped(
         number,
         f"stopped by {signal.Signals(number).name} after {run.progress.step:,} updates; go on with: "
-        f"train.py {run.folder / run_folder.SETTINGS} --resume",
+        f"seqloom train {run.folder / run_folder.SETTINGS} --resume",
     )
 
 
