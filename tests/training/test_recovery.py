@@ -186,7 +186,7 @@ class TestMemory:
 RUNS = """
 import json, sys
 from accelerate import Accelerator
-from seqloom.training import main
+from seqloom.commands.train import main
 
 end_training, Accelerator.end_training = Accelerator.end_training, lambda accelerator: None
 for command in json.loads(sys.argv[1]):
@@ -309,7 +309,7 @@ def test_odd_locale_and_clock(tmp_path):
     code = (
         "import sys, time, random\n"
         "time.time = lambda: random.choice([0.0, 4e9, -1.0])\n"
-        "from seqloom.training import main\n"
+        "from seqloom.commands.train import main\n"
         f"sys.exit(main([{config!r}]))\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHONUTF8"))}

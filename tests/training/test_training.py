@@ -658,7 +658,7 @@ class TestRefusals:
 TWO_RUNS = """
 import sys
 from accelerate import Accelerator
-from seqloom.training import main
+from seqloom.commands.train import main
 
 first, second = sys.argv[1:]
 end_training = Accelerator.end_training
