@@ -8,11 +8,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from helpers.scores import statistics
 from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.significance import PairedTest
 
 from seqloom.scoring import metrics, significance
-from seqloom.scoring.metrics import statistics
 from seqloom.scoring.significance import Statistics, compare_systems, holm, mcnemar
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "run", "far"]
