@@ -514,7 +514,7 @@ def check_attention_functions():
 
 @leans_on(
     "module", "transformers", "transformers.utils | transformers.utils.generic | transformers.utils.output_capturing",
-    "modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq",
+    "cells_rnn_seq2seq modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq",
     "the decorators of every model in transformers: tuples, the config's defaults, hidden states",
 )  # fmt: skip
 def check_decorators():

@@ -1,59 +1,27 @@
-"""Texts in, texts out: `translate`, `stream`, the pipeline and the command give what the model gives one by one."""
+"""Texts in, texts out: `translate` and `stream` give what the model gives one by one."""
 
-import io
 import itertools
-import json
-import os
-import random
-import subprocess
-import sys
 
 import pytest
 import torch
+from helpers.letters import LETTERS, OPTIONS, SAMPLING, alone, make_tokenizer, texts
 from helpers.tiny import RNNS, tiny
-from transformers import GenerationConfig, MarianConfig, MarianMTModel, pipeline
+from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
-import seqloom
 from seqloom import Hypothesis, stream, translate
-from seqloom.__main__ import main
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.settings.schema import TokenizerSettings
 
-LETTERS = "abcdefghijklmnop"  # with the four special tokens the 20 entries of the tiny models
 FAMILIES = ["lstm-luong", "rnn-bahdanau", "gru", "post-norm", "rotary-swiglu-pre-norm"]
+
+
 WITHOUT_ATTENTION = {name for name, fields in RNNS.items() if fields.get("attention") == "none"}
-OPTIONS = {"max_new_tokens": 8}
-# Outputs of all lengths: by themselves, untrained models end at once or never.
-SAMPLING = {
-    **OPTIONS,
-    "do_sample": True,
-    "top_k": 0,
-    "temperature": 3.0,
-    "sequence_bias": [[[2], 2.0]],
-    "suppress_tokens": [0, 1, 3],
-}
-
-
-def make_tokenizer(shared: bool = True):
-    settings = TokenizerSettings(kind="char", vocab_size=23, shared=shared)
-    return train_tokenizer([LETTERS], [LETTERS if shared else LETTERS.upper() + "QRS"], settings)
-
-
-def texts(count: int, longest: int = 9) -> list[str]:
-    words = random.Random(count)
-    return ["".join(words.choices(LETTERS, k=words.randint(1, longest))) for _ in range(count)]
 
 
 @pytest.fixture(params=FAMILIES)
 def pair(request):
     """A model and its tokenizer."""
     return tiny(request.param), make_tokenizer()
-
-
-def alone(model, tokenizer, source: str, **options) -> list[str]:
-    inputs = tokenizer([source], return_tensors="pt")
-    outputs = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], **OPTIONS | options)
-    return tokenizer.batch_decode(outputs, skip_special_tokens=True)
 
 
 class TestTranslate:
@@ -287,100 +255,3 @@ class TestStream:
     def test_refuses_beams(self):
         with pytest.raises(ValueError, match=r"num_beams is 4, but an output can only be streamed with one beam"):
             stream(tiny("gru"), make_tokenizer(), "abc", num_beams=4)
-
-
-class TestPipeline:
-    @pytest.fixture(params=["lstm-luong", "post-norm"])
-    def folder(self, request, tmp_path):
-        model, tokenizer = tiny(request.param), make_tokenizer()
-        model.generation_config.max_new_tokens = 8
-        model.save_pretrained(tmp_path)
-        tokenizer.save_pretrained(tmp_path)
-        return tmp_path
-
-    def test_texts(self, folder):
-        pipe = pipeline("seq2seq-generation", model=str(folder))
-        assert isinstance(pipe, seqloom.Seq2SeqPipeline)
-        sources = texts(6)
-        expected = [
-            [{"generated_text": text} for text in alone(pipe.model, pipe.tokenizer, source)] for source in sources
-        ]
-        assert pipe(sources[0]) == expected[0]
-        assert pipe(sources) == expected
-        assert pipe(sources, batch_size=4) == expected  # padding changes nothing
-        assert list(pipe(source for source in sources)) == expected
-
-    def test_several_with_scores(self, folder):
-        pipe = pipeline("seq2seq-generation", model=str(folder), **SAMPLING)
-        torch.manual_seed(5)
-        found = pipe(texts(4), num_return_sequences=3, return_scores=True, batch_size=4)
-        lengths = set()
-        for source, results in zip(texts(4), found, strict=True):
-            assert len(results) == 3
-            for result in results:
-                text, score = result.values()
-                lengths.add(len(text))
-                labels = pipe.tokenizer(text_target=text, return_tensors="pt")["input_ids"]
-                labels = labels if len(text) < 8 else labels[:, :-1]  # it was cut before its end
-                loss = pipe.model(**pipe.tokenizer(source, return_tensors="pt"), labels=labels).loss.item()
-                assert score == pytest.approx(-loss * labels.numel(), abs=1e-3)
-        assert len(lengths) > 2
-
-    def test_refuses_what_is_no_text(self, folder):
-        with pytest.raises(ValueError, match="takes a text, a list or a generator of texts, not 3"):
-            pipeline("seq2seq-generation", model=str(folder))(3)
-
-    def test_travels(self, folder, tmp_path):
-        """A folder names the pipeline for those without seqloom; whoever has seqloom is not asked for trust."""
-        pipe = pipeline("seq2seq-generation", model=str(folder))
-        pipe.save_pretrained(tmp_path / "again")
-        for place in (folder, tmp_path / "again"):
-            config = json.loads((place / "config.json").read_text())
-            (task,) = config["custom_pipelines"].values()
-            assert task["impl"] == "pipeline_seq2seq.Seq2SeqPipeline"
-            assert (place / "pipeline_seq2seq.py").is_file()
-        assert not hasattr(pipe.model.config, "custom_pipelines")
-        assert pipeline("seq2seq-generation", model=str(tmp_path / "again"))("ab") == pipe("ab")
-
-
-class TestCommand:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        model = tiny("lstm-luong")
-        model.generation_config.max_new_tokens = 8
-        model.save_pretrained(tmp_path)
-        make_tokenizer().save_pretrained(tmp_path)
-        return tmp_path
-
-    def test_lines(self, folder, monkeypatch, capsys):
-        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{text}\n" for text in texts(5))))
-        assert main(["translate", str(folder), "--num_beams", "2"]) == 0
-        expected = [alone(tiny("lstm-luong"), make_tokenizer(), text, num_beams=2)[0] for text in texts(5)]
-        assert capsys.readouterr().out.split("\n") == [*expected, ""]
-
-    @pytest.mark.slow
-    def test_lines_end_with_line_feeds_alone(self, folder):
-        """One output a line; what is no UTF-8 is refused; a reader who leaves early is no error."""
-        command = [sys.executable, "-m", "seqloom", "translate", str(folder)]
-
-        def translated(data: bytes, **options):
-            return subprocess.run(command, input=data, capture_output=True, check=False, **options)
-
-        done = translated("ab\rc\nd\u2028e\n".encode(), env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"})
-        assert done.returncode == 0, done.stderr
-        assert len(done.stdout.split(b"\n")) == 3
-        assert b"Loading weights" not in done.stderr
-        done = translated(b"ab\n\xff\n")
-        assert done.returncode == 1
-        assert b"error: the input is not UTF-8" in done.stderr
-
-    def test_refuses(self, folder, capsys):
-        assert main(["translate", str(folder), "--nonsense", "2"]) == 1
-        assert "--nonsense is unknown" in capsys.readouterr().err
-        assert main(["translate", str(folder / "none")]) == 1
-        assert "there is no folder" in capsys.readouterr().err
-        assert main(["translate"]) == 2
-        assert main(["transalte"]) == 2
-        assert "no command of seqloom's" in capsys.readouterr().err
-        assert main(["--help"]) == 0
-        assert "Translates lines of text" in capsys.readouterr().out
