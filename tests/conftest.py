@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 
 HOME = tempfile.mkdtemp(prefix="seqloom-tests-")
@@ -10,12 +11,16 @@ for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE
     del os.environ[name]
 os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": os.path.join(HOME, "datasets"), "HF_HUB_OFFLINE": "1"}
 
+import pytest
+
+pytest.register_assert_rewrite("helpers")
+
 # The Hugging Face libraries read the environment when they are imported.
 import datasets  # noqa: E402
-import pytest  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from helpers.hub_server import Hub  # noqa: E402
+from helpers.runs import write_pairs  # noqa: E402
 from helpers.tiny import RNNS, TRANSFORMERS, tiny  # noqa: E402
 
 torch.set_num_threads(1)
@@ -53,6 +58,28 @@ def fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     datasets.enable_progress_bars()
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """Pairs of files of a run's splits: training data large enough to learn the task from, and a handful for all else."""
+    folder = tmp_path_factory.mktemp("data")
+    sizes = {"train": 1500, "few": 60, "validation": 51, "test": 31}
+    return {name: write_pairs(folder, name, size) for name, size in sizes.items()}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of two megabytes."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(place)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.fixture

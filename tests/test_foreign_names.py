@@ -691,7 +691,7 @@ def check_logger(caplog, fresh_accelerator):
 
     Accelerator(cpu=True)  # without one, Accelerate's loggers refuse to speak
     weight = torch.ones(3)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger="accelerate.utils.other"):
         clean_state_dict_for_safetensors({"first": weight, "second": weight})
     assert [record.name for record in caplog.records if "shared tensor" in record.getMessage()] == [
         "accelerate.utils.other"
