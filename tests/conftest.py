@@ -6,14 +6,14 @@ import shutil
 import subprocess
 import tempfile
 
+import pytest
+
+pytest.register_assert_rewrite("helpers")  # whose assertions then say what they compared
+
 HOME = tempfile.mkdtemp(prefix="seqloom-tests-")
 for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_", "TRANSFORMERS_CACHE"))]:
     del os.environ[name]
 os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": os.path.join(HOME, "datasets"), "HF_HUB_OFFLINE": "1"}
-
-import pytest
-
-pytest.register_assert_rewrite("helpers")
 
 # The Hugging Face libraries read the environment when they are imported.
 import datasets  # noqa: E402
@@ -62,7 +62,7 @@ def fresh_accelerator():
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """Pairs of files of a run's splits: training data large enough to learn the task from, and a handful for all else."""
+    """The files of a run's splits: training data large enough to learn the task from, and a handful for all else."""
     folder = tmp_path_factory.mktemp("data")
     sizes = {"train": 1500, "few": 60, "validation": 51, "test": 31}
     return {name: write_pairs(folder, name, size) for name, size in sizes.items()}

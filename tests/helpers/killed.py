@@ -7,7 +7,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from helpers.runs import Killed, (
+from helpers.runs import (
+    Killed,
     read_log,
     run,
     same,
