@@ -76,7 +76,7 @@ class TestPlan:
         assert plain(plan_epoch(source, target, settings(seed=1), 2)) == plans[1, 2]
 
     def test_draws_from_no_common_generator(self):
-        """Nor do other processes plan otherwise: test_training.py compares their losses."""
+        """Nor do other processes plan otherwise: training/test_processes.py compares their losses."""
         source, target = lengths(200)
         plans = []
         for seed in (1, 2):
