@@ -1,10 +1,10 @@
 # make demo: train and score an RNN and a Transformer on the built-in task.  make compare: a report on both families,
-# every question asked, within a quarter of an hour.  make test: the tests.
+# every question asked, within a quarter of an hour.  make test: the tests; make test-fast: those of a minute.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo compare test test-faults check resolve package format clean
+.PHONY: demo compare test test-fast test-faults check resolve package format clean
 
 # Installs once; again only when what to install has changed.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ compare: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -q -n auto --dist loadfile
+
+# Without the tests that start processes, train models or take more than a second.
+test-fast: $(VENV)/installed
+	$(RUN) -m pytest -q -n auto -m "not slow and not faults"
 
 # A hundred kills at random moments, some minutes.
 test-faults: $(VENV)/installed

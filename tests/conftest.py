@@ -19,11 +19,22 @@ os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": os.path.join(HOME, "dataset
 import datasets  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
+from helpers import quick  # noqa: E402
 from helpers.hub_server import Hub  # noqa: E402
 from helpers.runs import write_pairs  # noqa: E402
 from helpers.tiny import RNNS, TRANSFORMERS, tiny  # noqa: E402
 
 torch.set_num_threads(1)
+quick.reserve_all()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    quick.enter(item)
+    try:
+        return (yield)
+    finally:
+        quick.leave()
 
 
 @pytest.fixture(autouse=True)

@@ -1,28 +1,25 @@
-"""The house stands as designed: who imports whom, which `evaluate` is meant, what the README tells one to type."""
+"""The house stands as designed: who imports whom, which `evaluate` is meant, where a test lies."""
 
 import ast
 import importlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from helpers.imports import imports
 
 import seqloom
 import seqloom.modeling
-from seqloom.__main__ import COMMANDS
-from seqloom.commands.command import parse
-from seqloom.settings.reading import load_scoring_settings, load_settings
-from seqloom.settings.schema import ScoringSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "modeling").glob("*.py"))
 MODULES = sorted((ROOT / "src" / "seqloom").rglob("*.py"))
-SCRIPTS = [*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py")]
 ROOMS = (
     "__main__", "commands", "comparison", "training", "sharing", "scoring", "attention", "decoding", "data", "settings",
     "run_folder", "figures", "support", "modeling", "version",
@@ -58,15 +55,11 @@ def below(importing: Sequence[str], imported: Sequence[str]) -> bool:
     return order.index(importing[1]) < order.index(imported[1])
 
 
-def imports(code: Path | str) -> list[tuple[str, int, list[str]]]:
-    """Module, level (dots) and names of every import, those inside functions too."""
-    found = []
-    for node in ast.walk(ast.parse(code.read_text(encoding="utf-8") if isinstance(code, Path) else code)):
-        if isinstance(node, ast.Import):
-            found += [(alias.name, 0, []) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            found.append((node.module or "", node.level, [alias.name for alias in node.names]))
-    return found
+def can_fail(node: ast.AST) -> bool:
+    """Whether it asserts, or calls what does by its name."""
+    called = getattr(node, "func", None)
+    name = getattr(called, "attr", getattr(called, "id", ""))
+    return isinstance(node, ast.Assert) or name.startswith(("assert", "check", "close", "refused", "raises", "warns"))
 
 
 def python(code: str, cwd: Path) -> str:
@@ -218,59 +211,32 @@ class TestNames:
         ]
 
 
-READMES = [path for path in sorted(ROOT.glob("README*.md")) if path.stat().st_size]
+class TestTests:
+    """A test lies in the room of the file that it tests, and stands on its own."""
 
+    def test_every_folder_is_a_room(self):
+        folders = {
+            path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS if path.name.startswith("test_")
+        }
+        assert folders <= {".", *ROOMS}
+        others = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if not path.name.startswith("test_")}
+        assert others <= {"conftest.py", "helpers", *folders}
 
-def commands(path: Path) -> list[list[str]]:
-    """The words of every command in a README's blocks of code, continuation lines joined."""
-    blocks = re.findall(r"```(\w*)\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = (
-        "\n".join(block for language, block in blocks if language in ("", "bash", "sh"))
-        .replace("\\\n", " ")
-        .splitlines()
-    )
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    def test_no_test_is_a_library(self):
+        """What several tests use is a helper or a fixture."""
+        ours = {path.stem for path in TESTS} | {path.relative_to(ROOT / "tests").parts[0] for path in TESTS} | {"tests"}
+        for path in TESTS:
+            for module, level, _ in imports(path):
+                assert level == 0, path
+                assert module.split(".")[0] not in ours - {"helpers"}, f"{path} imports {module}"
 
+    def test_a_file_of_tests_is_soon_read(self):
+        lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in TESTS}
+        assert {name for name, length in lengths.items() if length > 650} == set()
 
-@pytest.mark.skipif(not READMES, reason="there is no README yet")
-@pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
-class TestReadme:
-    """Commands that the README gives are commands that there are."""
-
-    def test_targets_of_make(self, path):
-        asked = {words[1] for words in commands(path) if words[0] == "make"}
-        asked |= set(re.findall(r"`make (\w+)`", path.read_text(encoding="utf-8")))
-        assert asked
-        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-        assert asked <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
-
-    def test_commands(self, path, tmp_path):
-        """Commands and configurations exist, their words are understood, and every override is known."""
-        checked = set()
-        for words in commands(path):
-            for word in words:
-                assert not word.startswith("configs/") or (ROOT / word).is_file(), word
-            start = next((place for place, word in enumerate(words) if word in ("seqloom", "train.py")), None)
-            if start is None:
-                continue
-            name, *rest = ["train", *words[start + 1 :]] if words[start] == "train.py" else words[start + 1 :]
-            rest = rest[: rest.index("<")] if "<" in rest else rest
-            call = parse(COMMANDS[name], rest)
-            if call.settings is Settings:
-                configs = [word for word in rest if word.startswith("configs/")] or ["configs/scan-rnn.yaml"]
-                load_settings(ROOT / configs[0], call.overrides)
-            elif call.settings is ScoringSettings:
-                load_scoring_settings(tmp_path, call.overrides)
-            checked.add(name)
-        assert checked >= {"train", "evaluate", "compare", "attend", "push"}
-
-    def test_links(self, path):
-        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):
-            assert (ROOT / link).exists(), link
-
-    def test_code(self, path):
-        blocks = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-        for block in blocks:
-            for module, _, names in imports(block):
-                imported = importlib.import_module(module)
-                assert all(hasattr(imported, name) for name in names)
+    @pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT / "tests")))
+    def test_every_test_can_fail(self, path):
+        """It asserts something, expects an error, or calls a helper whose name says that it does."""
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and path.name.startswith("test_"):
+                assert any(map(can_fail, ast.walk(node))), f"{path.name}: {node.name}"
