@@ -16,6 +16,7 @@ from seqloom.comparison.instruments import budgets, flops, footprint
 from seqloom.comparison.measures import learning_curves, weight
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.figures.style import look
+from seqloom.scoring import metrics
 from seqloom.settings.schema import DataSettings, Settings, TokenizerSettings, TrainingSettings
 
 SOURCE, TARGET = 5, 7

@@ -223,15 +223,15 @@ def _state(result: dict[str, Any]) -> list[str]:
         (False, True): "grow with the output and not with the source",
         (True, True): "grow with the source and with the output (keys and values of both)",
     }
-    of_kinds: dict[tuple[str, bool, bool], list[str]] = {}  # kind, does it grow with the source, with the output
+    of_kinds: dict[tuple[str, tuple[bool, bool]], list[str]] = {}  # kind; growth with the source, with the output
     for name, candidate in result["candidates"].items():
         traits = recorded(candidate)
         if traits.has_cross_attention is not None and traits.has_constant_state is not None:
-            place = (traits.kind, traits.has_cross_attention, not traits.has_constant_state)
-            of_kinds.setdefault(place, []).append(name)
+            growth = (traits.has_cross_attention, not traits.has_constant_state)
+            of_kinds.setdefault((traits.kind, growth), []).append(name)
     order = [*KINDS, *(kind for kind, *_ in of_kinds)]
     sentences = []
-    for (kind, *growth), names in sorted(of_kinds.items(), key=lambda item: order.index(item[0][0])):
+    for (kind, growth), names in sorted(of_kinds.items(), key=lambda item: order.index(item[0][0])):
         cases = []
         for name in names:
             kept = result["candidates"][name]["bytes"]
@@ -245,8 +245,8 @@ def _state(result: dict[str, Any]) -> list[str]:
                 f"source of {lengths[-1]:,}, × {kept['longer_output'] / base:.2f} with an output of {lengths[-1]:,}, × "
                 f"{kept['cache'][str(lengths[-1])] / base:.2f} with both"
             )
-            cases.append((text, grows == (*growth,)))
-        sentences += verdict(f"Kept of a sentence, {kind}: it should {words[*growth]}.", cases)
+            cases.append((text, grows == growth))
+        sentences += verdict(f"Kept of a sentence, {kind}: it should {words[growth]}.", cases)
     return sentences
 
 
