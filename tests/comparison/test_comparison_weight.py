@@ -11,6 +11,7 @@ from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, is_rnn, tiny
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MarianConfig, MarianMTModel, T5Config, T5ForConditionalGeneration
 
+from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments import budgets, flops, footprint
 from seqloom.comparison.measures import learning_curves, weight
@@ -174,7 +175,8 @@ def write_run(folder: Path, rate: float, scores: tuple[float, ...]) -> None:
             log.append({**line, **values, "best": True, "seconds": tokens / rate + wait})
     (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
     plan = {"updates": 12, "target_tokens_per_update": 10.0}
-    record = {"data": {"plan": plan}, "environment": {"hardware": f"machine {folder.name[:2]}"}}
+    record = {name: {} for name in run_folder.RECORDED}
+    record |= {"data": {"plan": plan}, "environment": {"hardware": f"machine {folder.name[:2]}"}}
     (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
 

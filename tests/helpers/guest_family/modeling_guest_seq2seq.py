@@ -109,8 +109,8 @@ class GuestSeq2SeqDecoder(GuestSeq2SeqPreTrainedModel):
             before = (hidden.new_zeros(*hidden.shape[:2], past),) * len(self.layers)
             keys = self.key_proj(memory)  # (batch, source, channels)
         after = []
-        for layer, window in zip(self.layers, before, strict=True):
-            window = torch.cat((window, hidden if is_token is None else hidden * is_token), dim=-1)
+        for layer, past_inputs in zip(self.layers, before, strict=True):
+            window = torch.cat((past_inputs, hidden if is_token is None else hidden * is_token), dim=-1)
             after.append(window[..., -past:])
             hidden = layer(window, past)
         if cache is not None:
