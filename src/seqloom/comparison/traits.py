@@ -77,9 +77,17 @@ def traits_of(config: PreTrainedConfig) -> Traits:
         return Traits(name, name)
     parts = [getattr(config, side, None) for side in ("encoder", "decoder")]
     sides = [part if isinstance(part, PreTrainedConfig) else config for part in parts]
-    recurrent, attends = zip(*(_of_side(side) for side in sides), strict=True)
-    keeps = attends[1]
-    return Traits(name, name, *recurrent, *attends, True, None if keeps is None else not keeps)
+    (recurrent_encoder, encoder_attends), (recurrent_decoder, decoder_attends) = map(_of_side, sides)
+    return Traits(
+        name,
+        name,
+        has_recurrent_encoder=recurrent_encoder,
+        has_recurrent_decoder=recurrent_decoder,
+        has_encoder_self_attention=encoder_attends,
+        has_decoder_self_attention=decoder_attends,
+        has_cross_attention=True,
+        has_constant_state=None if decoder_attends is None else not decoder_attends,
+    )
 
 
 def recurrent_recipe(config: PreTrainedConfig) -> dict[str, Any] | None:
