@@ -206,7 +206,13 @@ def _stack(layers: Sequence[torch.Tensor | None] | None) -> torch.Tensor | None:
 
 def _nothing_to_see(model: PreTrainedModel) -> str:
     config = model.config
-    if getattr(config, "attention", None) == "none":
+    attends = getattr(config, "has_cross_attention", None)  # None: a config of another make
+    if attends is False and not config.has_recurrent_decoder:
+        return (
+            f"this model ({config.name_in_words}) does not attend to the source, so there is no map: take one that "
+            "does."
+        )
+    if attends is False:
         return (
             "this model has no attention, so there is no map: all its decoder knows of the source is the encoder's "
             f"last state ({config.hidden_size} numbers a layer, however long the sentence is); train one with "

@@ -26,6 +26,7 @@ from seqloom.scoring.score import decoding_of, load_split, score_model, scores_f
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
+from seqloom.support.wording import p_value, with_interval
 
 
 def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
@@ -246,9 +247,9 @@ def comparison_text(results: dict[str, Any]) -> str:
         rows.append(
             (
                 name,
-                *map(_with_interval, result["scores"], result["intervals"]),
-                _with_interval(result["difference"], tests.get("interval"), sign="+"),
-                *(_p(tests.get(f"p_{test}")) for test in ("bootstrap", "randomisation", "exact")),
+                *map(with_interval, result["scores"], result["intervals"]),
+                with_interval(result["difference"], tests.get("interval"), sign="+"),
+                *(p_value(tests.get(f"p_{test}")) for test in ("bootstrap", "randomisation", "exact")),
             )
         )
         verdicts.append(f"{name}: {_verdict(tests)}")
@@ -262,20 +263,11 @@ def comparison_text(results: dict[str, Any]) -> str:
     return "\n".join(lines + ([f"the results are in {results['file']}"] if "file" in results else []))
 
 
-def _with_interval(value: float, low_high: Sequence[float] | None, sign: str = "") -> str:
-    bounds = f" [{low_high[0]:{sign}.2f}, {low_high[1]:{sign}.2f}]" if low_high else ""
-    return f"{value:{sign}.2f}{bounds}"
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _verdict(tests: dict[str, Any]) -> str:
     if not tests:
         return "not tested, since a metric of the Hub does not tell what its score is made of."
     sentences = f"{tests['wins']:,} sentences better in A, {tests['losses']:,} in B, {tests['ties']:,} the same"
-    p = _p(tests["p"])
+    p = p_value(tests["p"])
     decided = f"{'p' if p.startswith('<') else 'p ='} {p}, {tests['test']}; {sentences}"
     if tests["better"] is None:
         return f"no difference was found at p < {significance.LEVEL:g} ({decided})."

@@ -13,9 +13,10 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import load_tokenizer, target_tokenizer
+from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.privacy import last_part
 
 LISTED = 6
@@ -44,6 +45,21 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     if len(frozen) == len(list(model.parameters())):
         raise ValueError(f"training.freeze is {list(patterns)}, which leaves nothing to train: take some out.")
     return frozen
+
+
+def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> PreTrainedModel:
+    """A model of random weights as a training begins with: its attention, what is frozen, what is computed twice.
+
+    Raises:
+        ValueError: As for `freeze`.
+    """
+    attention = training.attn_implementation
+    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
+    freeze(model, training.freeze)
+    if training.gradient_checkpointing:
+        # The older transformers have the second name alone; in the newer ones it warns.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    return model
 
 
 @torch.no_grad()

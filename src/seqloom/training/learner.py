@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 
 from seqloom.data.tokenization import check_matches, target_tokenizer
 from seqloom.data.updates import UpdateStream
@@ -17,7 +17,7 @@ from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
 from seqloom.support.console import say
 from seqloom.training.devices import prepare
-from seqloom.training.initialisation import freeze, initialise
+from seqloom.training.initialisation import fresh_model, initialise
 from seqloom.training.material import Material
 from seqloom.training.state import Progress, Run
 
@@ -63,12 +63,7 @@ def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> Pre
         decoder_start_token_id=tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
     )
     check_matches(tokenizer, config)
-    attention = settings.training.attn_implementation
-    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
-    freeze(model, settings.training.freeze)
-    if settings.training.gradient_checkpointing:
-        # The older transformers have the second name alone; in the newer ones it warns.
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    model = fresh_model(config, settings.training)
     generation = settings.generation
     longest = generation.max_new_tokens
     if longest is None:

@@ -34,8 +34,7 @@ def costs(candidate: Candidate) -> dict[str, Any]:
 
     Returns:
         ``source_length`` and ``target_length`` in tokens, the end token included: medians of the test data;
-        ``training_flops`` and ``generation_flops`` a target token; ``parameters``, ``embedding_parameters``;
-        ``is_recurrent``.
+        ``training_flops`` and ``generation_flops`` a target token; ``parameters``, ``embedding_parameters``.
     """
     model, tokenizer = candidate.load()
     source_length, target_length = typical_lengths(candidate, tokenizer)
@@ -46,7 +45,6 @@ def costs(candidate: Candidate) -> dict[str, Any]:
         "training_flops": training_flops(model, source_length, target_length) / target_length,
         "generation_flops": generation_flops(model, source_length, target_length) / target_length,
         **parameters(model),
-        "is_recurrent": any(isinstance(module, nn.RNNBase) for module in model.modules()),
     }
 
 

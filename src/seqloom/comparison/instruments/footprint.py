@@ -29,7 +29,7 @@ from seqloom.comparison.instruments.flops import generate, typical_batch
 from seqloom.modeling import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.machine import keep_freed_memory, peak_memory, synchronise
-from seqloom.training.initialisation import freeze
+from seqloom.training.initialisation import fresh_model
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -86,7 +86,7 @@ def work_here(work: Work) -> Iterator[dict[str, Any]]:
     for kind, times in (("generation", 1), ("training", 3)):  # an optimizer's state is there from the second update on
         if kind == "training":
             keep_freed_memory()  # as a training does
-        model = make_model(config, training, device)
+        model = fresh_model(config, training).to(device)
         forget_peak(device)  # making a model takes more than having it
         step = make_step(kind, work, model, training)
         for _ in range(times):
@@ -102,16 +102,6 @@ def work_here(work: Work) -> Iterator[dict[str, Any]]:
         if energy is not None:
             energy["tokens"] = energy.pop("steps") * work.rows * work.target_length
         yield {"energy": energy}
-
-
-def make_model(config: PreTrainedConfig, training: TrainingSettings, device: torch.device) -> PreTrainedModel:
-    """One of random weights, as a training begins with."""
-    attention = training.attn_implementation
-    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
-    freeze(model, training.freeze)
-    if training.gradient_checkpointing:
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    return model.to(device)
 
 
 def make_step(kind: str, work: Work, model: PreTrainedModel, training: TrainingSettings) -> Callable[[], None]:
@@ -152,9 +142,8 @@ def warm_up(work: Work, config: PreTrainedConfig, training: TrainingSettings, de
     ):  # fmt: skip
         sizes = dataclasses.replace(work, source_length=2, target_length=2, rows=2, decoded_rows=2)
         for kind in ("generation", "training"):
-            make_step(
-                kind, sizes, make_model(small, TrainingSettings(), device), TrainingSettings(optim=training.optim)
-            )()
+            model = fresh_model(small, TrainingSettings()).to(device)
+            make_step(kind, sizes, model, TrainingSettings(optim=training.optim))()
     gc.collect()
     synchronise(device)
 

@@ -10,11 +10,6 @@ from transformers import Cache, CacheLayerMixin, PreTrainedConfig, PreTrainedMod
 
 from seqloom.decoding.translate import GREEDY
 
-KINDS = {
-    "rnn": "recurrent without attention",
-    "rnn with attention": "recurrent with attention",
-    "transformer": "Transformer",
-}
 LIMITS = (
     "max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings",
     "max_source_positions", "max_target_positions",
@@ -32,13 +27,6 @@ def position_limit(config: PreTrainedConfig) -> int | None:
     parts = [config, *(getattr(config, side, None) for side in ("encoder", "decoder"))]
     limits = [getattr(part, name, None) for part in parts if part is not None for name in LIMITS]
     return min((limit for limit in limits if isinstance(limit, int)), default=None)
-
-
-def kind(config: PreTrainedConfig) -> str:
-    """One of `KINDS`; transformers' own encoder-decoders are Transformers."""
-    if config.model_type != "rnn_seq2seq":
-        return "transformer"
-    return "rnn" if config.attention == "none" else "rnn with attention"
 
 
 def writing(model: PreTrainedModel, sources: torch.Tensor, length: int, num_beams: int) -> Callable[[], Any]:

@@ -20,12 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from seqloom.modeling.cells_rnn_seq2seq import CELLS
 from seqloom.modeling.configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from seqloom.modeling.configuration_transformer_seq2seq import TransformerSeq2SeqConfig
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer, RnnSeq2SeqPreTrainedModel
 from seqloom.modeling.modeling_transformer_seq2seq import TransformerSeq2SeqEncoderLayer, TransformerSeq2SeqStack
 
-SYSTEMS = {"rnn": "tanh-RNN", "lstm": "LSTM", "gru": "GRU", "transformer": "Transformer"}
+SYSTEMS = {**{name: CELLS[name].name for name in ("rnn", "lstm", "gru")}, "transformer": "Transformer"}
 NUM_SYMBOLS = 8
 NUM_RECALLED = 3
 """Arjovsky et al. recall ten; three are learnt in hundreds of updates, not in thousands."""
@@ -190,7 +191,7 @@ def train(training: Training) -> tuple[dict[str, Any], RecurrentNetwork | Transf
     return result, network
 
 
-def trained(training: Training, folder: Path) -> RecurrentNetwork | TransformerNetwork:
+def load_or_train(training: Training, folder: Path) -> RecurrentNetwork | TransformerNetwork:
     """The trained network: as `train_and_keep` left it, else trained anew."""
     network = build(training.system, training.task, training.hidden_size, training.seed)
     path = weights_file(training, folder)
@@ -223,7 +224,7 @@ def one_thread() -> Iterator[None]:
 
 
 def train_and_keep(training: Training, folder: Path) -> dict[str, Any]:
-    """Trains, and leaves the weights under the report's folder for `trained`."""
+    """Trains, and leaves the weights under the report's folder for `load_or_train`."""
     with one_thread():
         result, network = train(training)
     path = weights_file(training, folder)

@@ -11,19 +11,18 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from seqloom.comparison.instruments.clock import Series, cpu_share, local_exponent, median_seconds, seconds_of
+from seqloom.comparison.traits import recurrent_recipe
 from seqloom.modeling import (
     RnnSeq2SeqConfig,
     RnnSeq2SeqForConditionalGeneration,
     TransformerSeq2SeqConfig,
     TransformerSeq2SeqForConditionalGeneration,
 )
-from seqloom.sharing.card import CELLS
 from seqloom.support.console import has_terminal
 from seqloom.support.machine import available_cores, cpu_threads
 
 PARTS = {"encoder": "encoder", "decoder": "decoder", "model": "whole model"}
 TRANSFORMER = "Transformer"
-ATTENTIONS = {"none": "no attention", "luong": "Luong attention", "bahdanau": "Bahdanau attention"}
 DEFAULT_WIDTH, LARGEST_WIDTH = 128, 256
 NUM_HEADS = 4
 LARGEST_GIB = 4.0
@@ -36,14 +35,15 @@ def systems(configs: Iterable[PreTrainedConfig]) -> dict[str, dict[str, Any]]:
     Returns:
         Name → fields of `RnnSeq2SeqConfig`; none for the Transformer.
     """
-    recipes = [{"cell_type": "gru", "attention": "none"}, {"cell_type": "gru", "attention": "luong"}]
+    recipes: list[dict[str, Any]] = [
+        {"cell_type": "gru", "attention": "none"},
+        {"cell_type": "gru", "attention": "luong"},
+    ]
     for config in configs:
-        if config.model_type == RnnSeq2SeqConfig.model_type:
-            fed = {"input_feeding": True} if config.input_feeding else {}
-            recipes.append({"cell_type": config.cell_type, "attention": config.attention, **fed})
+        if (recipe := recurrent_recipe(config)) is not None:
+            recipes.append(recipe)
     named = {
-        f"{CELLS[recipe['cell_type']]}, {ATTENTIONS[recipe['attention']]}"
-        + (", input feeding" if "input_feeding" in recipe else ""): recipe
+        RnnSeq2SeqConfig(**recipe).name_in_words + (", input feeding" if "input_feeding" in recipe else ""): recipe
         for recipe in recipes
     }
     return {**named, TRANSFORMER: {}}
