@@ -4,16 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo compare test test-faults check format clean
+.PHONY: demo compare test test-faults check resolve package format clean
 
 # Installs once; again only when what to install has changed.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
-	touch $@
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@.ci/install $(VENV) $(RUN) -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
 
 demo: $(VENV)/installed
-	$(RUN) -m seqloom.commands.demo
+	$(RUN) -m seqloom demo
 
 compare: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) -m seqloom compare configs/scan-rnn-no-attention.yaml configs/scan-rnn.yaml \
@@ -29,10 +29,19 @@ test-faults: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+	$(RUN) -m mypy modeling
+
+# Whether an ordinary pip finds all that an installation needs.
+resolve:
+	PYTHON=$(PYTHON) .ci/resolve
+
+# dist/'s wheel and sdist, and whether the wheel works without a checkout.
+package: $(VENV)/installed
+	PYTHON=$(RUN) .ci/package
 
 format: $(VENV)/installed
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf $(VENV) build dist *.egg-info

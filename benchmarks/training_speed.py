@@ -22,12 +22,13 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, Cache, MarianConfig, PreTrainedModel
 
 from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
-from seqloom.data.batches import IGNORED, collate, plan_epoch
+from seqloom.data.batches import collate, plan_epoch
 from seqloom.data.encoding import encode
 from seqloom.data.pairs import load_pairs
 from seqloom.data.scan import load_scan
 from seqloom.data.updates import UpdateStream
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
+from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.machine import keep_freed_memory

@@ -1,7 +1,9 @@
 """The state of a recurrent decoder as transformers' `generate` wants it: a layer of a `Cache`."""
 
+from typing import Any
+
 import torch
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class RecurrentStateLayer(CacheLayerMixin):
@@ -24,7 +26,13 @@ class RecurrentStateLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing to prepare: the first update brings the shapes."""
 
-    def update(self, tensors: tuple[torch.Tensor | None, ...], keys: torch.Tensor | None, num_steps: int = 1):
+    def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """The form that every layer has, of `store`: in the places of keys and values, the state and the keys."""
+        return self.store(key_states, value_states, *args, **kwargs)
+
+    def store(
+        self, tensors: tuple[torch.Tensor | None, ...], keys: torch.Tensor | None, num_steps: int = 1
+    ) -> tuple[tuple[torch.Tensor | None, ...], torch.Tensor | None]:
         """Takes the state after ``num_steps`` more tokens."""
         if self.record_past:
             assert num_steps == 1, "a recorded state advances token by token"
@@ -74,7 +82,7 @@ class RecurrentStateLayer(CacheLayerMixin):
 
         self.tensors, self.past = chosen(self.tensors), [chosen(tensors) for tensors in self.past]
 
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Every beam takes the state of the one it continues. Beams of one sentence have the same keys: they stay."""
         self._select(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
 
@@ -93,3 +101,20 @@ class RecurrentStateLayer(CacheLayerMixin):
 
     def prefetch(self) -> None:
         """They are where they were."""
+
+
+def state_layer(cache: Cache | None) -> RecurrentStateLayer | None:
+    """Where a cache holds the state; None where there is no cache.
+
+    Raises:
+        ValueError: The cache is of another kind.
+    """
+    if cache is None:
+        return None
+    layer = next(iter(getattr(cache, "layers", ())), None)
+    if not isinstance(layer, RecurrentStateLayer):
+        raise ValueError(
+            f"past_key_values is a {type(cache).__name__} that holds no recurrent state: pass what this model returned "
+            "as past_key_values, or nothing."
+        )
+    return layer

@@ -1,16 +1,17 @@
 """Configuration of the recurrent encoder-decoder: cells, depth, bridge, attention."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-CELLS = ("rnn", "lstm", "gru")
+from .cells_rnn_seq2seq import CELLS
+from .configuration_seq2seq import DERIVED, DerivedInt, Seq2SeqConfig
+
 BRIDGES = ("dense", "copy", "zeros")
-ATTENTIONS = ("none", "bahdanau", "luong")
+ATTENTIONS = {"none": "no attention", "bahdanau": "Bahdanau attention", "luong": "Luong attention"}
 ATTENTION_SCORES = ("general", "dot")
 
 
 @strict
-class RnnSeq2SeqConfig(PreTrainedConfig):
+class RnnSeq2SeqConfig(Seq2SeqConfig):
     """A recurrent encoder-decoder.
 
     Args:
@@ -39,60 +40,30 @@ class RnnSeq2SeqConfig(PreTrainedConfig):
     """
 
     model_type = "rnn_seq2seq"
-    keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {"num_hidden_layers": "encoder_layers"}
 
-    vocab_size: int = 32000
-    decoder_vocab_size: int | None = None
-    share_encoder_decoder_embeddings: bool = True
-    tie_word_embeddings: bool = True
     hidden_size: int = 512
-    embedding_size: int | None = None
-    encoder_layers: int = 2
-    decoder_layers: int = 2
+    embedding_size: DerivedInt = DERIVED
     cell_type: str = "lstm"
     bidirectional: bool = True
     bridge: str = "dense"
     attention: str = "luong"
     attention_score: str = "general"
     input_feeding: bool = False
-    dropout: float | int = 0.1
-    label_smoothing: float | int = 0.0
     init_range: float | int = 0.1
-    use_cache: bool = True
-    is_encoder_decoder: bool = True
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
-    decoder_start_token_id: int | None = 1
 
     def __post_init__(self, **kwargs):
-        if self.decoder_vocab_size is None:
-            self.decoder_vocab_size = self.vocab_size
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
-        self.validate_fields()
-        if not __name__.startswith("transformers_modules."):  # whoever has seqloom has its pipeline
-            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
-    def validate_fields(self):
+    def validate_fields(self) -> None:
         """Refuses fields that contradict each other."""
-        for name in (
-            "vocab_size", "decoder_vocab_size", "hidden_size", "embedding_size", "encoder_layers", "decoder_layers",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be 1 or more.")
-        for name in ("dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 0 and less than 1.")
+        super().validate_fields()
+        self.check_counts("embedding_size")
         if self.init_range <= 0:
             raise ValueError(f"init_range={self.init_range}: it must be more than 0.")
-        for name, allowed in (
-            ("cell_type", CELLS), ("bridge", BRIDGES), ("attention", ATTENTIONS), ("attention_score", ATTENTION_SCORES),
-        ):  # fmt: skip
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}.")
+        self.check_choices(cell_type=CELLS, bridge=BRIDGES, attention=ATTENTIONS, attention_score=ATTENTION_SCORES)
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is odd, but bidirectional=True gives half of it to each direction: "
@@ -108,11 +79,50 @@ class RnnSeq2SeqConfig(PreTrainedConfig):
                 "bridge='zeros' with attention='none' leaves the decoder without the source: "
                 "use bridge='dense' or 'copy', or an attention."
             )
-        if self.share_encoder_decoder_embeddings and self.decoder_vocab_size != self.vocab_size:
-            raise ValueError(
-                f"vocab_size={self.vocab_size} and decoder_vocab_size={self.decoder_vocab_size} differ, but "
-                "share_encoder_decoder_embeddings=True makes them one: set it to False or leave decoder_vocab_size out."
-            )
+
+    @property
+    def name_in_words(self) -> str:
+        """``GRU, Luong attention``, ``LSTM, no attention``."""
+        return f"{CELLS[self.cell_type].name}, {ATTENTIONS[self.attention]}"
+
+    def describe(self) -> str:
+        """Cell, layers, widths, directions, attention."""
+        details = {
+            "none": " (Sutskever et al. 2014)",
+            "bahdanau": "",
+            "luong": f" ({self.attention_score}{', input feeding' * self.input_feeding})",
+        }
+        return (
+            f"{CELLS[self.cell_type].name} encoder-decoder: {self.encoder_layers}+{self.decoder_layers} layers, "
+            f"{self.hidden_size} wide, embeddings {self.embedding_size} wide, "
+            f"{'bidirectional' if self.bidirectional else 'unidirectional'} encoder, "
+            f"{ATTENTIONS[self.attention]}{details[self.attention]}"
+        )
+
+    @property
+    def has_recurrent_encoder(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def has_recurrent_decoder(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def has_encoder_self_attention(self) -> bool:
+        """Never: a step knows the others through the state."""
+        return False
+
+    @property
+    def has_decoder_self_attention(self) -> bool:
+        """Never: a step knows the earlier ones through the state."""
+        return False
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """With either attention."""
+        return self.attention != "none"
 
 
 __all__ = ["RnnSeq2SeqConfig"]

@@ -1,14 +1,15 @@
 """Configuration of the Transformer encoder-decoder; the defaults are the base model of Vaswani et al. 2017."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
 
-ACTIVATIONS = ("relu", "gelu", "swiglu")
+from .configuration_seq2seq import Seq2SeqConfig
+
+ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "swiglu": "SwiGLU"}
 POSITIONS = ("sinusoidal", "rotary")
 
 
 @strict
-class TransformerSeq2SeqConfig(PreTrainedConfig):
+class TransformerSeq2SeqConfig(Seq2SeqConfig):
     """Fields have Marian's names.
 
     Args:
@@ -37,7 +38,6 @@ class TransformerSeq2SeqConfig(PreTrainedConfig):
     """
 
     model_type = "transformer_seq2seq"
-    keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",
@@ -45,9 +45,6 @@ class TransformerSeq2SeqConfig(PreTrainedConfig):
     }
 
     vocab_size: int = 37000
-    decoder_vocab_size: int | None = None
-    share_encoder_decoder_embeddings: bool = True
-    tie_word_embeddings: bool = True
     d_model: int = 512
     encoder_layers: int = 6
     decoder_layers: int = 6
@@ -60,36 +57,14 @@ class TransformerSeq2SeqConfig(PreTrainedConfig):
     position_embedding_type: str = "sinusoidal"
     rope_theta: float | int = 10000.0
     scale_embedding: bool = True
-    dropout: float | int = 0.1
     attention_dropout: float | int = 0.0
     activation_dropout: float | int = 0.0
-    label_smoothing: float | int = 0.0
-    use_cache: bool = True
-    is_encoder_decoder: bool = True
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = 1
-    eos_token_id: int | list[int] | None = 2
-    decoder_start_token_id: int | None = 1
 
-    def __post_init__(self, **kwargs):
-        if self.decoder_vocab_size is None:
-            self.decoder_vocab_size = self.vocab_size
-        self.validate_fields()
-        if not __name__.startswith("transformers_modules."):  # whoever has seqloom has its pipeline
-            kwargs.pop("custom_pipelines", None)
-        super().__post_init__(**kwargs)
-
-    def validate_fields(self):
+    def validate_fields(self) -> None:
         """Refuses fields that contradict each other."""
-        for name in (
-            "vocab_size", "decoder_vocab_size", "d_model", "encoder_layers", "decoder_layers",
-            "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be 1 or more.")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "label_smoothing"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 0 and less than 1.")
+        super().validate_fields()
+        self.check_counts("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim")
+        self.check_shares("attention_dropout", "activation_dropout")
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             heads = getattr(self, name)
             if self.d_model % heads:
@@ -105,14 +80,48 @@ class TransformerSeq2SeqConfig(PreTrainedConfig):
                 )
         if self.d_model % 2:
             raise ValueError(f"d_model={self.d_model} is odd: positions are pairs of sine and cosine; make it even.")
-        for name, allowed in (("activation_function", ACTIVATIONS), ("position_embedding_type", POSITIONS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown: use one of {', '.join(allowed)}.")
-        if self.share_encoder_decoder_embeddings and self.decoder_vocab_size != self.vocab_size:
-            raise ValueError(
-                f"vocab_size={self.vocab_size} and decoder_vocab_size={self.decoder_vocab_size} differ, but "
-                "share_encoder_decoder_embeddings=True makes them one: set it to False or leave decoder_vocab_size out."
-            )
+        self.check_choices(activation_function=ACTIVATIONS, position_embedding_type=POSITIONS)
+
+    @property
+    def name_in_words(self) -> str:
+        """``Transformer``."""
+        return "Transformer"
+
+    def describe(self) -> str:
+        """Layers, widths, heads, activation, norm, positions; what differs between the sides is said of both."""
+        heads = sorted({self.encoder_attention_heads, self.decoder_attention_heads})
+        widths = sorted({self.encoder_ffn_dim, self.decoder_ffn_dim})
+        return (
+            f"Transformer encoder-decoder (Vaswani et al. 2017): {self.encoder_layers}+{self.decoder_layers} layers, "
+            f"{self.d_model} wide, {' and '.join(map(str, heads))} heads, feed-forward networks "
+            f"{' and '.join(map(str, widths))} wide with {ACTIVATIONS[self.activation_function]}, "
+            f"{'pre' if self.normalize_before else 'post'}-norm, {self.position_embedding_type} positions"
+        )
+
+    @property
+    def has_recurrent_encoder(self) -> bool:
+        """Never: all steps are computed at once."""
+        return False
+
+    @property
+    def has_recurrent_decoder(self) -> bool:
+        """Never: a step looks at the earlier ones."""
+        return False
+
+    @property
+    def has_encoder_self_attention(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def has_decoder_self_attention(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def has_cross_attention(self) -> bool:
+        """Always."""
+        return True
 
 
 __all__ = ["TransformerSeq2SeqConfig"]

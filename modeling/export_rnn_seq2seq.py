@@ -3,6 +3,9 @@
 Torch's own kernels are unrolled by the exporter and then fit one length; packed sequences it cannot trace at all.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -22,7 +25,10 @@ def scan_layer(rnn: nn.RNNBase, inputs: torch.Tensor, lengths: torch.Tensor | No
     """
     from torch._higher_order_ops.scan import scan  # here, as only the exporter needs it
 
-    cell = {"RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell}[rnn.mode]
+    cells: dict[str, Callable[..., Any]] = {
+        "RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell,
+    }  # fmt: skip
+    cell = cells[rnn.mode]
     steps = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[:2])
     is_token = steps >= 0 if lengths is None else steps < lengths.to(inputs.device)[:, None]  # (batch, length)
     if not state:  # tensors of their own: the exporter takes one that comes twice for one part of the state

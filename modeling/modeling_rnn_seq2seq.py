@@ -11,10 +11,10 @@ Shapes: batch, source, target (lengths), length (either), layers, hidden, embedd
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -28,12 +28,10 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 from transformers.utils.generic import merge_with_config_defaults
 
-from .cache_rnn_seq2seq import RecurrentStateLayer
+from .cache_rnn_seq2seq import RecurrentStateLayer, state_layer
+from .cells_rnn_seq2seq import CELLS, State
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
-from .export_rnn_seq2seq import scan_layer
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss
-
-State = tuple[torch.Tensor, ...]  # of all layers: hidden, and cell for the LSTM; (batch, layers, hidden) each
 
 
 def take(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -54,9 +52,9 @@ class RnnSeq2SeqLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: RnnSeq2SeqConfig, input_size: int, bidirectional: bool = False):
         super().__init__()
-        cell = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}[config.cell_type]  # nn.RNN is the tanh cell
+        self.cell = CELLS[config.cell_type]
         size = config.hidden_size // 2 if bidirectional else config.hidden_size
-        self.rnn = cell(input_size, size, batch_first=True, bidirectional=bidirectional)
+        self.rnn = self.cell.build(input_size, size, bidirectional)
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor | None = None, *state: torch.Tensor) -> State:
         """(batch, length, input_size) → outputs (batch, length, hidden), then the last state (batch, hidden) each.
@@ -65,18 +63,7 @@ class RnnSeq2SeqLayer(GradientCheckpointingLayer):
             lengths: (batch,), on the CPU: where each sequence ends; None where all end together.
             state: (batch, hidden) each, of a one-directional layer; zeros where not given.
         """
-        if is_torchdynamo_exporting():
-            return scan_layer(self.rnn, inputs, lengths, state)
-        first = tuple(part[None].contiguous() for part in state)
-        first = (first[0] if len(first) == 1 else first) if first else None
-        if lengths is None:
-            outputs, last = self.rnn(inputs, first)
-        else:
-            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            packed, last = self.rnn(packed, first)
-            outputs, _ = pad_packed_sequence(packed, batch_first=True, total_length=inputs.shape[1])
-        last = last if isinstance(last, tuple) else (last,)  # (directions, batch, hidden / directions) each
-        return outputs, *(part.transpose(0, 1).flatten(1) for part in last)
+        return self.cell.run(self.rnn, inputs, lengths, state)
 
 
 class RnnSeq2SeqAttention(nn.Module):
@@ -120,7 +107,7 @@ class RnnSeq2SeqEncoderOutput(BaseModelOutput):
     final_cell: torch.Tensor | None = None
 
     @classmethod
-    def from_any(cls, outputs: BaseModelOutput | tuple) -> "RnnSeq2SeqEncoderOutput":
+    def from_any(cls, outputs: BaseModelOutput | tuple | None) -> "RnnSeq2SeqEncoderOutput":
         """Also from the tuple that ``return_dict=False`` gives."""
         if isinstance(outputs, tuple):
             names = ("last_hidden_state", "final_hidden", "final_cell")
@@ -130,7 +117,7 @@ class RnnSeq2SeqEncoderOutput(BaseModelOutput):
                 "encoder_outputs has no final_hidden: a recurrent decoder starts from the encoder's last state; "
                 "pass what this model's own encoder returned."
             )
-        return outputs
+        return cast("RnnSeq2SeqEncoderOutput", outputs)
 
 
 class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
@@ -144,25 +131,17 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform (Sutskever et al. 2014; Luong et al. 2015), recurrent matrices orthogonal (Bahdanau et al. 2015),
-        biases zero but for the LSTM's forget gate, which starts open (Jozefowicz et al. 2015)."""
+        """Uniform (Sutskever et al. 2014; Luong et al. 2015), biases zero; the cell initialises itself."""
         super()._init_weights(module)
         limit = self.config.init_range
+        cell = CELLS[self.config.cell_type]
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.uniform_(module.weight, -limit, limit)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.RNNBase):
-            for name, parameter in module.named_parameters():
-                value = torch.zeros(parameter.shape, device=parameter.device)
-                if name.startswith("weight_ih"):
-                    value.uniform_(-limit, limit)
-                elif name.startswith("weight_hh"):
-                    for gate in value.split(module.hidden_size):
-                        nn.init.orthogonal_(gate)
-                elif name.startswith("bias_ih") and isinstance(module, nn.LSTM):
-                    value[module.hidden_size : 2 * module.hidden_size] = 1.0
-                init.copy_(parameter, value)  # skips weights that came from a checkpoint
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                init.zeros_(bias)
+        elif isinstance(module, cell.module_class):
+            cell.init_weights(module, limit)
 
 
 class RnnSeq2SeqEncoder(RnnSeq2SeqPreTrainedModel):
@@ -181,7 +160,7 @@ class RnnSeq2SeqEncoder(RnnSeq2SeqPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
@@ -224,7 +203,7 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         super().__init__(config)
         embedding, hidden = config.embedding_size, config.hidden_size
         self.embed_tokens = nn.Embedding(config.decoder_vocab_size, embedding)
-        self.num_states = 2 if config.cell_type == "lstm" else 1
+        self.num_states = CELLS[config.cell_type].num_states
         # The encoder layer whose last state each decoder layer starts from: the upper ones, then the topmost again.
         skipped = max(0, config.encoder_layers - config.decoder_layers)
         self.origins = [min(i + skipped, config.encoder_layers - 1) for i in range(config.decoder_layers)]
@@ -236,14 +215,14 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         self.attention = RnnSeq2SeqAttention(config) if config.attention != "none" else None
         read = {"none": hidden, "luong": 2 * hidden, "bahdanau": 2 * hidden + embedding}[config.attention]
         needs_readout = config.attention != "none" or hidden != embedding
-        self.readout = nn.Linear(read, embedding, bias=False) if needs_readout else None
+        self.readout = nn.Linear(read, embedding, bias=False) if needs_readout else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.gradient_checkpointing = False
         self.post_init()
 
     def first_state(self, encoder_outputs: RnnSeq2SeqEncoderOutput) -> State:
         """The bridge: the encoder's last states → the decoder's first."""
-        finals = (encoder_outputs.final_hidden, encoder_outputs.final_cell)[: self.num_states]
+        finals = cast(State, (encoder_outputs.final_hidden, encoder_outputs.final_cell)[: self.num_states])
         states = [final[:, self.origins] for final in finals]  # (batch, layers, hidden)
         if self.config.bridge == "zeros":
             states = [torch.zeros_like(state) for state in states]
@@ -260,6 +239,7 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
             *state, feed = cache.tensors
             return tuple(state), feed, cache.keys
         memory = encoder_outputs.last_hidden_state
+        assert memory is not None
         keys = None if self.attention is None else self.attention.key_proj(memory)  # (batch, source, hidden)
         feed = memory.new_zeros(memory.shape[0], self.feed_size) if self.config.input_feeding else None
         return self.first_state(encoder_outputs), feed, keys
@@ -275,11 +255,11 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         Returns:
             Readouts (batch, target, embedding), the new state, the new feed, attention weights, the layers' outputs.
         """
-        weights, inputs = None, embeds
-        if self.config.attention == "bahdanau":  # the last state asks, and the answer enters the recurrence
-            context, weights = self.attention(state[0][:, -1:], *source)  # (batch, 1, hidden)
+        attention, weights, inputs = self.attention, None, embeds
+        if attention is not None and attention.is_additive:  # the last state asks, the answer enters the recurrence
+            context, weights = attention(state[0][:, -1:], *source)  # (batch, 1, hidden)
             inputs = torch.cat((embeds, context), dim=-1)
-        elif self.feed_size:
+        elif feed is not None:
             inputs = torch.cat((embeds, feed[:, None]), dim=-1)
 
         outputs, finals = [], []
@@ -290,20 +270,20 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
             finals.append(final)
         state = tuple(torch.stack(parts, dim=1) for parts in zip(*finals, strict=True))
 
-        if self.config.attention == "luong":
-            context, weights = self.attention(inputs, *source)  # (batch, target, hidden)
-            readout = torch.tanh(self.readout(torch.cat((context, inputs), dim=-1)))
-        elif self.config.attention == "bahdanau":
+        if attention is None:
+            readout = self.readout(inputs)
+        elif attention.is_additive:
             readout = torch.tanh(self.readout(torch.cat((inputs, embeds, context), dim=-1)))
         else:
-            readout = inputs if self.readout is None else self.readout(inputs)
+            context, weights = attention(inputs, *source)  # (batch, target, hidden)
+            readout = torch.tanh(self.readout(torch.cat((context, inputs), dim=-1)))
         return readout, state, readout[:, -1] if self.config.input_feeding else None, weights, outputs
 
     @merge_with_config_defaults
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         encoder_outputs: RnnSeq2SeqEncoderOutput | tuple | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
@@ -324,36 +304,37 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         encoder_outputs = RnnSeq2SeqEncoderOutput.from_any(encoder_outputs)
         if use_cache and past_key_values is None:
             past_key_values = Cache(layers=[RecurrentStateLayer()])
-        cache = None if past_key_values is None else past_key_values.layers[0]
+        cache = state_layer(past_key_values)
         state, feed, keys = self.recall(cache, encoder_outputs)
         mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
         source = (keys, encoder_outputs.last_hidden_state, mask)
 
         target_length = embeds.shape[1]
-        is_token = None if attention_mask is None else attention_mask[:, -target_length:].bool()  # (batch, target)
-        must_skip = False  # padding before a token, or before the state is kept: it must leave everything as it was
-        if is_token is not None:
+        counted = None  # (batch, target), where padding is before a token, or before the state is kept
+        if attention_mask is not None:
+            is_token = attention_mask[:, -target_length:].bool()
             harmless = is_token.int().cummin(-1).values.bool() if cache is None else torch.ones_like(is_token)
-            must_skip = not torch.equal(is_token, harmless)
+            counted = None if torch.equal(is_token, harmless) else is_token
         records = cache is not None and cache.record_past
-        is_stepwise = self.feed_size or must_skip or records
-        pieces = []
+        is_stepwise = self.feed_size or counted is not None or records
+        pieces: list[tuple[torch.Tensor | None, ...]] = []
         for start in range(target_length) if is_stepwise else (0,):
             before = (*state, feed)
             piece = self.dropout(embeds[:, start : start + 1] if is_stepwise else embeds)
             readout, state, feed, weights, outputs = self.advance(piece, state, feed, source)
-            if must_skip:
-                *state, feed = keep_where(is_token[:, start], (*state, feed), before)
+            if counted is not None:  # padding leaves everything as it was
+                *state, feed = keep_where(counted[:, start], (*state, feed), before)
             if cache is not None:
-                cache.update((*state, feed), keys, num_steps=piece.shape[1])
+                cache.store((*state, feed), keys, num_steps=piece.shape[1])
             pieces.append((readout, weights, *outputs))
 
-        joined = [None if parts[0] is None else torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)]
-        readout, weights, *outputs = joined  # (batch, target, …) each
+        readout, weights, *outputs = (  # (batch, target, …) each
+            None if parts[0] is None else torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)
+        )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.dropout(readout),
             past_key_values=past_key_values,
-            hidden_states=(embeds, *outputs) if output_hidden_states else None,
+            hidden_states=cast(State, (embeds, *outputs)) if output_hidden_states else None,
             cross_attentions=(weights[:, None],) if output_attentions and weights is not None else None,
         )
 
@@ -376,9 +357,9 @@ class RnnSeq2SeqModel(Seq2SeqEmbeddingsMixin, RnnSeq2SeqPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: RnnSeq2SeqEncoderOutput | tuple | None = None,
         past_key_values: Cache | None = None,
@@ -430,7 +411,7 @@ class RnnSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, RnnSeq2SeqPreTrainedM
         self.loss_function = seq2seq_loss
         self.post_init()
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args: Any, **kwargs: Any) -> Any:
         """`generate` would make a cache of keys and values; a recurrent decoder's memory is its state."""
         if generation_config.cache_implementation not in (None, "dynamic"):
             raise ValueError(

@@ -5,6 +5,9 @@ The loss is cross-entropy with the label smoothing of Szegedy et al. 2016 (arXiv
 it: sum over the target tokens / their number.
 """
 
+import os
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -12,6 +15,23 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
 from .pipeline_seq2seq import TASK, Seq2SeqPipeline
+
+if TYPE_CHECKING:
+    from transformers import GenerationMixin, PreTrainedModel
+
+    class Model(PreTrainedModel):
+        """What the mixins are mixed into, with what they take from it."""
+
+        config: Any  # a `Seq2SeqConfig`, each family's own
+        base_model: Any
+
+    class GenerationModel(Model, GenerationMixin):
+        """And the one with the output matrix."""
+
+        model: nn.Module
+        lm_head: nn.Linear
+else:
+    Model = GenerationModel = object
 
 IGNORED = -100  # the label of a position that carries no loss, as everywhere in transformers
 
@@ -89,12 +109,12 @@ def seq2seq_loss(
     return total / num_items_in_batch
 
 
-class Seq2SeqFolderMixin:
+class Seq2SeqFolderMixin(Model):
     """What ``config.json`` says of the code that lies beside it, for those who load it without seqloom."""
 
     _auto_map: dict[str, str]
 
-    def save_pretrained(self, save_directory, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As in every model; and ``AutoModel`` and ``pipeline`` find their classes too, not this class alone."""
         config = self.config
         config.auto_map = self._auto_map | (getattr(config, "auto_map", None) or {})
@@ -102,7 +122,7 @@ class Seq2SeqFolderMixin:
         # Not kept in the config: transformers would ask for trust_remote_code before it runs the pipeline at hand.
         config.custom_pipelines = {TASK: {"impl": implementation, "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}}
         try:
-            super().save_pretrained(save_directory, **kwargs)
+            super().save_pretrained(save_directory, *args, **kwargs)
         finally:
             del config.custom_pipelines
 
@@ -119,7 +139,7 @@ class Seq2SeqEmbeddingsMixin(Seq2SeqFolderMixin):
         model = self.base_model
         return model.shared if hasattr(model, "shared") else model.encoder.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         """Replaces the source embeddings, and the target's where they are the same."""
         model = self.base_model
         model.encoder.embed_tokens = value
@@ -168,7 +188,7 @@ class Seq2SeqEmbeddingsMixin(Seq2SeqFolderMixin):
         self.config.decoder_vocab_size = new_num_tokens
 
 
-class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin):
+class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
     """``forward`` of a ``…ForConditionalGeneration``: base model, output matrix, loss. The model is ``self.model``."""
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -183,9 +203,10 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin):
         """(batch, target) → (batch, target): the labels, one step late."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
-    def _get_candidate_generator(self, *args, **kwargs):
+    def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
         """Drafts by prompt lookup are target tokens; `generate` would size their vocabulary by the source's."""
-        generator = super()._get_candidate_generator(*args, **kwargs)
+        # Its stub wants a self with attributes that no `nn.Module` declares.
+        generator: Any = super()._get_candidate_generator(*args, **kwargs)  # type: ignore[misc]
         if getattr(generator, "vocab_size", None) is not None:
             generator.vocab_size = self.config.decoder_vocab_size
         return generator
@@ -193,15 +214,15 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: tuple[torch.Tensor] | BaseModelOutput | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         label_smoothing: float | None = None,

@@ -9,12 +9,13 @@ Shapes: batch, source, target (lengths), length (either), heads, head_dim, d_mod
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -61,7 +62,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling=N
 class TransformerSeq2SeqAttention(nn.Module):
     """Multi-head attention (section 3.2.2), over the sequence itself or over the encoder's output."""
 
-    def __init__(self, config: TransformerSeq2SeqConfig, num_heads: int, is_causal: bool, layer_idx: int | None = None):
+    def __init__(self, config: TransformerSeq2SeqConfig, num_heads: int, is_causal: bool, layer_idx: int):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
@@ -107,6 +108,7 @@ class TransformerSeq2SeqAttention(nn.Module):
         """Keys and values of the encoder's output, computed once and then kept."""
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
             layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
+            assert isinstance(layer, CacheLayerMixin)
             return layer.keys, layer.values
         key = self.split_heads(self.k_proj(key_value_states))
         value = self.split_heads(self.v_proj(key_value_states))
@@ -221,8 +223,8 @@ class TransformerSeq2SeqPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """As in the authors' tensor2tensor: Glorot for matrices, N(0, 1/d_model) for embeddings, scaled up."""
         super()._init_weights(module)
-        is_output = isinstance(module, nn.Linear) and module.bias is None  # the output matrix alone has no bias
-        if isinstance(module, nn.Embedding) or is_output:
+        # The output matrix alone has no bias.
+        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module.bias is None):
             init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
@@ -232,7 +234,7 @@ class TransformerSeq2SeqPreTrainedModel(PreTrainedModel):
 class TransformerSeq2SeqStack(TransformerSeq2SeqPreTrainedModel):
     """What encoder and decoder share: embeddings, positions, the last norm of pre-norm."""
 
-    def __init__(self, config: TransformerSeq2SeqConfig, vocab_size: int, layers: list[nn.Module]):
+    def __init__(self, config: TransformerSeq2SeqConfig, vocab_size: int, layers: Sequence[nn.Module]):
         super().__init__(config)
         self.embed_scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
         self.embed_tokens = nn.Embedding(vocab_size, config.d_model)
@@ -275,7 +277,7 @@ class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs,
@@ -310,11 +312,11 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        past_key_values: EncoderDecoderCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
@@ -378,9 +380,9 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: tuple[torch.Tensor] | BaseModelOutput | None = None,
         past_key_values: Cache | None = None,
@@ -392,7 +394,7 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
         """Arguments as in `TransformerSeq2SeqForConditionalGeneration.forward`."""
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask, inputs_embeds, return_dict=True, **kwargs)
-        elif not isinstance(encoder_outputs, BaseModelOutput):
+        if not isinstance(encoder_outputs, BaseModelOutput):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         outputs = self.decoder(
             decoder_input_ids,

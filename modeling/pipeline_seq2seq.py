@@ -4,6 +4,8 @@ The file travels with the weights: ``pipeline("seq2seq-generation", model=NAME, 
 seqloom. With ``import seqloom`` the task is known, and no ``trust_remote_code`` is needed.
 """
 
+from typing import Any
+
 import torch
 from transformers import Pipeline
 from transformers.modeling_outputs import ModelOutput
@@ -23,10 +25,14 @@ class Seq2SeqPipeline(Pipeline):
         skip_special_tokens, clean_up_tokenization_spaces: As for the tokenizer's ``decode``.
     """
 
-    _load_tokenizer = True
-    _load_processor = False
-    _load_image_processor = False
-    _load_feature_extractor = False
+    model: Any  # a ``…ForConditionalGeneration`` of any family
+    tokenizer: Any
+
+    # What the base class declares is wrong, here and below: these four can only be None, every keyword is a dictionary.
+    _load_tokenizer = True  # type: ignore[assignment]
+    _load_processor = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
 
     def _sanitize_parameters(
         self,
@@ -44,14 +50,16 @@ class Seq2SeqPipeline(Pipeline):
         )
         return given(truncation=truncation), given(return_scores=return_scores) | generate_kwargs, decode_kwargs
 
-    def preprocess(self, text: str, **tokenizer_kwargs) -> dict[str, torch.Tensor]:
+    def preprocess(self, text: str, **tokenizer_kwargs) -> dict[str, torch.Tensor]:  # type: ignore[override]
         """A text → ``input_ids`` and ``attention_mask``, (1, source) each."""
         if not isinstance(text, str):
             raise ValueError(f"the pipeline takes a text, a list or a generator of texts, not {text!r}.")
         inputs = self.tokenizer(text, return_tensors="pt", **tokenizer_kwargs)
         return {name: inputs[name] for name in ("input_ids", "attention_mask")}
 
-    def _forward(self, inputs: dict[str, torch.Tensor], return_scores: bool = False, **generate_kwargs) -> ModelOutput:
+    def _forward(  # type: ignore[override]
+        self, inputs: dict[str, torch.Tensor], return_scores: bool = False, **generate_kwargs
+    ) -> ModelOutput:
         batch = inputs["input_ids"].shape[0]
         sequences = self.model.generate(**inputs, **generate_kwargs)
         if not torch.is_tensor(sequences):
@@ -62,7 +70,9 @@ class Seq2SeqPipeline(Pipeline):
             outputs["scores"] = log_probabilities.sum(-1).unflatten(0, (batch, -1))
         return ModelOutput(outputs)
 
-    def postprocess(self, outputs: ModelOutput, skip_special_tokens: bool = True, **decode_kwargs) -> list[dict]:
+    def postprocess(  # type: ignore[override]
+        self, outputs: ModelOutput, skip_special_tokens: bool = True, **decode_kwargs
+    ) -> list[dict]:
         """Ids of one text, (1, returned, target) → a dictionary for each returned sequence."""
         decode_kwargs["skip_special_tokens"] = skip_special_tokens
         sequences = outputs["sequences"].flatten(0, 1)

@@ -1,7 +1,6 @@
 """A tokenizer for each side, in one: one folder, one ``from_pretrained``, used as any other tokenizer."""
 
 import os
-from typing import ClassVar
 
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import BatchEncoding
@@ -30,7 +29,7 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
         ValueError: There is no target side, or its special tokens have other ids than the source's.
     """
 
-    vocab_files_names: ClassVar = {**PreTrainedTokenizerFast.vocab_files_names, "target_tokenizer_file": TARGET_FILE}
+    vocab_files_names = {**PreTrainedTokenizerFast.vocab_files_names, "target_tokenizer_file": TARGET_FILE}
 
     def __init__(self, *, target_tokenizer_object=None, target_tokenizer_file: str | None = None, **kwargs):
         super().__init__(**kwargs)
@@ -47,7 +46,7 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
             truncation_side=self.truncation_side,
             split_special_tokens=self.split_special_tokens,
             clean_up_tokenization_spaces=self.clean_up_tokenization_spaces,
-            **{name: token for name, token in self._special_tokens_map.items() if token is not None},
+            **self.special_tokens_map,
         )
         for name in ("pad_token_id", "bos_token_id", "eos_token_id", "unk_token_id"):
             ours, theirs = getattr(self, name), getattr(self.target_tokenizer, name)
@@ -58,7 +57,7 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
                 )
 
     @classmethod
-    def convert_to_native_format(cls, **kwargs):
+    def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs) -> dict:
         """Both files are read as they are; the inherited method would take the source's apart for subclasses."""
         return kwargs
 
@@ -84,8 +83,9 @@ class Seq2SeqPairTokenizer(PreTrainedTokenizerFast):
         return encoding
 
     def _decode(self, token_ids, *args, use_source_tokenizer: bool = False, **kwargs) -> str:
-        side = super() if use_source_tokenizer else self.target_tokenizer
-        return side._decode(token_ids, *args, **kwargs)
+        if use_source_tokenizer:
+            return super()._decode(token_ids, *args, **kwargs)
+        return self.target_tokenizer._decode(token_ids, *args, **kwargs)
 
     def _save_pretrained(self, save_directory, file_names, legacy_format=None, filename_prefix=None) -> tuple[str, ...]:
         saved = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)

@@ -7,35 +7,55 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 import seqloom
 import seqloom.modeling
+from seqloom.__main__ import COMMANDS
+from seqloom.commands.command import parse
 from seqloom.settings.reading import load_scoring_settings, load_settings
+from seqloom.settings.schema import ScoringSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "modeling").glob("*.py"))
 MODULES = sorted((ROOT / "src" / "seqloom").rglob("*.py"))
-SCRIPTS = [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]
-# Arrows point one way, from the doors down; within a floor in the order of this list.
-FLOORS = [
-    {"modeling", "version"},
-    {"settings"},
-    {
-        "scan", "significance", "metrics", "predictions", "tokenization", "data", "batching", "coverage", "decoding",
-        "checkpoints", "stopping", "plots", "cards", "sharing", "building", "tracking", "updating", "initialisation",
-        "subwords", "words", "fonts", "maps", "attention_page",
-    },
-    {"evaluation", "training"},
-]  # fmt: skip
-TOP = {"demo", "comparison", "attending", "attention", "export", "plotting", "translation"}
+SCRIPTS = [*ROOT.glob("*.py"), *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+ROOMS = (
+    "__main__", "commands", "comparison", "training", "sharing", "scoring", "attention", "decoding", "data", "settings",
+    "run_folder", "figures", "support", "modeling", "version",
+)  # fmt: skip
+"""From the top down: a file imports from its own room and from those below it."""
+INSIDE = {
+    "comparison": (
+        "compare", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
+    ),
+    "training": (
+        "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
+        "initialisation", "checkpoints", "state", "devices", "signals",
+    ),
+    "settings": ("reading", "checks", "typed", "schema"),
+    "data": ("updates", "batches", "encoding", "subwords", "pairs", "sources", "tokenization", "scan"),
+}  # fmt: skip
+"""The same within a room, where its files build on each other."""
 
 
-def place(path: Path) -> str:
-    """A module's name below seqloom; of one in a folder, the folder's."""
-    return path.relative_to(ROOT / "src" / "seqloom").with_suffix("").parts[0]
+def place(path: Path) -> tuple[str, ...]:
+    """The room, and the file or folder in it, of a module."""
+    return path.relative_to(ROOT / "src" / "seqloom").with_suffix("").parts
+
+
+def below(importing: Sequence[str], imported: Sequence[str]) -> bool:
+    """Whether an arrow between two modules, each by its parts below seqloom, points down or stays on its floor."""
+    room, other = importing[0], imported[0]
+    if room != other:
+        return ROOMS.index(room) < ROOMS.index(other)
+    order = INSIDE.get(room, ())
+    if not order or len(importing) < 2 or len(imported) < 2 or importing[1] == imported[1]:
+        return True
+    return order.index(importing[1]) < order.index(imported[1])
 
 
 def imports(code: Path | str) -> list[tuple[str, int, list[str]]]:
@@ -74,7 +94,7 @@ class TestEvaluate:
         import evaluate
 
         assert Path(evaluate.__file__).name == "__init__.py"
-        assert issubclass(importlib.import_module("seqloom.metrics").TextMetric, evaluate.Metric)
+        assert issubclass(importlib.import_module("seqloom.scoring.metrics").TextMetric, evaluate.Metric)
 
     def test_without_the_library(self):
         """The name is missing then, as it should be, rather than the script found again and again."""
@@ -115,22 +135,31 @@ class TestImports:
             known = {"torch", "transformers", "tokenizers", "huggingface_hub"} | set(sys.stdlib_module_names)
             assert level or module.split(".")[0] in known
 
-    def test_every_module_has_its_floor(self):
-        names = {place(path) for path in MODULES} - {"__init__", "__main__"}
-        assert names <= set().union(*FLOORS, TOP)
+    def test_every_module_has_its_room(self):
+        parts = [place(path) for path in MODULES if path.stem != "__init__"]
+        assert {room for room, *_ in parts} <= set(ROOMS)
+        for room, order in INSIDE.items():
+            assert {inner[0] for name, *inner in parts if name == room} <= {*order}
 
     @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / "src" / "seqloom")))
-    def test_arrows_point_one_way(self, path):
-        floors = [*FLOORS, TOP]
-        height = {name: number for number, floor in enumerate(floors) for name in floor}
-        mine = height.get(place(path), len(floors))
+    def test_arrows_point_down(self, path):
+        mine = place(path)
         for module, level, names in imports(path):
             assert level == 0, f"{path}: relative import of {module}"
-            if module.split(".")[0] != "seqloom":
+            if module.split(".")[0] != "seqloom" or mine == ("__init__",):
                 continue
-            inner = module.split(".")[1:2] or [name for name in names if name in height]
-            for name in inner:
-                assert height[name] <= mine, f"{path.stem} imports {name}, which stands above it"
+            parts = module.split(".")[1:]
+            for other in [[*parts, name] for name in names] if len(parts) < 2 else [parts]:
+                assert below(mine, other), f"{'.'.join(mine)} imports {'.'.join(other)}, which is not below it"
+
+    def test_rooms_are_empty(self):
+        """What a package's own file imports, everything in it would wait for, and meet in a circle."""
+        for path in MODULES:
+            assert path.stem != "__init__" or place(path) == ("__init__",) or not imports(path)
+
+    @pytest.mark.parametrize("path", [*MODELS, *MODULES], ids=lambda path: path.stem)
+    def test_a_file_tells_one_story(self, path):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
 
     def test_no_circles(self):
         arrows = {}
@@ -149,11 +178,8 @@ class TestImports:
             arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
 
     def test_doors_are_doors(self):
-        assert [module for module, _, _ in imports(ROOT / "train.py") if module.startswith("seqloom")] == [
-            "seqloom.training"
-        ]
-        found = [module for module, _, _ in imports(ROOT / "evaluate.py") if module.startswith("seqloom")]
-        assert found == ["seqloom.evaluation"]
+        for door, module in (("train.py", "seqloom.commands.train"), ("evaluate.py", "seqloom.commands.score")):
+            assert [name for name, _, _ in imports(ROOT / door) if name.startswith("seqloom")] == [module]
 
 
 class TestNames:
@@ -164,6 +190,7 @@ class TestNames:
         assert set(seqloom.modeling.__all__) == set(seqloom.__all__) - {
             "Hypothesis",
             "__version__",
+            "coverage_beam_search",
             "stream",
             "translate",
         }
@@ -218,24 +245,24 @@ class TestReadme:
         assert asked <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
 
     def test_commands(self, path, tmp_path):
-        """Scripts and configurations exist, and every override is known."""
+        """Commands and configurations exist, their words are understood, and every override is known."""
         checked = set()
         for words in commands(path):
             for word in words:
                 assert not word.startswith("configs/") or (ROOT / word).is_file(), word
-            for script in {"train.py", "evaluate.py"} & set(words):
-                subject, *rest = words[words.index(script) + 1 :]
-                rest = [word for word in rest if word not in ("--resume", "--overwrite")]
-                if "--against" in rest:  # and the other model behind it
-                    del rest[rest.index("--against") : rest.index("--against") + 2]
-                if subject == "…":
-                    continue
-                if script == "evaluate.py":
-                    load_scoring_settings(tmp_path, rest)
-                elif subject.startswith("configs/"):
-                    load_settings(ROOT / subject, rest)
-                checked.add(script)
-        assert checked == {"train.py", "evaluate.py"}
+            start = next((place for place, word in enumerate(words) if word in ("seqloom", "train.py")), None)
+            if start is None:
+                continue
+            name, *rest = ["train", *words[start + 1 :]] if words[start] == "train.py" else words[start + 1 :]
+            rest = rest[: rest.index("<")] if "<" in rest else rest
+            call = parse(COMMANDS[name], rest)
+            if call.settings is Settings:
+                configs = [word for word in rest if word.startswith("configs/")] or ["configs/scan-rnn.yaml"]
+                load_settings(ROOT / configs[0], call.overrides)
+            elif call.settings is ScoringSettings:
+                load_scoring_settings(tmp_path, call.overrides)
+            checked.add(name)
+        assert checked >= {"train", "evaluate", "compare", "attend", "push"}
 
     def test_links(self, path):
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):

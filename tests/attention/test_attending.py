@@ -19,8 +19,9 @@ from seqloom.__main__ import main
 from seqloom.attention.attend import attend, attention_figure, cross_attention_map
 from seqloom.attention.maps import AttentionMaps, draw_map, overview
 from seqloom.attention.page import SCALE, attention_page
-from seqloom.attention.words import group_words, merge, read_tokens, token_labels, word_labels
-from seqloom.commands import attend as attend_command
+from seqloom.attention.words import group_words, merge, read_tokens, word_labels
+from seqloom.commands.attend import Attend
+from seqloom.commands.command import usage
 from seqloom.data.tokenization import target_tokenizer, train_tokenizer
 from seqloom.figures import fonts
 from seqloom.figures.style import save_png
@@ -46,12 +47,17 @@ def train(kind):
     return train_tokenizer([ENGLISH] * 3, [KOREAN] * 3, settings)
 
 
+def each(tokens) -> list[list[int]]:
+    """Groups of one token each."""
+    return [[index] for index in range(len(tokens))]
+
+
 def labels(tokenizer, text, *, is_target):
     """Of tokens and of words, and the words' tokens."""
     ids = (tokenizer(text_target=text) if is_target else tokenizer(text))["input_ids"]
     decoded, tokens = read_tokens(tokenizer, ids, is_target=is_target)
     groups = group_words(decoded, tokens)
-    return token_labels(decoded, tokens), word_labels(decoded, tokens, groups), groups
+    return word_labels(decoded, tokens, each(tokens)), word_labels(decoded, tokens, groups), groups
 
 
 def marian(layers=2, heads=2):
@@ -279,7 +285,7 @@ class TestWords:
             decoded, tokens = read_tokens(tokenizer, some, is_target=True)
             groups = group_words(decoded, tokens)
             assert [index for group in groups for index in group] == list(range(len(some)))
-            assert all(token_labels(decoded, tokens))
+            assert all(word_labels(decoded, tokens, each(tokens)))
             assert all(word_labels(decoded, tokens, groups))
 
     def test_scripts_without_spaces(self):
@@ -592,7 +598,7 @@ class TestCommand:
             (["{luong}", "ab", "--output", "none/map.png"], "no folder none to write map.png to; make it first"),
             (["{luong}", "ab", "--what", "every"], "--what is 'every'; it can be all, cross, self"),
             (["{luong}", "ab", "--what", "self"], "no self-attention"),
-            (["{luong}", "ab", "--layer", "two"], "--layer is 'two'; it is a number, counted from 1"),
+            (["{luong}", "ab", "--layer", "two"], "--layer is 'two'; it must be a whole number, 1 or more"),
             (["{luong}", "ab", "--layer", "2"], "there are layers 1 to 1"),
             (["{luong}", "ab", "cd", "--target", "a"], "--target is the output of one sentence, but 2 are given"),
             (["{luong}", "ab", "--target", "a", "--num_beams", "2"], "needs no search, but num_beams is given too"),
@@ -616,7 +622,7 @@ class TestCommand:
         assert main(["attend", "--help"]) == 0
         assert "usage: seqloom attend MODEL" in capsys.readouterr().out
         assert main(["attend"]) == 2
-        assert attend_command.USAGE in capsys.readouterr().out
+        assert usage(Attend) in " ".join(capsys.readouterr().out.split())
 
     def test_says_what_cannot_be_drawn(self, folders, tmp_path, monkeypatch, capsys):
         """Once, and draws the rest."""

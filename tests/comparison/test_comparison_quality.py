@@ -11,7 +11,7 @@ from seqloom.comparison.measures import quality
 from seqloom.comparison.sections import Passage, Plot, Table
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics, significance
-from seqloom.scoring.predictions import read_predictions
+from seqloom.scoring.predictions import Predictions, measure_sentences, read_predictions
 from seqloom.settings.reading import load_settings
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "run", "far"]
@@ -119,7 +119,7 @@ class TestMeasuring:
             assert [(pair["a"], pair["b"]) for pair in pairs] == [("good", "fair"), ("good", "poor"), ("fair", "poor")]
             for pair in pairs:
                 alone = significance.compare_systems(
-                    *([metrics.statistics(name, texts[pair[side]], REFERENCES)] for side in "ab"),
+                    *([measure_sentences(name, Predictions([], REFERENCES, texts[pair[side]]))[1]] for side in "ab"),
                     samples=100,
                     higher_is_better=name == "chrf",
                 )

@@ -9,8 +9,9 @@ import torch
 from datasets import Dataset, IterableDataset
 from helpers.tiny import tiny
 
-from seqloom.data.batches import IGNORED, PlanSummary, collate, plan_epoch, share
+from seqloom.data.batches import PlanSummary, collate, figures_of, plan_epoch, share
 from seqloom.data.updates import UpdateStream
+from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.schema import TrainingSettings
 
 
@@ -127,9 +128,9 @@ class TestPlan:
     def test_little_padding(self):
         source, target = lengths(20_000)
         plan = plan_epoch(source, target, settings(batch_tokens=4096), 0)
-        assert PlanSummary.of(plan, source, target).padding < 0.13
+        assert PlanSummary.over([figures_of(plan, source, target)]).padding < 0.13
         shuffled = [[np.random.default_rng(0).permutation(20_000)[i : i + 150]] for i in range(0, 20_000, 150)]
-        assert PlanSummary.of(shuffled, source, target).padding > 0.5  # what sorting saves
+        assert PlanSummary.over([figures_of(shuffled, source, target)]).padding > 0.5  # what sorting saves
 
     def test_batches_come_in_no_order_of_length(self):
         source, target = lengths(5000)
@@ -147,7 +148,7 @@ class TestPlan:
                     tokens += sum(side[i] for i in batch)
                     cells += len(batch) * max(side[i] for i in batch)
                 target_tokens[-1] += sum(target[i] for i in batch)
-        summary = PlanSummary.of(iter(plan), source, target)
+        summary = PlanSummary.over([figures_of(plan, source, target)])
         assert (summary.pairs, summary.batches, summary.updates) == (60, sum(map(len, plan)), len(plan))
         assert summary.padding == pytest.approx(1 - tokens / cells)
         assert summary.target_tokens_per_update == pytest.approx(sum(target_tokens) / len(plan))

@@ -420,7 +420,9 @@ def test_encoding_is_cached_across_processes(write, tokenizer, tmp_path):
     first = cached(8)
     program = (
         f"import datasets; datasets.config.HF_DATASETS_CACHE = {str(datasets.config.HF_DATASETS_CACHE)!r}\n"
-        "from transformers import PreTrainedTokenizerFast; from seqloom.data import DataSettings, encode, load_pairs\n"
+        "from transformers import PreTrainedTokenizerFast\nfrom seqloom.data.encoding import encode\n"
+        "from seqloom.data.pairs import load_pairs\n"
+        "from seqloom.settings.schema import DataSettings\n"
         f"settings = DataSettings(train_files={names}, max_source_length=8, max_target_length=2)\n"
         f"loaded = PreTrainedTokenizerFast.from_pretrained({str(tmp_path / 'tokenizer')!r})\n"
         "train = load_pairs(settings, seed=0).splits['train']\n"

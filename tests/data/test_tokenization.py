@@ -79,8 +79,8 @@ def test_saved_and_loaded(kind, tmp_path):
 def test_same_data_same_tokenizer():
     script = """
 import json, sys
-from seqloom.settings import TokenizerSettings
-from seqloom.tokenization import train_tokenizer
+from seqloom.settings.schema import TokenizerSettings
+from seqloom.data.tokenization import train_tokenizer
 for kind, size, texts in json.load(sys.stdin):
     tokenizer = train_tokenizer(texts, texts, TokenizerSettings(kind=kind, vocab_size=size))
     print(json.dumps(tokenizer.backend_tokenizer.to_str()))

@@ -39,7 +39,9 @@ def describe(part: str, loaded, model=None, tokenizer=None) -> dict:
     """What the thing does: what must be the same wherever it is loaded."""
     if part == "config":
         left_out = ("auto_map", "architectures", "dtype", "transformers_version", "custom_pipelines")
-        return {name: value for name, value in loaded.to_dict().items() if name not in left_out and name[0] != "_"}
+        held = {name: value for name, value in loaded.to_dict().items() if name not in left_out and name[0] != "_"}
+        answers = {name: getattr(loaded, name) for name in dir(type(loaded)) if name.startswith(("has_", "name_in_"))}
+        return held | answers | {"described": loaded.describe()}
     if part == "tokenizer":
         sources, targets = loaded(TEXTS).input_ids, loaded(text_target=TARGETS).input_ids
         return {

@@ -1,6 +1,7 @@
 """Short runs of small models: their configurations, data, logs and weights."""
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from safetensors.torch import load_file
 
 from seqloom.settings.reading import load_settings
+from seqloom.training import checkpoints, loop
 from seqloom.training.run import run_training
 
 ROOT = Path(__file__).parents[2]
@@ -85,3 +87,32 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 class Killed(BaseException):
     """Nobody catches it."""
+
+
+def kill_in(monkeypatch, place: str) -> None:
+    """Kills the next run in its 8th update, in its 2nd, or while it renames or saves what its 6th left."""
+    calls = []
+
+    def counted(function, number):
+        def wrapped(*args, **kwargs):
+            calls.append(number)
+            if len(calls) == number:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    if place in ("update", "start"):
+        original = loop.make_update
+        monkeypatch.setattr(loop, "make_update", counted(original, 8 if place == "update" else 2))
+    elif place == "save":
+        original = os.replace
+
+        def replace(source, target):
+            if Path(target).name == "step-00000006":
+                raise Killed
+            original(source, target)
+
+        monkeypatch.setattr(os, "replace", replace)
+    elif place == "best":
+        monkeypatch.setattr(checkpoints, "save_model", counted(checkpoints.save_model, 2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.generating import END, generate, sentences, trained
 from helpers.tiny import RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, close, pad, tiny
-from transformers.cache_utils import Cache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 
@@ -312,6 +312,13 @@ def test_recorded_states_are_taken_back(rnn):
         close(rnn(**inputs, decoder_input_ids=target[:, kept:], past_key_values=cache).logits, expected[:, kept:])
         with pytest.raises(ValueError, match=f"cannot take back {6 - kept} tokens: {5 - kept} earlier states"):
             cache.crop(kept - 6)
+
+
+def test_a_cache_of_another_kind_is_refused(rnn):
+    inputs = {"input_ids": torch.tensor(SOURCES[:1]), "decoder_input_ids": torch.tensor([[START]])}
+    for cache in (DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())):
+        with pytest.raises(ValueError, match=f"{type(cache).__name__} that holds no recurrent state"):
+            rnn(**inputs, past_key_values=cache)
 
 
 def test_recurrent_state_is_repeated_chosen_and_forgotten(rnn):

@@ -24,7 +24,8 @@ from seqloom.decoding.loading import load_model
 from seqloom.decoding.translate import translate
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import against as against_module
-from seqloom.scoring import metrics, score, significance
+from seqloom.scoring import metrics, significance
+from seqloom.scoring import score as score_module
 from seqloom.scoring.predictions import read_predictions
 from seqloom.scoring.score import evaluate_model
 from seqloom.settings.schema import DataSettings, EvaluationSettings, Settings, TokenizerSettings, TrainingSettings
@@ -146,7 +147,7 @@ class TestScoring:
         command = evaluate_model(str(folder), ["--output_dir", str(folder / "command")])
         settings = EvaluationSettings(metrics=["chrf", "cer"], metric_kwargs={"chrf": {"word_order": 2}})
         pairs = datasets.Dataset.from_list(read(folder / "command")[1]).rename_column("reference", "target")
-        score.score_split(
+        score_module.score_split(
             load_model(str(folder)), make_tokenizer(), pairs, settings, split="test", folder=folder / "function"
         )
         assert read(folder / "function")[1] == read(folder / "command")[1]
@@ -170,8 +171,8 @@ class TestScoring:
             "a": {"score": 5, "interval": [1.25, 10], "signature": "s"},
             "bcd": {"score": 7.126, "signature": "t"},
         }
-        assert score.table(results).splitlines() == ["a    5.00  [1.2, 10.0]  s", "bcd  7.13               t"]
-        assert score.table({}) == ""
+        assert score_module.table(results).splitlines() == ["a    5.00  [1.2, 10.0]  s", "bcd  7.13               t"]
+        assert score_module.table({}) == ""
 
     def test_overrides(self, folder, tmp_path):
         files = write(tmp_path, "other", sentences(5))
@@ -259,7 +260,7 @@ def refused(capsys, monkeypatch, tmp_path):
     def _refused(message: str, *words: str) -> None:
         before = sorted(tmp_path.rglob("*"))
         with monkeypatch.context() as patch:
-            patch.setattr(score, "translate", never)
+            patch.setattr(score_module, "translate", never)
             assert main(list(words)) == 1
         captured = capsys.readouterr()
         errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
@@ -322,7 +323,7 @@ class TestRefusals:
     def test_words_of_the_command_line(self, capsys):
         assert main([]) == 2
         assert main(["--help"]) == 0
-        assert capsys.readouterr().out.count("usage: evaluate.py") == 2
+        assert capsys.readouterr().out.count("usage: seqloom evaluate MODEL") == 2
         for words in (["--overwrite"], ["--split", "test"]):
             assert main(words) == 1
             assert capsys.readouterr().err.startswith("error: the model comes first")
@@ -368,7 +369,8 @@ def decoded(monkeypatch) -> list[str]:
         names.append(Path(name).name)
         return load(name, *args)
 
-    monkeypatch.setattr(against_module, "load_model", _load)
+    for module in (score_module, against_module):
+        monkeypatch.setattr(module, "load_model", _load)
     return names
 
 
@@ -531,9 +533,10 @@ class TestAgainstRefuses:
     """Likewise."""
 
     def test_words(self, refused, folder, files):
-        for words in (["--against"], ["--against", "--split", "test"], ["--against="], ["--against", "a", "b"]):
-            refused("--against takes one model or predictions file", str(folder), *words)
-        refused("--against takes one model", str(folder), "--against", "a", "--against", "b")
+        for words in (["--against"], ["--against", "--split", "test"], ["--against="]):
+            refused("--against needs a value", str(folder), *words)
+        refused("--against has 2 values; it takes one", str(folder), "--against", "a", "b")
+        refused("--against is given twice", str(folder), "--against", "a", "--against", "b")
         refused("are the same predictions", str(folder), "--against", str(folder))
         refused("are the same predictions", str(folder), "--against", str(folder) + "/")
         refused("are the same predictions", str(files[0]), "--against", str(files[0]))

@@ -27,10 +27,13 @@ from seqloom.settings.schema import TokenizerSettings
 
 KINDS = ("byte_bpe", "bpe", "unigram", "word", "char")
 CODE = {
-    "rnn": {"cache_rnn_seq2seq.py", "configuration_rnn_seq2seq.py", "modeling_rnn_seq2seq.py"},
+    "rnn": {
+        "cache_rnn_seq2seq.py", "cells_rnn_seq2seq.py", "configuration_rnn_seq2seq.py", "export_rnn_seq2seq.py",
+        "modeling_rnn_seq2seq.py",
+    },
     "transformer": {"configuration_transformer_seq2seq.py", "modeling_transformer_seq2seq.py"},
-}
-SHARED_CODE = {"modeling_seq2seq.py", "pipeline_seq2seq.py"}
+}  # fmt: skip
+SHARED_CODE = {"configuration_seq2seq.py", "modeling_seq2seq.py", "pipeline_seq2seq.py"}
 OURS = ("configuration_", "modeling_", "tokenization_", "pipeline_")
 WEIGHTS = "model.safetensors"
 

@@ -21,8 +21,8 @@ from helpers.runs import ROOT, SMALL, configure, read_log, run, weights, write_p
 from transformers import AutoModelForSeq2SeqLM
 
 from seqloom.commands.train import main
-from seqloom.data.batches import IGNORED
 from seqloom.data.updates import UpdateStream
+from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import TrainingSettings
 
@@ -36,7 +36,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from seqloom import training
+from seqloom.commands.train import main
+from seqloom.training import loop
 
 rank, found = int(os.environ["RANK"]), {"gradients": [], "positions": [], "sharded": []}
 def keep_gradients(optimizer, args, kwargs):
@@ -45,11 +46,11 @@ def keep_gradients(optimizer, args, kwargs):
     grads = [grad.full_tensor() if isinstance(grad, DTensor) else grad.clone() for grad in grads]
     found["gradients"].append([grad.cpu() for grad in grads])
 register_optimizer_step_pre_hook(keep_gradients)
-make_update = training.make_update
+make_update = loop.make_update
 def keep_position(run, position):
     found["positions"].append((position.index, position.num_tokens, position.micro_batches))
     return make_update(run, position)
-training.make_update = keep_position
+loop.make_update = keep_position
 Accelerator.end_training = lambda accelerator: None  # the group of processes is needed again
 
 for engine, out, *words in json.loads(Path(sys.argv[1]).read_text()):
@@ -58,7 +59,7 @@ for engine, out, *words in json.loads(Path(sys.argv[1]).read_text()):
     GradientState._reset_state()
     for values in found.values():
         values.clear()
-    if training.main(words):
+    if main(words):
         sys.exit(1)
     torch.save(found, f"{out}/found-{rank}.pt")
 torch.distributed.destroy_process_group()

@@ -42,7 +42,8 @@ ROOT = Path(__file__).parents[2]
 SERVER = """
 import json, os, pathlib, resource, shutil, signal, sys, time
 import accelerate.utils.other, safetensors.torch, torch, transformers.modeling_utils
-from seqloom import checkpoints, training
+from seqloom.commands.train import main
+from seqloom.training import checkpoints
 
 torch.set_num_threads(1)
 
@@ -118,7 +119,7 @@ for line in sys.stdin:
         if order.get('limit'):
             smallest_disk(order['limit'])
         try:
-            status = training.main(order['words'])
+            status = main(order['words'])
         except BaseException:
             import traceback
             traceback.print_exc()
@@ -548,7 +549,10 @@ class TestStopping:
         assert process.returncode == 143, output
         step = Progress(**json.loads((last(tmp_path) / "progress.json").read_text())).step
         assert "SIGTERM: stopping after this update" in output
-        assert f"stopped by SIGTERM after {step:,} updates; go on with: train.py {tmp_path}/run/settings.yaml" in output
+        assert (
+            f"stopped by SIGTERM after {step:,} updates; go on with: seqloom train {tmp_path}/run/settings.yaml"
+            in output
+        )
         assert without_clock(tmp_path)[-1]["step"] == step
         assert not (tmp_path / "run" / "model.safetensors").exists()
 

@@ -10,26 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_training
 import torch
 from accelerate.state import AcceleratorState
-from helpers.runs import (
-    SMALL,
-    Killed,
-    configure,
-    read_log,
-    read_losses,
-    run,
-    same,
-    weights,
-    write_pairs,
-)
+from helpers.runs import SMALL, Killed, configure, kill_in, read_log, read_losses, run, same, weights, write_pairs
 
 from seqloom.commands import train
-from seqloom.data.batches import IGNORED, collate, cut
+from seqloom.data.batches import collate, cut
+from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.reading import load_settings
-from seqloom.training import building, loop, update
-from seqloom.training import run as run_module
+from seqloom.training import learner, loop, update
+from seqloom.training.run import run_training
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -125,7 +115,7 @@ class TestMemory:
 
     def narrow(self, monkeypatch, rows):
         """A device with room for so many rows."""
-        original = building.AutoModelForSeq2SeqLM.from_config
+        original = learner.AutoModelForSeq2SeqLM.from_config
 
         def from_config(*args, **kwargs):
             model = original(*args, **kwargs)
@@ -139,7 +129,7 @@ class TestMemory:
             model.forward = narrow
             return model
 
-        monkeypatch.setattr(building.AutoModelForSeq2SeqLM, "from_config", from_config)
+        monkeypatch.setattr(learner.AutoModelForSeq2SeqLM, "from_config", from_config)
 
     @pytest.mark.parametrize("family", ["rnn", "transformer"])
     def test_update_stays_the_same(self, tmp_path, data, monkeypatch, capsys, family):
@@ -186,7 +176,7 @@ class TestMemory:
 RUNS = """
 import json, sys
 from accelerate import Accelerator
-from seqloom.training import main
+from seqloom.commands.train import main
 
 end_training, Accelerator.end_training = Accelerator.end_training, lambda accelerator: None
 for command in json.loads(sys.argv[1]):
@@ -233,7 +223,7 @@ def test_patience_survives_a_resume(tmp_path, data, monkeypatch):
     options = {"max_steps": 30, "eval_steps": 3, "eval_metric": "exact_match", "early_stopping_patience": 2}
     whole = run(tmp_path / "whole", data, training=options)
     with monkeypatch.context() as patch:
-        test_training.TestResuming.kill_in(patch, "update")
+        kill_in(patch, "update")
         with pytest.raises(Killed):
             run(tmp_path / "killed", data, training=options)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -245,17 +235,18 @@ def test_patience_survives_a_resume(tmp_path, data, monkeypatch):
 
 DYING = """
 import os, signal, sys
-from seqloom import training
+from seqloom.commands.train import main
+from seqloom.training import loop
 
-make_update = training.make_update
+make_update = loop.make_update
 
 def dying(run, position):
     if run.progress.step == 3 and run.accelerator.process_index == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return make_update(run, position)
 
-training.make_update = dying
-sys.exit(training.main(sys.argv[1:]))
+loop.make_update = dying
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -309,7 +300,7 @@ def test_odd_locale_and_clock(tmp_path):
     code = (
         "import sys, time, random\n"
         "time.time = lambda: random.choice([0.0, 4e9, -1.0])\n"
-        "from seqloom.training import main\n"
+        "from seqloom.commands.train import main\n"
         f"sys.exit(main([{config!r}]))\n"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHONUTF8"))}
@@ -342,7 +333,7 @@ class TestRehearsal:
             return original(run, position)
 
         monkeypatch.setattr(update, "accumulate_gradients", spy)
-        run_module.run_training(load_settings(configure(tmp_path / "dry", data)), dry_run=True)
+        run_training(load_settings(configure(tmp_path / "dry", data)), dry_run=True)
         assert len(shapes) == 2
         largest = shapes[0]
         shapes.clear()
@@ -360,6 +351,6 @@ class TestRehearsal:
 
     def test_of_a_stream(self, tmp_path, data):
         settings = load_settings(configure(tmp_path / "new", data, "rnn", data={"streaming": True}))
-        result = run_module.run_training(settings, dry_run=True)
+        result = run_training(settings, dry_run=True)
         assert math.isfinite(result["loss"])
         assert json.dumps(result)

@@ -12,16 +12,26 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from helpers.runs import MODELS, SMALL, Killed, configure, read_log, read_losses, run, same, weights, write_pairs
+from helpers.runs import (
+    MODELS,
+    SMALL,
+    Killed,
+    configure,
+    kill_in,
+    read_log,
+    read_losses,
+    run,
+    same,
+    weights,
+    write_pairs,
+)
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from seqloom.commands.train import main
 from seqloom.settings.reading import load_settings
-from seqloom.support import disk
-from seqloom.training import checkpoints, ending, loop
-from seqloom.training import run as run_module
-from seqloom.training.building import make_optimizer
+from seqloom.training import checkpoints, ending, learner, loop
+from seqloom.training.learner import make_optimizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -224,8 +234,8 @@ class TestTheUpdate:
     @pytest.mark.parametrize("attention", ["eager", "sdpa"])
     def test_attention_of_the_training_is_not_the_models(self, tmp_path, data, attention, monkeypatch):
         used = []
-        original = run_module.make_model
-        monkeypatch.setattr(run_module, "make_model", lambda *words: used.append(original(*words)) or used[0])
+        original = learner.make_model
+        monkeypatch.setattr(learner, "make_model", lambda *words: used.append(original(*words)) or used[0])
         run(tmp_path, data, training={"attn_implementation": attention, "max_steps": 2})
         assert used[0].config._attn_implementation == attention
         assert attention not in (tmp_path / "run" / "config.json").read_text()
@@ -247,7 +257,8 @@ class TestTheEnd:
                 seen.append({key: value.detach().clone() for key, value in model.named_parameters()})
                 return {"loss": 1.0, name: remaining.pop(0)}
 
-            monkeypatch.setattr(ending, "validate", validate)
+            for module in (loop, ending):
+                monkeypatch.setattr(module, "validate", validate)
             return seen
 
         return script
@@ -383,35 +394,6 @@ class TestResuming:
                "lr_scheduler_type": "cosine", "warmup_steps": 2, "average_checkpoints": 2, "weight_decay": 0.01,
                "eval_metric": "exact_match", "metric_for_best_model": "loss"}  # fmt: skip
 
-    @staticmethod
-    def kill_in(monkeypatch, place: str) -> None:
-        """Kills the next run in its 8th update, in its 2nd, or while it renames or saves what its 6th left."""
-        calls = []
-
-        def counted(function, number):
-            def wrapped(*args, **kwargs):
-                calls.append(number)
-                if len(calls) == number:
-                    raise Killed
-                return function(*args, **kwargs)
-
-            return wrapped
-
-        if place in ("update", "start"):
-            original = loop.make_update
-            monkeypatch.setattr(loop, "make_update", counted(original, 8 if place == "update" else 2))
-        elif place == "save":
-            original = os.replace
-
-            def replace(source, target):
-                if Path(target).name == "step-00000006":
-                    raise Killed
-                original(source, target)
-
-            monkeypatch.setattr(disk.os, "replace", replace)
-        elif place == "best":
-            monkeypatch.setattr(checkpoints, "save_model", counted(checkpoints.save_model, 2))
-
     @pytest.mark.parametrize(
         ("model", "streaming", "place"),
         [
@@ -428,7 +410,7 @@ class TestResuming:
         whole = run(tmp_path / "whole", data, model, **changes)
         assert whole["progress"]["epoch"] >= 2  # into the third
         with monkeypatch.context() as patch:
-            self.kill_in(patch, place)
+            kill_in(patch, place)
             with pytest.raises(Killed):
                 run(tmp_path / "killed", data, model, **changes)
         left = checkpoints.last_checkpoint(tmp_path / "killed" / "run")
@@ -596,7 +578,7 @@ class TestRefusals:
     def test_words_of_the_command_line(self, capsys, tmp_path):
         assert main([]) == 2
         assert main(["--help"]) == 0
-        assert capsys.readouterr().out.count("usage: train.py") == 2
+        assert capsys.readouterr().out.count("usage: seqloom train CONFIG") == 2
         for words in (["--resume"], ["--learning_rate", "1"]):
             assert main(words) == 1
             assert capsys.readouterr().err.startswith("error: the configuration file comes first")
@@ -658,7 +640,7 @@ class TestRefusals:
 TWO_RUNS = """
 import sys
 from accelerate import Accelerator
-from seqloom.training import main
+from seqloom.commands.train import main
 
 first, second = sys.argv[1:]
 end_training = Accelerator.end_training

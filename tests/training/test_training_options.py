@@ -1,6 +1,7 @@
 """Options of the training: averages, freezing, another model's weights, mixed data, sampled segmentations."""
 
 import collections
+import dataclasses
 import itertools
 import json
 import math
@@ -28,11 +29,11 @@ from transformers import AutoModelForSeq2SeqLM
 from seqloom.data import subwords
 from seqloom.data.encoding import encode
 from seqloom.data.pairs import load_pairs
-from seqloom.data.tokenization import train_tokenizer
+from seqloom.data.tokenization import load_tokenizer, train_tokenizer
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import DataSettings, TokenizerSettings
-from seqloom.training import building, checkpoints, ending, loop, update
-from seqloom.training import run as run_module
+from seqloom.settings.typed import build
+from seqloom.training import checkpoints, ending, learner, loop, update
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -138,7 +139,7 @@ class TestMovingAverage:
         assert ours[-1]["eval_loss"] != pytest.approx(theirs[-1]["eval_loss"], rel=1e-3)
         model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "average" / "run")
         settings = load_settings(tmp_path / "average" / "run" / "settings.yaml")
-        tokenizer = building.load_tokenizer(tmp_path / "average" / "run")
+        tokenizer = load_tokenizer(tmp_path / "average" / "run")
         sides = [Path(path).read_text().splitlines() for path in settings.data.validation_files]
         total = count = 0
         for source, target in zip(*sides, strict=True):
@@ -203,7 +204,8 @@ class TestCheckpointsAveraged:
                 states.append({key: value.detach().clone() for key, value in run.scored_model.named_parameters()})
                 return {"loss": 1.0, name: remaining.pop(0)}
 
-            monkeypatch.setattr(ending, "validate", validate)
+            for module in (loop, ending):
+                monkeypatch.setattr(module, "validate", validate)
             return states
 
         return script
@@ -258,22 +260,22 @@ class TestFreezing:
     def begun(self, monkeypatch):
         """The model as it is built."""
         states = []
-        original = run_module.make_model
+        original = learner.make_model
 
         def make(*words):
             model = original(*words)
             states.append({name: value.detach().clone() for name, value in model.named_parameters()})
             return model
 
-        monkeypatch.setattr(run_module, "make_model", make)
+        monkeypatch.setattr(learner, "make_model", make)
         return states
 
     @pytest.mark.parametrize("family", ["rnn", "transformer"])
     @pytest.mark.parametrize("checkpointing", [False, True])
     def test_frozen_stay_and_others_learn(self, tmp_path, data, begun, capsys, family, checkpointing, monkeypatch):
-        optimizers, original = [], run_module.make_optimizer
+        optimizers, original = [], learner.make_optimizer
         monkeypatch.setattr(
-            run_module, "make_optimizer", lambda *words: optimizers.append(original(*words)) or optimizers[0]
+            learner, "make_optimizer", lambda *words: optimizers.append(original(*words)) or optimizers[0]
         )
         options = {"freeze": ["model.encoder.*", "*.bias*"], "weight_decay": 0.1, "max_grad_norm": 0.5,
                    "gradient_checkpointing": checkpointing}  # fmt: skip
@@ -345,7 +347,7 @@ class TestInitialising:
     @pytest.mark.parametrize("family", ["rnn", "transformer"])
     def test_ours_with_another_vocabulary(self, start, trained, capsys, family):
         theirs = weights(trained[family] / "run")
-        tokens = building.load_tokenizer(trained[family] / "run").get_vocab()
+        tokens = load_tokenizer(trained[family] / "run").get_vocab()
         ours, tokenizer = start("begun", trained[family] / "run", family, tokenizer={"kind": "bpe", "vocab_size": 22})
         line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("taken over"))
         fresh, _ = start("fresh", None, family, tokenizer={"kind": "bpe", "vocab_size": 22})
@@ -368,7 +370,7 @@ class TestInitialising:
     def test_the_sides_of_a_pair(self, start, trained):
         """Its two tables come from the one of a shared vocabulary; its output row by the target's tokens."""
         theirs = weights(trained["transformer"] / "run")["model.shared.weight"]
-        tokens = building.load_tokenizer(trained["transformer"] / "run").get_vocab()
+        tokens = load_tokenizer(trained["transformer"] / "run").get_vocab()
         sizes = {"kind": "char", "vocab_size": 12, "target_kind": "bpe", "target_vocab_size": 20, "shared": False}
         ours, tokenizer = start("pair", trained["transformer"] / "run", tokenizer=sizes)
         for side, vocabulary in (("encoder", tokenizer), ("decoder", tokenizer.target_tokenizer)):
@@ -405,7 +407,7 @@ class TestInitialising:
         """Another library's architecture, with our names for layers and its own for embeddings."""
         from transformers import MarianConfig, MarianMTModel
 
-        tokenizer = building.load_tokenizer(trained["transformer"] / "run")
+        tokenizer = load_tokenizer(trained["transformer"] / "run")
         torch.manual_seed(0)
         config = MarianConfig(
             vocab_size=len(tokenizer), d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
@@ -474,7 +476,7 @@ class TestMixing:
         def _texts(seed: int = 1, **changes):
             mix = [{**sets["b"], "weight": 3}, {**sets["c"], "weight": 2}]
             fields = {**sets["a"], "weight": 5.0, "mix": mix, "validation_files": data["validation"], **changes}
-            pairs = load_pairs(DataSettings(**fields), seed, splits=["train"])
+            pairs = load_pairs(build(DataSettings, fields, "data"), seed, splits=["train"])
             columns = [
                 list(column)
                 for column in zip(*([r["source"], r["target"]] for r in pairs.splits["train"]), strict=True)
@@ -521,14 +523,15 @@ class TestMixing:
 
     def test_validation_and_test_are_of_data_alone(self, sets, data):
         fields = {**sets["a"], "mix": [{**sets["b"], "weight": 1}], "test_files": data["test"], "validation_size": 20}
-        pairs = load_pairs(DataSettings(**fields), 1)
-        alone = load_pairs(DataSettings(**{**fields, "mix": []}), 1)
+        settings = build(DataSettings, fields, "data")
+        pairs = load_pairs(settings, 1)
+        alone = load_pairs(dataclasses.replace(settings, mix=[]), 1)
         for split in ("validation", "test"):
             assert pairs.splits[split][:] == alone.splits[split][:]
         held_out = {*pairs.splits["validation"]["source"]}
         assert len(held_out) == 20
         assert not held_out & {*pairs.splits["train"]["source"]}
-        assert "mix" not in load_pairs(DataSettings(**fields), 1, splits=["validation", "test"]).provenance
+        assert "mix" not in load_pairs(settings, 1, splits=["validation", "test"]).provenance
 
     @pytest.mark.parametrize("streaming", [False, True])
     def test_goes_on_after_a_kill(self, tmp_path, data, sets, monkeypatch, streaming):
@@ -732,14 +735,15 @@ class TestSubwordRegularisation:
             return validate(run)
 
         monkeypatch.setattr(loop, "make_update", spy)
-        monkeypatch.setattr(ending, "validate", see)
+        for module in (loop, ending):
+            monkeypatch.setattr(module, "validate", see)
         return trained, validated
 
     @pytest.mark.parametrize("kind", list(KINDS))
     def test_anew_in_every_epoch(self, tmp_path, data, read, kind):
         trained, validated = read
         record = run(tmp_path, data, tokenizer=self.KINDS[kind], training={"max_steps": None, "num_train_epochs": 3})
-        tokenizer = building.load_tokenizer(tmp_path / "run")
+        tokenizer = load_tokenizer(tmp_path / "run")
         pairs = list(zip(*(Path(path).read_text().splitlines() for path in data["few"]), strict=True))
         expected = sorted(pairs)
         epochs = collections.defaultdict(list)

@@ -79,11 +79,6 @@ def _special_names(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return names
 
 
-def token_labels(text: str, tokens: Sequence[Token]) -> list[str]:
-    """What to write beside each token."""
-    return [_label(text, [token]) for token in tokens]
-
-
 def word_labels(text: str, tokens: Sequence[Token], groups: Sequence[Sequence[int]]) -> list[str]:
     """What to write beside each group of tokens."""
     return [_label(text, [tokens[index] for index in group]) for group in groups]

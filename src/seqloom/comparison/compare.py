@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options, describe, kind
 from seqloom.comparison.report import MEASURES, write
-from seqloom.comparison.trainings import is_finished, train_all
+from seqloom.comparison.trainings import train_all
 from seqloom.data.pairs import load_pairs
 from seqloom.decoding.loading import check_exists
 from seqloom.scoring.score import evaluate_model
@@ -150,7 +151,9 @@ def take_measure(name: str, candidates: Sequence[Candidate], options: Options) -
 def names_of_subjects(request: Request) -> list[str]:
     """What the report calls them, configurations first."""
     folders = [model for model in request.models if Path(model).is_dir()]
-    short = dict(zip(folders, names_of([Path(folder) for folder in folders]), strict=True)) if folders else {}
+    short = (
+        dict(zip(folders, run_folder.names_of([Path(folder) for folder in folders]), strict=True)) if folders else {}
+    )
     names = [Path(config).stem for config in request.configs]
     names += [short.get(model, model) for model in request.models]
     for name in names:
@@ -234,21 +237,21 @@ def trained(name: str, per_seed: Sequence[Settings], request: Request) -> Candid
         folders,
         per_seed[0],
         tuple(settings.training.seed for settings in per_seed),
-        tuple(folder / "evaluation" / request.split / "predictions.jsonl" for folder in folders),
+        tuple(run_folder.evaluation(folder, request.split) / run_folder.PREDICTIONS for folder in folders),
     )
 
 
 def taken(name: str, model: str, words: Sequence[str], request: Request) -> Candidate:
     """A model as it is, scored here."""
     folder = request.output / "predictions" / name.replace("/", "--")
-    if not (folder / "scores.json").is_file():
+    if not (folder / run_folder.SCORES).is_file():
         print(f"\nscoring {model}", flush=True)
         words = [*words, "--split", request.split, "--output_dir", str(folder)]
         evaluate_model(model, words, overwrite=True)
-    path = Path(model) / "settings.yaml"
-    settings = load_settings(path) if path.is_file() else None
+    is_run = run_folder.is_run(Path(model))
+    settings = load_settings(Path(model) / run_folder.SETTINGS) if is_run else None
     seeds = (settings.training.seed,) if settings else ()
-    return Candidate(name, (Path(model),), settings, seeds, (folder / "predictions.jsonl",))
+    return Candidate(name, (Path(model),), settings, seeds, (folder / run_folder.PREDICTIONS,))
 
 
 def words_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> list[str]:
@@ -256,7 +259,7 @@ def words_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> 
     first configuration, its metrics too."""
     words = scoring_words(request.overrides)
     is_told = {word.partition("=")[0].split(".")[-1].lstrip("-") for word in words} & {"dataset", "test_files"}
-    if is_told or not runs or (Path(model) / "settings.yaml").is_file():
+    if is_told or not runs or run_folder.is_run(Path(model)):
         return words
     first = next(iter(runs.values()))[0]
     given = {f"data.{key}": value for key, value in dataclasses.asdict(first.data).items()}
@@ -282,8 +285,8 @@ def scoring_words(overrides: Sequence[str]) -> list[str]:
 def trained_seconds(runs: dict[str, list[Settings]]) -> float:
     """Of all trainings, by their records."""
     folders = [Path(settings.output_dir) for per_seed in runs.values() for settings in per_seed]
-    records = [folder / "record.json" for folder in folders if is_finished(folder)]
-    return sum(json.loads(file.read_text(encoding="utf-8"))["progress"]["seconds"] for file in records)
+    records = [run_folder.read_record(folder) for folder in folders if run_folder.is_finished(folder)]
+    return sum(record["progress"]["seconds"] for record in records)
 
 
 def commit() -> str | None:
@@ -294,16 +297,3 @@ def commit() -> str | None:
     git = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
-
-
-def names_of(runs: Sequence[Path]) -> list[str]:
-    """What tells the runs apart: their folders' names, with as many parent folders as that takes."""
-    parts = [run.resolve().parts for run in runs]
-    if len(set(parts)) < len(parts):
-        twice = next(run for run, path in zip(runs, parts, strict=True) if parts.count(path) > 1)
-        raise ValueError(f"the run {twice} is given twice; give each once.")
-    for count in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(path[-count:]) for path in parts]
-        if len(set(names)) == len(names):
-            break
-    return names

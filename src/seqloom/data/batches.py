@@ -7,7 +7,6 @@ out; none of them changes what it computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +14,11 @@ import torch
 from datasets import Dataset
 from torch.nn.utils.rnn import pad_sequence
 
+from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.schema import TrainingSettings
 
 Batch = np.ndarray  # (rows,) indices of the pairs in a batch
 Update = list[Batch]
-IGNORED = -100
 
 
 def plan_epoch(
@@ -129,11 +128,6 @@ class PlanSummary:
     padding: float
     """Share of padding among all source and target positions."""
     target_tokens_per_update: float
-
-    @classmethod
-    def of(cls, updates: Iterable[Update], source_lengths: np.ndarray, target_lengths: np.ndarray) -> PlanSummary:
-        """Counts a plan."""
-        return cls.over([figures_of(list(updates), source_lengths, target_lengths)])
 
     @classmethod
     def over(cls, figures: list[list[int]]) -> PlanSummary:

@@ -13,7 +13,6 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
 from seqloom.data.batches import (
-    IGNORED,
     Batch,
     PlanSummary,
     Update,
@@ -24,6 +23,7 @@ from seqloom.data.batches import (
     share,
     token_counts,
 )
+from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.schema import TrainingSettings
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from seqloom import run_folder
 from seqloom.decoding.loading import check_exists, load_model
 from seqloom.scoring import metrics, significance
 from seqloom.scoring.predictions import (
@@ -28,7 +29,7 @@ from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 
 
 def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
-    """Scores two models on the same sentences and tests whether they differ: ``evaluate.py MODEL --against OTHER``.
+    """Scores two models on the same sentences and tests whether they differ, as ``--against OTHER`` asks.
 
     Predictions that are kept of the same split, sentences and generation settings are taken as they are. The data are
     those of MODEL's run (of OTHER's, where MODEL is a file), or as given; so are the metrics. ``--output_dir`` and
@@ -63,7 +64,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
         metrics.load_metric(metric)
     of_other = dataclasses.replace(settings, output_dir=None, revision=None)
     each = {name: settings, other: of_other}
-    paths = {s: Path(s) if files[s] else scores_folder(s, each[s]) / "predictions.jsonl" for s in (name, other)}
+    paths = {s: Path(s) if files[s] else scores_folder(s, each[s]) / run_folder.PREDICTIONS for s in (name, other)}
     if name == other or paths[name].resolve() == paths[other].resolve():
         raise ValueError(f"{name} and {other} are the same predictions; give another model or file to --against.")
     for system in (name, other):
@@ -110,7 +111,7 @@ def _with_metrics_beside(name: str, settings: ScoringSettings, overrides: Sequen
     """Where neither the command nor a run names metrics, those of the scores beside the file."""
     is_given = {word.partition("=")[0] for word in overrides} & {"--metrics", "--evaluation.metrics"}
     scores = read_scores(Path(name).parent)
-    if is_given or (Path(_home(name)) / "settings.yaml").is_file() or not scores.get("metrics"):
+    if is_given or run_folder.is_run(Path(_home(name))) or not scores.get("metrics"):
         return settings
     return dataclasses.replace(
         settings, evaluation=dataclasses.replace(settings.evaluation, metrics=list(scores["metrics"]))
@@ -124,7 +125,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         ValueError: Others are in their place.
     """
     folder = scores_folder(name, settings)
-    if not (folder / "scores.json").exists():
+    if not (folder / run_folder.SCORES).exists():
         return False
     scores = read_scores(folder)
     try:
@@ -137,7 +138,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         now["model"] = name
     kept = {key: scores.get(key) for key in now}
     if kept == now:
-        found, (pairs, _) = read_predictions(folder / "predictions.jsonl"), load_split(settings)
+        found, (pairs, _) = read_predictions(folder / run_folder.PREDICTIONS), load_split(settings)
         if found[:2] == (pairs["source"][:], pairs["target"][:]):
             return True
         differing = "of other sentences"

@@ -16,6 +16,7 @@ import difflib
 import importlib.metadata
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +31,7 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 
 from seqloom.scoring import significance
 from seqloom.scoring.significance import Statistics
+from seqloom.settings.schema import TrainingSettings
 from seqloom.version import __version__
 
 
@@ -40,6 +42,8 @@ class TextMetric(evaluate.Metric):
     them through evaluate's cache files.
     """
 
+    label: ClassVar[str]
+    """What tables and plots call it."""
     higher_is_better: ClassVar[bool] = True
 
     def __init__(self, *, num_process: int = 1, keep_in_memory: bool | None = None, **kwargs):
@@ -116,6 +120,7 @@ class Sacrebleu(SacrebleuMetric):
     punctuation and suits languages with spaces; see ``ko-mecab``, ``ja-mecab`` and ``zh`` there.
     """
 
+    label = "BLEU"
     scorer = BLEU
     fields = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
 
@@ -127,6 +132,7 @@ class Sacrebleu(SacrebleuMetric):
 class Chrf(SacrebleuMetric):
     """chrF2, the F-score of character n-grams (Popović, 2015); with ``word_order=2`` chrF++ (Popović, 2017)."""
 
+    label = "chrF"
     scorer = CHRF
     fields = ("score", "char_order", "word_order", "beta")
 
@@ -134,6 +140,7 @@ class Chrf(SacrebleuMetric):
 class Ter(SacrebleuMetric):
     """Translation edit rate: edits and shifts of words per reference word (Snover et al., 2006). Less is better."""
 
+    label = "TER"
     higher_is_better = False
     scorer = TER
     fields = ("score", "num_edits", "ref_length")
@@ -172,6 +179,7 @@ class CountingMetric(TextMetric):
 class ExactMatch(CountingMetric):
     """Percent of predictions equal to their reference, whitespace apart."""
 
+    label = "Exact match"
     rule = "unit:text"
 
     def count(self, prediction: str, reference: str) -> tuple[int, int]:
@@ -181,6 +189,7 @@ class ExactMatch(CountingMetric):
 class TokenAccuracy(CountingMetric):
     """Percent of positions with the same whitespace token; a missing or surplus token is a wrong position."""
 
+    label = "Token accuracy"
     rule = "tok:whitespace|unit:position|length:longer"
 
     def count(self, prediction: str, reference: str) -> tuple[int, int]:
@@ -191,6 +200,7 @@ class TokenAccuracy(CountingMetric):
 class Wer(CountingMetric):
     """Word error rate: insertions, deletions and substitutions per reference word. Less is better."""
 
+    label = "WER"
     higher_is_better = False
     rule = "tok:whitespace|unit:word"
     library = f"jiwer|version:{importlib.metadata.version('jiwer')}"
@@ -205,6 +215,7 @@ class Wer(CountingMetric):
 class Cer(Wer):
     """Character error rate: the same per code point of the reference (a Korean syllable is one), spaces included."""
 
+    label = "CER"
     rule = "tok:char|unit:codepoint"
     align = staticmethod(jiwer.process_characters)
 
@@ -212,6 +223,7 @@ class Cer(Wer):
 class Per(Wer):
     """Phoneme error rate: the same per phoneme, where phonemes are separated by whitespace (``HH AH0 L OW1``)."""
 
+    label = "PER"
     rule = "tok:whitespace|unit:phoneme"
 
 
@@ -231,6 +243,7 @@ class Rouge(TextMetric):
     stemming. ROUGE-Lsum takes lines for sentences.
     """
 
+    label = "ROUGE-L"
     kinds: ClassVar[list[str]] = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
     def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
@@ -246,7 +259,7 @@ class Rouge(TextMetric):
         return {"score": means["rougeL"], **means, "signature": signature}, statistics
 
 
-METRICS: dict[str, type[evaluate.Metric]] = {
+METRICS: dict[str, type[TextMetric]] = {
     "sacrebleu": Sacrebleu,
     "chrf": Chrf,
     "ter": Ter,
@@ -278,15 +291,35 @@ def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
 
 
 def higher_is_better(name: str) -> bool:
-    """Whether more is better. Metrics of the Hub do not say, and are taken to grow with quality."""
-    return METRICS[name].higher_is_better if name in METRICS else True
+    """Whether more is better. Metrics of the Hub do not say, and are taken to grow with quality; the loss does not."""
+    return METRICS[name].higher_is_better if name in METRICS else name != "loss"
 
 
-def statistics(name: str, predictions: Sequence[str], references: Sequence[str | list[str]], **kwargs) -> Statistics:
-    """What the score of one of seqloom's metrics is computed from, sentence by sentence; arguments as for `compute`."""
-    _check_pairs(predictions, references)
-    groups = [list(entry) if isinstance(entry, list | tuple) else [entry] for entry in references]
-    return METRICS[name]().measure(list(predictions), groups, **kwargs)[1]
+def label(name: str) -> str:
+    """What tables and plots call a metric: ``BLEU``; one of the Hub by its name."""
+    return METRICS[name].label if name in METRICS else name
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a run's validations are judged by."""
+
+    name: str
+    """``loss``, or a metric of greedy outputs."""
+
+    @classmethod
+    def of(cls, training: TrainingSettings) -> Goal:
+        """The one that the settings choose: ``metric_for_best_model``, else ``eval_metric``, else the loss."""
+        return cls(training.metric_for_best_model or training.eval_metric or "loss")
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better, -1 where less is: of two scores times it, the greater one is the better."""
+        return 1 if higher_is_better(self.name) else -1
+
+    def is_better(self, score: float, other: float | None) -> bool:
+        """Whether a score is better than another, or the first of all."""
+        return other is None or self.sign * score > self.sign * other
 
 
 def compute(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.scoring.significance import Statistics
 
@@ -27,7 +28,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     path, names = Path(path), ("source", "reference", "hypothesis")
     if not path.is_file():
-        raise ValueError(f"there is no file {path}; evaluate.py writes predictions.jsonl beside the scores of a model.")
+        raise ValueError(f"there is no file {path}; seqloom evaluate writes predictions.jsonl beside a model's scores.")
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # U+2028 ends no line of JSON
     except UnicodeDecodeError as error:
@@ -54,7 +55,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is damaged.
     """
-    path = folder / "scores.json"
+    path = folder / run_folder.SCORES
     if not path.is_file():
         return {}
     try:

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel
 
+from seqloom import run_folder
 from seqloom.data.pairs import load_pairs
 from seqloom.data.tokenization import check_matches, load_tokenizer
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, load_model
@@ -39,7 +40,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
     folder = scores_folder(name, settings)
-    if not overwrite and (folder / "scores.json").exists():
+    if not overwrite and (folder / run_folder.SCORES).exists():
         raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")
     return score_model(name, settings, generate_kwargs)
 
@@ -50,7 +51,7 @@ def split_of(settings: ScoringSettings) -> str:
 
 def scores_folder(name: str, settings: ScoringSettings) -> Path:
     default = Path(name) if Path(name).is_dir() else Path("runs") / name.replace("/", "--")
-    return Path(settings.output_dir) if settings.output_dir else default / "evaluation" / split_of(settings)
+    return Path(settings.output_dir) if settings.output_dir else run_folder.evaluation(default, split_of(settings))
 
 
 def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -142,11 +143,11 @@ def score_split(
         "folder": str(folder),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "predictions.jsonl").open("w", encoding="utf-8") as file:
+    with (folder / run_folder.PREDICTIONS).open("w", encoding="utf-8") as file:
         for source, reference, hypothesis in zip(sources, references, outputs, strict=True):
             line = {"source": source, "reference": reference, "hypothesis": hypothesis}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    (folder / "scores.json").write_text(json.dumps(scores, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / run_folder.SCORES).write_text(json.dumps(scores, indent=2, ensure_ascii=False), encoding="utf-8")
     return scores
 
 

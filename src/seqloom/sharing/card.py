@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from seqloom import run_folder
 from seqloom.figures.curves import training_curve
 from seqloom.figures.style import save_png
 from seqloom.scoring import metrics
@@ -20,9 +21,6 @@ from seqloom.settings.schema import HubSettings, Settings
 from seqloom.sharing.privacy import last_part, shareable_settings, without_places
 from seqloom.support.wording import plural
 
-FILES = ("settings.yaml", "record.json", "training_log.jsonl", "config.json")
-RECORD = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}
-CURVE = "training_curve.png"
 SNIPPET = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({name}, trust_remote_code=True)
@@ -32,10 +30,6 @@ print(tokenizer.batch_decode(outputs, skip_special_tokens=True))"""
 PIPELINE_SNIPPET = """from transformers import pipeline
 
 print(pipeline("seq2seq-generation", model={name}, trust_remote_code=True)({example}))"""
-METRICS = {
-    "sacrebleu": "BLEU", "chrf": "chrF", "ter": "TER", "exact_match": "Exact match",
-    "token_accuracy": "Token accuracy", "wer": "WER", "cer": "CER", "per": "PER", "rouge": "ROUGE-L",
-}  # fmt: skip
 TASKS = {
     "translation": "Translation", "summarization": "Summarization", "text-generation": "Text generation",
     "question-answering": "Question answering",
@@ -60,12 +54,12 @@ def write_card(folder: Path) -> None:
         log,
         metric,
         higher_is_better=not metric or metrics.higher_is_better(metric),
-        metric_label=metric and f"{_metric_name(metric)} (%)" if metric in METRICS else "",
+        metric_label=metric and f"{_metric_name(metric)} (%)" if metric in metrics.METRICS else "",
         label_smoothing=settings.training.label_smoothing_factor,
         best_step=record["progress"]["best_step"],
     )
-    save_png(figure, folder / CURVE)
-    card = folder / "README.md"
+    save_png(figure, folder / run_folder.CURVE)
+    card = folder / run_folder.CARD
     if not card.is_file() or is_as_made(card.read_text(encoding="utf-8")):
         card.write_text(make_card(folder), encoding="utf-8")
 
@@ -157,30 +151,10 @@ def draft_card(hub: HubSettings, text: str) -> ModelCard:
 
 def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
     """Settings, record, log and the model's config."""
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{folder} holds no finished run of seqloom's: it lacks {', '.join(missing)}; give the output_dir of a "
-            "training that came to its end."
-        )
-
-    def loads(name: str, text: str) -> Any:
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{folder / name} is damaged: {error}; take the folder as the training left it.") from None
-
-    settings = load_settings(folder / "settings.yaml")
-    _, record_text, log_text, config_text = ((folder / name).read_text(encoding="utf-8") for name in FILES)
-    record, config = loads("record.json", record_text), loads("config.json", config_text)
-    log = [loads("training_log.jsonl", line) for line in log_text.splitlines()]
-    lacking = sorted(RECORD - set(record)) if isinstance(record, dict) else ["everything"]
-    if lacking:
-        raise ValueError(
-            f"{folder / 'record.json'} lacks {', '.join(lacking)}: another version of seqloom wrote it; make its card "
-            "with that one, or train anew."
-        )
-    return settings, record, log, config
+    run_folder.finished(folder)
+    settings = load_settings(folder / run_folder.SETTINGS)
+    config = run_folder.read_json(folder / run_folder.CONFIG)
+    return settings, run_folder.read_record(folder), run_folder.read_log(folder), config
 
 
 def _is_on_hub(record: dict[str, Any]) -> bool:
@@ -189,7 +163,7 @@ def _is_on_hub(record: dict[str, Any]) -> bool:
 
 
 def _metric_name(name: str) -> str:
-    return METRICS.get(name) or without_places(name)
+    return without_places(metrics.label(name))
 
 
 def _data_name(settings: Settings, record: dict[str, Any]) -> str:
@@ -416,7 +390,7 @@ def _hyper_parameters(settings: Settings, record: dict[str, Any], config: dict[s
 
 def _course(settings: Settings, record: dict[str, Any], with_scores: bool) -> str:
     progress, environment = record["progress"], record["environment"]
-    best = settings.training.metric_for_best_model or settings.training.eval_metric or "loss"
+    best = metrics.Goal.of(settings.training).name
     names = ("python", "torch", "transformers", "accelerate", "datasets", "tokenizers", "sacrebleu", "seqloom")
     rows = {
         "length": f"{plural(progress['step'], 'update')}, {plural(progress['epoch'], 'whole epoch')}, "
@@ -443,9 +417,9 @@ def _curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[d
         decoded = min(settings.training.eval_samples or 10**9, record["data"]["pairs"]["validation"])
         notes.append(f"{_metric_name(metric)} is of greedy outputs for {plural(decoded, 'validation pair')}.")
     note = " ".join(notes)
-    if (folder / CURVE).is_file():
+    if (folder / run_folder.CURVE).is_file():
         also = f", and {_metric_name(metric)} of the validations" if metric else ""
-        return f"![Training and validation loss against updates{also}]({CURVE})\n\n{note}"
+        return f"![Training and validation loss against updates{also}]({run_folder.CURVE})\n\n{note}"
     validations = [line for line in log if "eval_loss" in line]
     stride = -(-len(validations) // 10)  # ten rows or fewer, the last validation among them
     best = record["progress"]["best_step"]

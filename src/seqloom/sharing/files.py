@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from seqloom import run_folder
 from seqloom.settings.schema import Settings
-from seqloom.sharing.card import CURVE
 from seqloom.sharing.privacy import shareable_settings, without_places
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -18,9 +18,9 @@ TOKENIZER_FILES = {
     "tokenizer.json", "target_tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "source.spm", "target.spm",
 }  # fmt: skip
-PRIVATE = {"data.json"}
+PRIVATE = {run_folder.DATA}
 """Files of a run that its resuming needs and nobody else."""
-TELLING = ("record.json", "training_log.jsonl", CURVE)
+TELLING = (run_folder.RECORD, run_folder.LOG, run_folder.CURVE)
 """Files that tell of scores."""
 
 
@@ -41,10 +41,12 @@ def shared_files(folder: Path, settings: Settings, record: dict[str, Any]) -> tu
     """What goes up, without a path of this machine; and the names of the folder's files that do not."""
     files: dict[str, Path | bytes] = {path.name: path for path in model_files(folder)}
     files |= {name: folder / name for name in TELLING if (folder / name).is_file()}
-    files["settings.yaml"] = yaml.safe_dump(shareable_settings(settings), sort_keys=False, allow_unicode=True).encode()
-    files["record.json"] = json.dumps(shareable_record(record), indent=2, ensure_ascii=False).encode()
+    files[run_folder.SETTINGS] = yaml.safe_dump(
+        shareable_settings(settings), sort_keys=False, allow_unicode=True
+    ).encode()
+    files[run_folder.RECORD] = json.dumps(shareable_record(record), indent=2, ensure_ascii=False).encode()
     here = {path.name for path in folder.iterdir() if path.is_file()}
-    return files, sorted(here - set(files) - {"README.md", *PRIVATE})
+    return files, sorted(here - set(files) - {run_folder.CARD, *PRIVATE})
 
 
 def shareable_record(record: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from seqloom import run_folder
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import HubSettings
 from seqloom.sharing.card import draft_card, is_as_made, make_card
@@ -23,21 +23,6 @@ from seqloom.sharing.files import TELLING, model_files, shared_files
 from seqloom.sharing.hub import check_header, commit, explained
 from seqloom.sharing.privacy import last_part
 from seqloom.sharing.verify import check_record, load_pushed, reproduce
-
-
-def finished_run(folder: Path) -> Path:
-    """The folder, if it holds a finished run.
-
-    Raises:
-        ValueError: It does not.
-    """
-    for name in ("settings.yaml", "record.json", "config.json"):
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"{folder} has no {name}, so it is not the folder of a finished run; "
-                "any other folder can be uploaded with `hf upload`."
-            )
-    return folder
 
 
 def prepare_repository(hub: HubSettings) -> None:
@@ -69,7 +54,7 @@ def push_best(folder: Path, hub: HubSettings, step: int, say: Callable[[str], No
                 f"The best checkpoint of a training that goes on, after {step:,} updates. Its scores come with its end."
             )
             files: dict[str, Path | bytes] = {path.name: path for path in model_files(folder)}
-            files["README.md"] = str(draft_card(hub, text)).encode()
+            files[run_folder.CARD] = str(draft_card(hub, text)).encode()
             commit(hub, files, f"The best checkpoint after {step:,} updates", delete=TELLING)
     except ValueError as error:
         say(f"warning: {error}; the training goes on, and the next push takes it along.")
@@ -90,8 +75,8 @@ def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> 
         ValueError: The Hub cannot be reached or does not allow it, or the pushed model does not give the scores of the
             record. The message has the command that pushes later.
     """
-    settings = load_settings(finished_run(folder) / "settings.yaml")
-    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    settings = load_settings(run_folder.finished(folder) / run_folder.SETTINGS)
+    record = run_folder.read_record(folder)
     name = hub.push_to_hub
     own = own_card(folder, name, last_part(settings.output_dir))
     what = f"{folder} was not pushed to {name}"
@@ -103,7 +88,7 @@ def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> 
         prepare_repository(hub)
         files, left_out = shared_files(folder, settings, record)
         card = make_card(folder, name, with_scores=not is_scored)
-        files["README.md"] = card.encode() if is_scored or own is None else own.encode()
+        files[run_folder.CARD] = card.encode() if is_scored or own is None else own.encode()
         telling = {path: files.pop(path) for path in TELLING if path in files} if is_scored else {}
         info = commit(hub, files, f"{settings.model['model_type']}, trained with seqloom", delete=TELLING)
     say(f"pushed {len(files)} files to {info.repo_url}")
@@ -117,14 +102,14 @@ def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> 
         say(check)
         card = make_card(folder, name, check=check) if own is None else own
         with explained(f"the card of {name} was not pushed", then):
-            info = commit(hub, telling | {"README.md": card.encode()}, "Scores, which the pushed model gives")
+            info = commit(hub, telling | {run_folder.CARD: card.encode()}, "Scores, which the pushed model gives")
     say(f"the model is shared: {info.repo_url}")
     return info.commit_url
 
 
 def own_card(folder: Path, name: str, old_name: str) -> str | None:
     """The folder's card with the model's new name, if somebody has written another than the one that was made."""
-    path = folder / "README.md"
+    path = folder / run_folder.CARD
     if not path.is_file() or is_as_made(text := path.read_text(encoding="utf-8")):
         return None
     return re.sub(rf'(from_pretrained\(|model=)"{re.escape(old_name)}"', rf'\1"{name}"', text)

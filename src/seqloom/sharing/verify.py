@@ -12,6 +12,7 @@ from huggingface_hub import HfApi
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from seqloom import run_folder
 from seqloom.decoding.translate import translate
 from seqloom.scoring import metrics
 from seqloom.scoring.predictions import Predictions, read_predictions
@@ -46,7 +47,7 @@ def predictions(folder: Path, record: dict[str, Any]) -> Predictions:
         ValueError: They were not.
     """
     split = record["evaluation"]["split"]
-    path = folder / "evaluation" / split / "predictions.jsonl"
+    path = run_folder.evaluation(folder, split) / run_folder.PREDICTIONS
     if not path.is_file():
         raise ValueError(
             f"not pushed: {path} is gone, against which the scores are checked; {as_it_was(folder, split)}."
@@ -56,7 +57,7 @@ def predictions(folder: Path, record: dict[str, Any]) -> Predictions:
 
 def as_it_was(folder: Path, split: str) -> str:
     """What mends predictions that are others than the record's."""
-    return f"score the model again as it was: python evaluate.py {folder} --split {split} --overwrite"
+    return f"score the model again as it was: seqloom evaluate {folder} --split {split} --overwrite"
 
 
 def check_record(folder: Path, record: dict[str, Any], settings: Settings) -> None:
@@ -73,7 +74,7 @@ def check_record(folder: Path, record: dict[str, Any], settings: Settings) -> No
             split = record["evaluation"]["split"]
             raise ValueError(
                 f"not pushed: the record claims {name} {result['score']:.2f}, but the predictions in "
-                f"{folder / 'evaluation' / split} give {score:.2f}; {as_it_was(folder, split)}."
+                f"{run_folder.evaluation(folder, split)} give {score:.2f}; {as_it_was(folder, split)}."
             )
 
 

@@ -3,14 +3,6 @@
 Every folder holds a manifest of its files' sizes and digests. It is written when all else is on the disk, and checked
 before anything of the folder is used. Names in ``checkpoints`` that begin with ``saving-``, ``old-`` or ``deleting-``
 are what a kill left behind, and `recover` puts them right.
-
-Layout of an output folder::
-
-    config.json, model.safetensors, tokenizer…, README.md   the finished model
-    settings.yaml, training_log.jsonl                       the run's settings and record
-    checkpoints/step-00001200/                              full state of the last saves, to resume from
-    checkpoints/best/                                       the best model so far, for from_pretrained
-    checkpoints/weights/step-….safetensors                  weights of the last or best validations, for averaging
 """
 
 from __future__ import annotations
@@ -29,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from seqloom import run_folder
 from seqloom.support.disk import damage, discard, explained_when_full, remove, replace_folder, seal, sync
 from seqloom.training.state import Progress
 
@@ -52,7 +45,7 @@ def save_checkpoint(
     Raises:
         OSError: The disk is full. The checkpoints from before are whole.
     """
-    checkpoints = folder / "checkpoints"
+    checkpoints = run_folder.checkpoints(folder)
     name = f"step-{progress.step:08d}"
     aside = checkpoints / f"saving-{name}"
     with explained_when_full(aside, state_bytes(optimizer), removes=accelerator.is_main_process):
@@ -75,7 +68,7 @@ def save_checkpoint(
 
 def step_folders(folder: Path) -> list[Path]:
     """The checkpoints of an output folder, whole or not, the oldest first."""
-    return sorted(path for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
+    return sorted(path for path in run_folder.checkpoints(folder).glob("step-*") if path.is_dir())
 
 
 def drop_older(folder: Path, name: str, most: int) -> None:
@@ -145,16 +138,16 @@ def step_of(folder: Path) -> int:
 def remove_run(folder: Path) -> None:
     """Deletes an output folder. It remains one of a run, which may be deleted, to the last."""
     for path in folder.iterdir():
-        if path.name == "checkpoints":
+        if path == run_folder.checkpoints(folder):
             discard(path)
-        elif path.name != "settings.yaml":
+        elif path.name != run_folder.SETTINGS:
             remove(path)
     shutil.rmtree(folder)
 
 
 def recover(folder: Path) -> None:
     """Puts right what a kill left behind in an output folder: half of a save, of a replacement or of a deletion."""
-    checkpoints = folder / "checkpoints"
+    checkpoints = run_folder.checkpoints(folder)
     for old in checkpoints.glob("old-*"):
         place = checkpoints / old.name.removeprefix("old-")
         if place.exists():
@@ -163,7 +156,7 @@ def recover(folder: Path) -> None:
             os.replace(old, place)
     for left in (
         *folder.glob("saving-*"), *folder.glob("deleting-*"), *checkpoints.glob("saving-*"),
-        *checkpoints.glob("deleting-*"), *(checkpoints / "weights").glob("saving*"),
+        *checkpoints.glob("deleting-*"), *run_folder.weights(folder).glob("saving*"),
     ):  # fmt: skip
         remove(left)
 
@@ -206,7 +199,7 @@ def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int, sco
         most: How many are kept.
         score: More is better: the best are kept, of equals the earlier. None: the last.
     """
-    weights = folder / "checkpoints" / "weights"
+    weights = run_folder.weights(folder)
     weights.mkdir(parents=True, exist_ok=True)
     # Tied matrices are one parameter to named_parameters, so each is written once.
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
@@ -232,13 +225,13 @@ def _score_and_age(file: Path) -> tuple[float, int]:
 
 def has_kept_weights(folder: Path) -> bool:
     """Whether there is anything to take a mean of."""
-    return any((folder / "checkpoints" / "weights").glob("step-*.safetensors"))
+    return any(run_folder.weights(folder).glob("step-*.safetensors"))
 
 
 @torch.no_grad()
 def load_average(model: PreTrainedModel, folder: Path) -> list[int]:
     """Gives the model the mean of the kept weights (Vaswani et al. 2017, section 6.1), and returns their steps."""
-    files = sorted((folder / "checkpoints" / "weights").glob("step-*.safetensors"))
+    files = sorted(run_folder.weights(folder).glob("step-*.safetensors"))
     parameters = dict(model.named_parameters())
     sums = {
         name: torch.zeros_like(parameter, dtype=torch.float64, device="cpu") for name, parameter in parameters.items()

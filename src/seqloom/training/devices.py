@@ -14,7 +14,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
+from seqloom import run_folder
 from seqloom.settings.schema import Settings
+from seqloom.support.machine import available_cores
 
 
 def make_accelerator(settings: Settings) -> Accelerator:
@@ -39,13 +41,12 @@ def make_accelerator(settings: Settings) -> Accelerator:
         log_with=list(settings.training.report_to) or None,
         # The main process tokenizes and scores while the others wait, longer than the default of some minutes.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))],
-        project_dir=str(Path(settings.output_dir) / "trackers"),
+        project_dir=str(Path(settings.output_dir) / run_folder.TRACKERS),
     )
     shard_on_cpu(accelerator)
     if on_cpu:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(settings.training.num_threads or max(1, cores // local_processes))
+        torch.set_num_threads(settings.training.num_threads or max(1, available_cores() // local_processes))
     return accelerator
 
 

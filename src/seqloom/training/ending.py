@@ -7,77 +7,53 @@ import json
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
-from seqloom.data.encoding import EncodingReport
-from seqloom.data.pairs import Pairs
+from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.scoring.score import score_split, table
-from seqloom.settings.schema import Settings
 from seqloom.sharing.card import write_card
 from seqloom.support import disk
 from seqloom.support.console import say
 from seqloom.support.machine import environment
 from seqloom.training import checkpoints
-from seqloom.training.loop import validate
+from seqloom.training.material import Material
 from seqloom.training.state import Run
+from seqloom.training.validation import validate
 
 
-def counted(settings: Settings, is_streaming: bool, report: EncodingReport) -> str:
-    """What was kept and dropped, in words: of a stream only what this process has read."""
-    if settings.data.num_workers:
-        return "a stream, read by processes of its own"  # which counted apart
-    if settings.data.split_stream:
-        return f"a stream; of what the first process read, {report}"
-    return f"a stream; of everything read, {report}" if is_streaming else str(report)
+def finish(run: Run, material: Material) -> dict[str, Any]:
+    """Chooses the final weights, scores them, and writes the model folder with its record and card.
 
-
-def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any]:
-    """Chooses the final weights, scores them, and writes the model folder with its record and card."""
+    Raises:
+        ValueError: The best model is damaged, and no validation is left that could replace it.
+        OSError: The disk is full.
+    """
     settings, accelerator, progress = run.settings, run.accelerator, run.progress
     accelerator.wait_for_everyone()
-    what = disk.damage(run.folder / "checkpoints" / "best") if accelerator.is_main_process else None
-    (what,) = broadcast_object_list([what])
-    if what is not None:
-        raise ValueError(
-            f"{run.folder / 'checkpoints' / 'best'} is damaged ({what}), and no validation is left that could replace "
-            "it; go on with --resume and more training.max_steps or num_train_epochs, or train anew with --overwrite."
-        )
-    model = AutoModelForSeq2SeqLM.from_pretrained(run.folder / "checkpoints" / "best").to(accelerator.device)
-    chosen = f"the best validation's, after update {progress.best_step:,}"
-    if run.average is not None:
-        chosen += f" (their moving average with decay {settings.training.ema_decay})"
-    if settings.training.average_checkpoints > 1 and checkpoints.has_kept_weights(run.folder):
-        average = AutoModelForSeq2SeqLM.from_pretrained(run.folder / "checkpoints" / "best").to(accelerator.device)
-        steps = checkpoints.load_average(average, run.folder)
-        name = settings.training.metric_for_best_model or settings.training.eval_metric or "loss"
-        score = validate(dataclasses.replace(run, model=average, average=None))[name]
-        sign = 1 if name != "loss" and metrics.higher_is_better(name) else -1
-        say(accelerator, f"{name}: average of {len(steps)} checkpoints {score:.4f}, best one {progress.best_score:.4f}")
-        if sign * score >= sign * progress.best_score:
-            model, chosen = average, f"the mean of those after updates {', '.join(f'{step:,}' for step in steps)}"
-    split = settings.evaluation.split
-    record = {
+    model, chosen = choose_weights(run)
+    split, splits = settings.evaluation.split, material.pairs.splits
+    record: dict[str, Any] = {
         "model": {"parameters": model.num_parameters(), "weights": chosen},
-        "data": {**pairs.provenance, **data_record},
+        "data": material.record(settings),
         "progress": {name: value for name, value in dataclasses.asdict(progress).items() if name != "log"},
         "environment": environment(accelerator.num_processes),
         "precision": accelerator.mixed_precision,
         "evaluation": None,
-        "example": pairs.splits.get(split or "", pairs.splits["validation"])[0]["source"],
+        "example": splits.get(split or "", splits["validation"])[0]["source"],
     }
     penalty = settings.generation.coverage_penalty
     decoding = {"coverage_penalty": penalty} if penalty else {}  # all else is in the generation config
     if accelerator.is_main_process:
         with disk.explained_when_full(run.folder / "saving-model"):
             model.save_pretrained(run.folder)
-        if split in pairs.splits:
+        if split in splits:
             record["evaluation"] = score_split(
-                model, run.tokenizer, pairs.splits[split], settings.evaluation,
+                model, run.tokenizer, splits[split], settings.evaluation,
                 batch_tokens=settings.generation.decode_batch_tokens, split=split,
-                folder=run.folder / "evaluation" / split, **decoding,
+                folder=run_folder.evaluation(run.folder, split), **decoding,
             )  # fmt: skip
-        (run.folder / "record.json").write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+        (run.folder / run_folder.RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
         write_card(run.folder)
         if record["evaluation"] is not None:
             say(accelerator, table(record["evaluation"]["metrics"]))
@@ -85,3 +61,31 @@ def finish(run: Run, pairs: Pairs, data_record: dict[str, Any]) -> dict[str, Any
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return record
+
+
+def choose_weights(run: Run) -> tuple[PreTrainedModel, str]:
+    """The best validation's model, or the mean of several if that scores as well; and which it is, in words."""
+    settings, accelerator, progress, best = run.settings, run.accelerator, run.progress, run_folder.best(run.folder)
+    what = disk.damage(best) if accelerator.is_main_process else None
+    (what,) = broadcast_object_list([what])
+    if what is not None:
+        raise ValueError(
+            f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
+            "more training.max_steps or num_train_epochs, or train anew with --overwrite."
+        )
+    model = AutoModelForSeq2SeqLM.from_pretrained(best).to(accelerator.device)
+    chosen = f"the best validation's, after update {progress.best_step:,}"
+    if run.average is not None:
+        chosen += f" (their moving average with decay {settings.training.ema_decay})"
+    if settings.training.average_checkpoints > 1 and checkpoints.has_kept_weights(run.folder):
+        average = AutoModelForSeq2SeqLM.from_pretrained(best).to(accelerator.device)
+        steps = checkpoints.load_average(average, run.folder)
+        goal = metrics.Goal.of(settings.training)
+        score = validate(dataclasses.replace(run, model=average, average=None))[goal.name]
+        say(
+            accelerator,
+            f"{goal.name}: average of {len(steps)} checkpoints {score:.4f}, best one {progress.best_score:.4f}",
+        )
+        if not goal.is_better(progress.best_score, score):
+            model, chosen = average, f"the mean of those after updates {', '.join(f'{step:,}' for step in steps)}"
+    return model, chosen

@@ -13,10 +13,7 @@ import signal
 import time
 from typing import NoReturn
 
-import torch
-from accelerate.utils import gather_object
-
-from seqloom.decoding.translate import GREEDY, translate
+from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.sharing.push import push_best
 from seqloom.support.console import say
@@ -26,6 +23,7 @@ from seqloom.training.signals import Stopped, StopSignals
 from seqloom.training.state import Run, is_over
 from seqloom.training.tracking import Console, RunLog, summary
 from seqloom.training.update import make_update
+from seqloom.training.validation import validate
 
 
 def train(run: Run) -> None:
@@ -103,7 +101,7 @@ def stop(run: Run, number: int) -> NoReturn:
     raise Stopped(
         number,
         f"stopped by {signal.Signals(number).name} after {run.progress.step:,} updates; go on with: "
-        f"train.py {run.folder / 'settings.yaml'} --resume",
+        f"seqloom train {run.folder / run_folder.SETTINGS} --resume",
     )
 
 
@@ -114,12 +112,11 @@ def validate_and_save(run: Run, log: RunLog) -> None:
     if not math.isfinite(scores["loss"]):
         raise ValueError(
             f"the validation loss after update {progress.step} is {scores['loss']}: the weights are no longer numbers; "
-            f"lower training.learning_rate. Checkpoints from before it are in {run.folder / 'checkpoints'}."
+            f"lower training.learning_rate. Checkpoints from before it are in {run_folder.checkpoints(run.folder)}."
         )
-    name = training.metric_for_best_model or training.eval_metric or "loss"
-    score = scores[name]
-    sign = 1 if name != "loss" and metrics.higher_is_better(name) else -1
-    is_best = progress.best_score is None or sign * score > sign * progress.best_score
+    goal = metrics.Goal.of(training)
+    score = scores[goal.name]
+    is_best = goal.is_better(score, progress.best_score)
     if is_best:
         progress.best_score, progress.best_step, progress.validations_without_best = score, progress.step, 0
     else:
@@ -130,41 +127,12 @@ def validate_and_save(run: Run, log: RunLog) -> None:
         whole = whole_model(run.accelerator, run.scored_model)
     if run.accelerator.is_main_process:
         if is_best:
-            checkpoints.save_model(whole, run.tokenizer, run.folder / "checkpoints" / "best", progress.step)
+            checkpoints.save_model(whole, run.tokenizer, run_folder.best(run.folder), progress.step)
         if most := training.average_checkpoints:
-            rank = sign * score if training.average_kind == "best" else None
+            rank = goal.sign * score if training.average_kind == "best" else None
             checkpoints.keep_weights(whole, run.folder, progress.step, most, rank)
     save(run, log)
     hub = run.settings.hub
     if is_best and hub.push_to_hub and hub.hub_strategy == "best" and run.accelerator.is_main_process:
-        best = run.folder / "checkpoints" / "best"
+        best = run_folder.best(run.folder)
         push_best(best, hub, progress.step, functools.partial(say, run.accelerator))
-
-
-@torch.no_grad()
-def validate(run: Run) -> dict[str, float]:
-    """The unsmoothed validation loss per target token and, where wanted, the metric of greedy outputs."""
-    accelerator, model = run.accelerator, run.scored_model
-    model.eval()
-    total, num_tokens = torch.zeros((), dtype=torch.float64), 0
-    for position in run.validation_stream.epoch(0):
-        for batch in position.micro_batches:
-            inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-            with accelerator.autocast():
-                loss = model(**inputs, num_items_in_batch=1, label_smoothing=0.0, use_cache=False).loss
-            total += loss.item()
-        num_tokens += position.num_tokens
-    total = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").item()
-    scores = {"loss": total / num_tokens}
-    if name := run.settings.training.eval_metric:
-        sources, references = run.validation_pairs["source"][:], run.validation_pairs["target"][:]
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
-        model = whole_model(accelerator, model)  # processes decode other texts, in other numbers of steps
-        outputs = translate(
-            model, run.tokenizer, sources[mine], batch_tokens=run.settings.generation.decode_batch_tokens, **GREEDY
-        )
-        order = gather_object(list(range(len(sources)))[mine])
-        outputs = [text for _, text in sorted(zip(order, gather_object(outputs), strict=True))]
-        options = run.settings.evaluation.metric_kwargs.get(name, {})
-        scores[name] = metrics.compute(name, outputs, references, **options)["score"]
-    return scores

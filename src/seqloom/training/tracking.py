@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from seqloom import run_folder
+from seqloom.scoring.metrics import Goal
 from seqloom.support.console import duration, has_terminal, say
 from seqloom.support.machine import peak_memory
 
@@ -51,7 +53,7 @@ class RunLog:
             start_trackers(run)
         self.file, self.tracked = None, set()
         if run.accelerator.is_main_process:
-            path = run.folder / "training_log.jsonl"
+            path = run.folder / run_folder.LOG
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
             whole = list(itertools.takewhile(_is_whole, lines))  # a kill may have cut the last one
             if len(lines) > len(whole) + 1:
@@ -162,7 +164,7 @@ def _name(line: dict[str, Any]) -> tuple[int, bool]:
 
 def start_trackers(run: Run) -> None:
     """Starts those of ``report_to``, or goes on where they were, and gives them the settings once."""
-    folder = run.folder / "trackers"
+    folder = run.folder / run_folder.TRACKERS
     identity, options, is_new = folder / "run_id", {}, True
     if run.accelerator.is_main_process:
         is_new = run.progress.step == 0 or not identity.exists()
@@ -260,7 +262,7 @@ class Console:
 def summary(run: Run, log: RunLog) -> str:
     """A finished training as a small table."""
     progress, training = run.progress, run.settings.training
-    name = training.metric_for_best_model or training.eval_metric or "loss"
+    name = Goal.of(training).name
     memory = "of the process" if run.accelerator.device.type == "cpu" else "on the device"
     begun = f", {progress.epoch_updates:,} updates of the next" if progress.epoch_updates else ""
     rows = {

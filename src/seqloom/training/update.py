@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate.utils import release_memory
 
+from seqloom import run_folder
 from seqloom.data.batches import cut
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.data.updates import EpochPosition
@@ -113,7 +114,7 @@ def note_skipped(run: Run, position: EpochPosition, loss: float, gradient_norm: 
         raise ValueError(
             f"{what}, the {progress.skipped_in_a_row}. such update in a row; lower training.learning_rate, warm up "
             "longer, clip at a smaller max_grad_norm, or look at these pairs. Checkpoints from before it are in "
-            f"{run.folder / 'checkpoints'}."
+            f"{run_folder.checkpoints(run.folder)}."
         )
     say(run.accelerator, f"{what}: left out ({progress.skipped_updates} so far).")
 

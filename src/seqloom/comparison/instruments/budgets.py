@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate
 from seqloom.scoring import metrics
-from seqloom.sharing.card import METRICS
 
 SPENT = {"seconds": "seconds", "updates": "updates", "tokens": "target tokens", "flops": "FLOPs"}
 """What a quality is bought with."""
@@ -36,10 +35,9 @@ class Progress:
 
 def read_progress(folder: Path) -> Progress | None:
     """From ``training_log.jsonl``; None where there is none, or none that counts tokens, seconds and validations."""
-    path = folder / "training_log.jsonl"
-    if not path.is_file():
+    if not (folder / run_folder.LOG).is_file():
         return None
-    log = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    log = run_folder.read_log(folder)
     tokens, seconds = [0.0], [0.0]  # at the log's lines of training
     for line in log:
         if "tokens_per_second" in line and "target_tokens" in line and line["tokens_per_second"]:
@@ -81,16 +79,11 @@ def common_metric(runs: dict[str, list[Progress]]) -> str:
     return min(names - {"loss"}, default="loss")
 
 
-def is_higher_better(metric: str) -> bool:
-    """Of a metric of the validations, the loss included."""
-    return metric != "loss" and metrics.higher_is_better(metric)
-
-
 def label(metric: str) -> str:
     """As an axis or a table has it, with the unit."""
     if metric == "loss":
         return "validation loss (nats per target token)"
-    return f"validation {METRICS[metric]} (%)" if metric in METRICS else f"validation {metric}"
+    return f"validation {metrics.label(metric)}" + (" (%)" if metric in metrics.METRICS else "")
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
@@ -102,7 +95,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
 
 def best_of_all(runs: dict[str, list[Progress]], metric: str) -> float:
     """The best score that every run reaches."""
-    better, worse = (max, min) if is_higher_better(metric) else (min, max)
+    better, worse = (max, min) if metrics.higher_is_better(metric) else (min, max)
     return worse(better(run.scores[metric]) for group in runs.values() for run in group)
 
 
@@ -110,7 +103,7 @@ def to_quality(
     runs: Sequence[Progress], metric: str, quality: float | None, training_flops: float
 ) -> dict[str, Any] | None:
     """Seconds, updates, target tokens and FLOPs before the first validation that is as good; None if a run has none."""
-    sign = 1 if is_higher_better(metric) else -1
+    sign = 1 if metrics.higher_is_better(metric) else -1
     spent: dict[str, list[float]] = {name: [] for name in SPENT}
     for run in runs:
         good = (at for at, score in enumerate(run.scores[metric]) if sign * score >= sign * quality)

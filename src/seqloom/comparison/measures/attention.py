@@ -8,7 +8,6 @@ be repeated.
 from __future__ import annotations
 
 import csv
-import json
 import random
 from collections.abc import Sequence
 from importlib.resources import files
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoConfig
 
+from seqloom import run_folder
 from seqloom.attention.attend import cross_attention_map
 from seqloom.attention.maps import draw_map
 from seqloom.comparison.candidates import Candidate, Options, describe, kind
@@ -28,7 +28,6 @@ from seqloom.scoring import metrics
 from seqloom.scoring.predictions import check_same_sentences, measure_sentences, read_predictions, read_scores
 from seqloom.scoring.significance import Statistics, interval
 from seqloom.settings.reading import load_settings
-from seqloom.sharing.card import METRICS
 
 RECIPES = ("scan-rnn-no-attention", "scan-rnn", "scan-transformer")
 """Whose models and optimizers the recall task is learnt with."""
@@ -169,8 +168,8 @@ def recall(
     systems = {}
     for settings in runs.values():
         out = Path(settings.output_dir)
-        record = json.loads((out / "record.json").read_text(encoding="utf-8"))
-        predictions = read_predictions(out / "evaluation" / "test" / "predictions.jsonl")
+        record = run_folder.read_record(out)
+        predictions = read_predictions(run_folder.evaluation(out, "test") / run_folder.PREDICTIONS)
         lengths = np.array([len(reference.split()) for reference in predictions.references])
         _, statistics = measure_sentences("token_accuracy", predictions)
         config = AutoConfig.from_pretrained(out)
@@ -203,7 +202,7 @@ def section(result: dict[str, Any]) -> Section:
     parts = [Plot("attention_or_none", figure, "Quality against the length of the source.")]
     headline: dict[str, dict[str, str]] = {}
     if data:
-        label = METRICS.get(data["metric"], data["metric"])
+        label = metrics.label(data["metric"])
         header = [f"{low} to {high}" if low != high else f"{low}" for low, high in data["buckets"]]
         rows = [["sentences", *(f"{count:,}" for count in data["counts"])]]
         rows += [[name, *(f"{entry['score']:.2f}" for entry in entries)] for name, entries in data["scores"].items()]
@@ -263,7 +262,7 @@ def _draw_maps(maps: dict[str, Any]) -> Plot:
 
 def _finding(data: dict[str, Any]) -> str:
     """Whether models without attention fall behind on long sources, on the test data, and more than on short ones."""
-    label = METRICS.get(data["metric"], data["metric"])
+    label = metrics.label(data["metric"])
     sign = 1 if metrics.higher_is_better(data["metric"]) else -1
     without = [name for name, words in data["kinds"].items() if "no attention" in words]
     others = [name for name in data["kinds"] if name not in without]
@@ -315,7 +314,7 @@ def _draw_data(panel, data: dict[str, Any]) -> None:
         if all(entry["interval"] for entry in entries):
             lows, highs = zip(*(entry["interval"] for entry in entries), strict=True)
             panel.fill_between(places, lows, highs, color=look(number)["color"], alpha=0.12, lw=0)
-    label = METRICS.get(data["metric"], data["metric"])
+    label = metrics.label(data["metric"])
     panel.set_xlabel(f"length of the source ({data['unit']})")
     panel.set_ylabel(f"{label} (%)")
     panel.set_title("the test data", fontsize="medium")

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.trainings import train_all
@@ -62,7 +63,7 @@ def measure(
                     done[key] = candidate.predictions[number]
                     continue
                 folder = options.folder / "generalisation" / f"{name}-{split}-{seed}"
-                done[key] = folder / "evaluation" / "test" / "predictions.jsonl"
+                done[key] = run_folder.evaluation(folder, "test") / run_folder.PREDICTIONS
                 runs[key] = _on_split(recipe, split, seed, folder)
     train_all(list(runs.values()), options.num_jobs)
     scores: dict[str, dict[str, list[float]]] = {}

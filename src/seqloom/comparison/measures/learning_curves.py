@@ -14,10 +14,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.instruments.budgets import common_metric, is_higher_better, label, read_all
+from seqloom.comparison.instruments.budgets import common_metric, label, read_all
 from seqloom.comparison.instruments.flops import costs
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.scoring import metrics
 from seqloom.support.console import has_terminal
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         }
     return {
         "metric": metric,
-        "higher_is_better": is_higher_better(metric),
+        "higher_is_better": metrics.higher_is_better(metric),
         "curves": curves,
         "equal": {budget: at_equal(curves, budget) for budget in BUDGETS} if curves else {},
         "without_log": [candidate.name for candidate in candidates if candidate.name not in runs],

@@ -39,7 +39,6 @@ from seqloom.scoring.significance import (
     system_resamples,
     system_score,
 )
-from seqloom.sharing.card import METRICS
 from seqloom.support.console import has_terminal
 from seqloom.support.wording import plural
 
@@ -78,7 +77,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
     }
     for name, runs in predictions.items():
         if not runs:
-            raise ValueError(f"{name} has no predictions to compare: score it with evaluate.py first.")
+            raise ValueError(f"{name} has no predictions to compare: score it with seqloom evaluate first.")
     check_same_sentences(
         {
             name if len(runs) == 1 else f"{name} (run {number})": run
@@ -460,7 +459,7 @@ def _in_words(result: dict[str, Any]) -> str:
 
 
 def _label(metric: str) -> str:
-    return METRICS.get(metric, metric)
+    return metrics.label(metric)
 
 
 def _with_interval(value: float, low_high: Sequence[float], sign: str = "") -> str:

@@ -7,7 +7,6 @@ bring to a quality (Vaswani et al. 2017, arXiv:1706.03762, table 2). Both are co
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options, describe
 from seqloom.comparison.instruments.budgets import (
     SPENT,
@@ -29,8 +29,8 @@ from seqloom.comparison.instruments.flops import costs
 from seqloom.comparison.instruments.footprint import POWERCAP, Work, has_meter, watch
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.scoring import metrics
 from seqloom.settings.schema import TrainingSettings
-from seqloom.sharing.card import METRICS
 from seqloom.support.console import has_terminal
 from seqloom.support.machine import environment
 
@@ -50,7 +50,6 @@ HEAVINESS = {
     "generation_memory_mib": "peak memory of generation",
     "model_bytes": "model file",
 }
-QUICKNESS = {"flops": "fewer FLOPs (Vaswani et al. 2017, table 2)", "seconds": "less time, as it computes in parallel"}
 
 
 def measure(
@@ -138,8 +137,8 @@ def speed(candidate: Candidate, runs: Sequence[Progress]) -> dict[str, Any]:
     rates = [run.tokens_per_second for run in runs]
     plans, machines = [], []
     for folder in candidate.folders:
-        if (folder / "record.json").is_file():
-            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        if run_folder.is_finished(folder):
+            record = run_folder.read_record(folder)
             plans.append(record["data"]["plan"])
             machines.append(record["environment"]["hardware"])
     is_stream = candidate.settings is not None and candidate.settings.data.streaming  # whose plan is of its beginning
@@ -183,7 +182,7 @@ def section(result: dict[str, Any]) -> Section:
     is_cpu, energy = result["device"] == "cpu", "Energy: this machine does not tell."
     if result["has_meter"]:
         energy = "Energy is read from the machine's own counters while updates are repeated for some seconds."
-    mark = f"{METRICS.get(result['metric'], result['metric'])} {quality:.4g}" if quality is not None else ""
+    mark = f"{metrics.label(result['metric'])} {quality:.4g}" if quality is not None else ""
     caption = "What each model weighs; less is lighter, and — is not known."
     if mark:
         caption += f" The quality is a validation {mark}, the best that every run reaches or the one asked for."

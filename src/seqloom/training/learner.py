@@ -1,114 +1,51 @@
-"""What a run is built of, each part made from the settings: tokenizer, batches, model, optimizer."""
+"""What learns: the model, its optimizer and schedule, its moving average, as Accelerate wraps them."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from datasets import IterableDataset
+from accelerate.utils import set_seed
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
 
-from seqloom.data.encoding import EncodingReport, encode
-from seqloom.data.pairs import Pairs
-from seqloom.data.sources import Data
-from seqloom.data.subwords import Sampler, is_sampled
-from seqloom.data.tokenization import check_matches, load_tokenizer, target_tokenizer, train_tokenizer
+from seqloom.data.tokenization import check_matches, target_tokenizer
 from seqloom.data.updates import UpdateStream
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
-from seqloom.training.initialisation import freeze
-from seqloom.training.state import Run
+from seqloom.support.console import say
+from seqloom.training.devices import prepare
+from seqloom.training.initialisation import freeze, initialise
+from seqloom.training.material import Material
+from seqloom.training.state import Progress, Run
 
 
-def set_hyper_parameters(run: Run) -> None:
-    """Gives a resumed optimizer and schedule the settings' values, where the checkpoint brought those of before."""
-    training, scheduler = run.settings.training, run.scheduler
-    scheduler.base_lrs = [training.learning_rate] * len(scheduler.base_lrs)
-    rates = [
-        base * factor(scheduler.last_epoch)
-        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
-    ]
-    decays = (training.weight_decay, 0.0)  # as make_optimizer has them
-    for group, rate, decay in zip(run.optimizer.param_groups, rates, decays, strict=True):
-        group["lr"], group["initial_lr"], group["weight_decay"] = rate, training.learning_rate, decay
-        group["betas"], group["eps"] = (training.adam_beta1, training.adam_beta2), training.adam_epsilon
-
-
-def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
-    """Loads the tokenizer, or trains it on the training data."""
-    if resumed is not None:
-        return load_tokenizer(resumed)
-    if settings.tokenizer.path is not None:
-        return load_tokenizer(settings.tokenizer.path)
-    most = settings.tokenizer.train_samples
-    train_set = pairs.splits["train"]
-    head = train_set.take(most) if isinstance(train_set, IterableDataset) or len(train_set) > most else train_set
-
-    def texts(side: str) -> Iterator[str]:
-        return (text for part in head.iter(batch_size=1000) for text in part[side] if text)
-
-    return train_tokenizer(texts("source"), texts("target"), settings.tokenizer)
-
-
-def make_sampled(
-    pairs: Data, settings: Settings, tokenizer, accelerator: Accelerator, report: EncodingReport
-) -> Callable[[int], Data] | None:
-    """What encodes the training pairs anew for every epoch, where their segmentations are drawn; else None.
+def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, material: Material) -> Run:
+    """A run before its first update.
 
     Raises:
-        ValueError: They cannot be drawn from the run's tokenizer.
+        ValueError: The settings do not make a model, or not one that fits the tokenizer.
     """
-    if not is_sampled(settings.tokenizer):
-        return None
-    seed, longest = settings.training.seed, settings.training.batch_tokens or math.inf
-    _ = Sampler(tokenizer, settings.tokenizer, seed, 0).sides  # it shows now whether they can
-
-    def dataset_of(epoch: int) -> Data:
-        sampler = Sampler(tokenizer, settings.tokenizer, seed, epoch, longest)
+    training, tokenizer = settings.training, material.tokenizer
+    model = make_model(settings, tokenizer, material.train_stream)
+    trained = f", {model.num_parameters(only_trainable=True):,} of them to train" if training.freeze else ""
+    say(accelerator, f"model: {type(model).__name__} with {model.num_parameters():,} parameters{trained}")
+    if training.init_from is not None and material.checkpoint is None:
         with accelerator.main_process_first():
-            return encode(pairs, tokenizer, settings.data, sampler=sampler, report=report)[0]
-
-    return dataset_of
-
-
-def make_stream(
-    dataset, settings: Settings, tokenizer, accelerator: Accelerator, is_validation: bool = False, dataset_of=None
-) -> UpdateStream:
-    """Encoded pairs as updates; validation data as single batches that no pair is too long for."""
-    training = settings.training
-    if is_validation:
-        longest = max(map(len, (*dataset["input_ids"], *dataset["labels"])))
-        training = dataclasses.replace(
-            training,
-            batch_tokens=None if training.batch_tokens is None else max(training.batch_tokens, longest),
-            batches_per_update=1,
-            gradient_accumulation_steps=1,
-        )
-    is_split = settings.data.split_stream and not is_validation
-
-    def gather(values: list[int]) -> list[list[int]]:
-        return accelerator.gather(torch.tensor([values], device=accelerator.device)).tolist()
-
-    stream = UpdateStream(
-        dataset,
-        training,
-        pad_token_id=tokenizer.pad_token_id,
-        shuffle_buffer=settings.data.shuffle_buffer,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-        gather=gather if is_split else None,
-        num_workers=settings.data.num_workers,
-        dataset_of=dataset_of,
-    )
-    if is_split:
-        accelerator.register_for_checkpointing(stream)  # which resumes with as many processes only
-    return stream
+            say(accelerator, initialise(model, tokenizer, training.init_from, training.init_parameters))
+    max_steps = material.max_steps(settings)
+    optimizer, scheduler = make_optimizer(model, settings, max_steps)
+    average = make_average(model, settings, accelerator)
+    model, optimizer = prepare(accelerator, model, optimizer)
+    accelerator.register_for_checkpointing(scheduler)
+    set_seed(training.seed, device_specific=True)  # every process drops out other units
+    return Run(
+        settings, folder, accelerator, model, optimizer, scheduler, tokenizer, material.train_stream,
+        material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, Progress(),
+        average=average,
+    )  # fmt: skip
 
 
 def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> PreTrainedModel:

@@ -1,0 +1,153 @@
+"""What lies where in a run's folder, and how each file is read.
+
+    config.json, model.safetensors, tokenizer…   the finished model, which ``from_pretrained`` loads
+    settings.yaml                                the run: a folder that has it is one's
+    data.json                                    what its data were when it began
+    training_log.jsonl                           what was watched of it, a line each time
+    record.json                                  what came of it: a folder that has it is a finished run's
+    README.md, training_curve.png                the model card
+    evaluation/SPLIT/predictions.jsonl           what the model said, and beside it
+    evaluation/SPLIT/scores.json                 how that was scored
+    checkpoints/step-00001200/                   the full state of the last saves, to resume from
+    checkpoints/best/                            the best model so far, for from_pretrained
+    checkpoints/weights/step-….safetensors       weights of the last or best validations, for averaging
+    trackers/                                    what TensorBoard and the like were told
+
+Settings are read by `seqloom.settings.reading`, predictions by `seqloom.scoring.predictions`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.json"
+SETTINGS = "settings.yaml"
+DATA = "data.json"
+LOG = "training_log.jsonl"
+RECORD = "record.json"
+CARD = "README.md"
+CURVE = "training_curve.png"
+PREDICTIONS = "predictions.jsonl"
+SCORES = "scores.json"
+TRACKERS = "trackers"
+
+RECORDED = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}
+"""What a record tells of."""
+
+
+def checkpoints(folder: Path) -> Path:
+    """Where the states are that a run is resumed from."""
+    return folder / "checkpoints"
+
+
+def best(folder: Path) -> Path:
+    """The best model so far."""
+    return checkpoints(folder) / "best"
+
+
+def weights(folder: Path) -> Path:
+    """Where the weights are that will be averaged."""
+    return checkpoints(folder) / "weights"
+
+
+def evaluation(folder: Path, split: str) -> Path:
+    """Where a split's predictions and scores are."""
+    return folder / "evaluation" / split
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run was begun in it."""
+    return (folder / SETTINGS).is_file()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in it has come to its end."""
+    return (folder / RECORD).is_file()
+
+
+def finished(folder: Path) -> Path:
+    """The folder, if it holds a finished run.
+
+    Raises:
+        ValueError: It does not.
+    """
+    missing = [name for name in (SETTINGS, RECORD, LOG, CONFIG) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{folder} holds no finished run of seqloom's: it lacks {', '.join(missing)}; give the output_dir of a "
+            "training that came to its end."
+        )
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """A file of JSON that a run has left.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise ValueError(f"{path} is damaged: {error}; take the folder as the training left it.") from None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What came of a finished run.
+
+    Raises:
+        ValueError: It is damaged, or another version of seqloom wrote it.
+    """
+    record = read_json(folder / RECORD)
+    lacking = sorted(RECORDED - set(record)) if isinstance(record, dict) else ["everything"]
+    if lacking:
+        raise ValueError(
+            f"{folder / RECORD} lacks {', '.join(lacking)}: another version of seqloom wrote it; make its card with "
+            "that one, or train anew."
+        )
+    return record
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's log. A last line that is still being written is left out of one that goes on.
+
+    Raises:
+        ValueError: There is none, or it is empty or damaged.
+    """
+    path = folder / LOG
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; give the output_dir of a training.")
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {LOG}; give the output_dir of a training that has begun.")
+    log = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not text.endswith("\n") and not is_finished(folder):
+            break
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            line = None
+        if not isinstance(line, dict) or "step" not in line:
+            raise ValueError(f"line {number} of {path} is damaged; mend or delete it.")
+        log.append({name: value for name, value in line.items() if value is not None})
+    if not log:
+        raise ValueError(
+            f"{path} is empty: its first line comes after training.logging_steps updates; wait, or lower that."
+        )
+    return log
+
+
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """What tells the runs apart: their folders' names, with as many parent folders as that takes."""
+    parts = [run.resolve().parts for run in runs]
+    if len(set(parts)) < len(parts):
+        twice = next(run for run, path in zip(runs, parts, strict=True) if parts.count(path) > 1)
+        raise ValueError(f"the run {twice} is given twice; give each once.")
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(path[-count:]) for path in parts]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -1,0 +1,68 @@
+"""What a run refuses before anything is read or trained: another run's folder, metrics that there are not, a Hub that
+says no.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from seqloom import run_folder
+from seqloom.scoring import metrics
+from seqloom.settings.reading import load_settings
+from seqloom.settings.schema import Settings
+
+
+def refuse(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuses what cannot come to a good end.
+
+    Raises:
+        ValueError: The output folder holds something else, or a metric is unknown.
+    """
+    check_output_folder(folder, settings, resume, overwrite)
+    for name in filter(None, (settings.training.eval_metric, *settings.evaluation.metrics)):
+        metrics.load_metric(name)  # a misspelt name shows now, not after the training
+
+
+def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
+    """Refuses to write over anything unless told to, and to resume another run."""
+    is_run = run_folder.is_run(folder)
+    if resume and is_run:
+        earlier = load_settings(folder / run_folder.SETTINGS)
+        for section in ("model", "data", "tokenizer"):
+            then, now = (values.to_dict()[section] for values in (earlier, settings))
+            others = [name for name in {**then, **now} if then.get(name) != now.get(name) and name != "num_proc"]
+            if others:
+                raise ValueError(
+                    f"the run in {folder} was started with another {section} section than the one given "
+                    f"({', '.join(others)}); resume with {folder / run_folder.SETTINGS}, or train into "
+                    "another output_dir."
+                )
+        for name in ("seed", "batch_tokens", "batch_size", "batches_per_update"):
+            if getattr(earlier.training, name) != getattr(settings.training, name):
+                raise ValueError(
+                    f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
+                    f"{getattr(earlier.training, name)}: resuming would mix two orders of the data; keep it."
+                )
+        for name in ("freeze", "ema_decay", "optim"):
+            if getattr(earlier.training, name) != getattr(settings.training, name):
+                raise ValueError(
+                    f"training.{name} is {getattr(settings.training, name)}, but the run in {folder} was started with "
+                    f"{getattr(earlier.training, name)}, and its checkpoints hold what belongs to that: keep it."
+                )
+    elif resume:
+        raise ValueError(
+            f"there is no run to resume in {folder}: it has no {run_folder.SETTINGS}; start it without --resume."
+        )
+    elif folder.exists() and (
+        # A kill at the very start leaves a folder that is as good as empty.
+        not folder.is_dir() or any(path.name != f"saving-{run_folder.SETTINGS}" for path in folder.iterdir())
+    ):
+        if not overwrite:
+            raise ValueError(
+                f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
+                "another --output_dir."
+            )
+        if not is_run:
+            raise ValueError(
+                f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one."
+            )

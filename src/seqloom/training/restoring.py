@@ -1,0 +1,86 @@
+"""A run brought back to where it was, and its folder made ready for what comes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from seqloom import run_folder
+from seqloom.support import disk
+from seqloom.support.console import say
+from seqloom.training import checkpoints
+from seqloom.training.devices import whole_model
+from seqloom.training.state import Run, is_over
+
+
+def restore(run: Run, checkpoint: Path | None) -> None:
+    """Goes on from a checkpoint, if there is one.
+
+    Raises:
+        ValueError: It is of another engine than this run's.
+    """
+    if checkpoint is None:
+        return
+    run.progress = checkpoints.load_checkpoint(checkpoint, run.accelerator)
+    set_hyper_parameters(run)
+    say(run.accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
+    check_best(run)
+    if is_over(run):
+        say(run.accelerator, "this run is over already: nothing is left to train; its model is scored and saved again.")
+
+
+def set_hyper_parameters(run: Run) -> None:
+    """Gives a resumed optimizer and schedule the settings' values, where the checkpoint brought those of before."""
+    training, scheduler = run.settings.training, run.scheduler
+    scheduler.base_lrs = [training.learning_rate] * len(scheduler.base_lrs)
+    rates = [
+        base * factor(scheduler.last_epoch)
+        for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    decays = (training.weight_decay, 0.0)  # as make_optimizer has them
+    for group, rate, decay in zip(run.optimizer.param_groups, rates, decays, strict=True):
+        group["lr"], group["initial_lr"], group["weight_decay"] = rate, training.learning_rate, decay
+        group["betas"], group["eps"] = (training.adam_beta1, training.adam_beta2), training.adam_epsilon
+
+
+def check_best(run: Run) -> None:
+    """Finds out, before anything more is trained, whether the best model so far is damaged, and mends it if it can."""
+    best, progress, accelerator = run_folder.best(run.folder), run.progress, run.accelerator
+    what = None
+    if accelerator.is_main_process and progress.best_score is not None:
+        if damage := disk.damage(best):
+            what = f"damaged ({damage})"
+        elif (step := checkpoints.step_of(best)) != progress.best_step:  # a kill came between it and its checkpoint
+            what = f"of update {step:,}, while the best so far is of update {progress.best_step:,}"
+    (what,) = broadcast_object_list([what])
+    if what is None:
+        return
+    if progress.best_step == progress.step:
+        remedy = "saved again from the checkpoint"
+        whole = whole_model(accelerator, run.scored_model)
+        if accelerator.is_main_process:
+            checkpoints.save_model(whole, run.tokenizer, best, progress.step)
+    elif is_over(run):
+        return  # there is no validation to come; finish says so
+    else:
+        remedy = "the next validation's takes its place"
+        progress.best_score = None
+    say(accelerator, f"{best} is {what}; {remedy}.")
+
+
+def open_folder(run: Run, checkpoint: Path | None, overwrite: bool, provenance: dict[str, Any]) -> None:
+    """Makes the output folder ready: settings, data and tokenizer lie in it before the first update."""
+    folder, settings = run.folder, run.settings
+    if checkpoint is not None:
+        checkpoints.drop_older(folder, checkpoint.name, settings.training.save_total_limit)  # if a kill came before
+    if overwrite and folder.exists():  # not before everything that can be wrong with the new run was found right
+        checkpoints.remove_run(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    disk.write_aside(folder / run_folder.SETTINGS, settings.save)
+    data = json.dumps(provenance, indent=2)
+    disk.write_aside(folder / run_folder.DATA, lambda aside: aside.write_text(data, encoding="utf-8"))
+    if checkpoint is None:
+        checkpoints.save_tokenizer(run.tokenizer, folder)
