@@ -457,7 +457,8 @@ def check_homes():
 
 
 @leans_on(
-    "module", "transformers", "transformers.initialization", "modeling_rnn_seq2seq modeling_transformer_seq2seq",
+    "module", "transformers", "transformers.initialization",
+    "cells_rnn_seq2seq modeling_rnn_seq2seq modeling_transformer_seq2seq",
     "torch's own functions would also draw anew what came from a checkpoint",
 )  # fmt: skip
 def check_initialization():
