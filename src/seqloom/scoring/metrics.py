@@ -78,8 +78,11 @@ class TextMetric(evaluate.Metric):
         example = {"predictions": prediction, "references": reference, **kwargs}  # evaluate.combine uses the plurals
         self.add_batch(**{name: [value] for name, value in example.items()})
 
-    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
-        """The result, and the statistics of the sentences (float64) that its ``score`` is computed from."""
+    def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
+        """The result, and the statistics of the sentences (float64) that its ``score`` is computed from.
+
+        A metric that has options takes them too.
+        """
         raise NotImplementedError
 
     def _compute(
@@ -171,7 +174,7 @@ class CountingMetric(TextMetric):
         result = {"score": self._score((errors, total)), "errors": errors, "total": total, "signature": signature}
         return result, Statistics(np.array(rows, dtype=np.float64), self._score)
 
-    def _score(self, sums: Sequence[float]) -> float:
+    def _score(self, sums: np.ndarray | tuple[int, int]) -> float:
         errors, divisor = sums[0], max(sums[1], 1)
         return 100 * ((divisor - errors) if self.higher_is_better else errors) / divisor
 
@@ -204,7 +207,10 @@ class Wer(CountingMetric):
     higher_is_better = False
     rule = "tok:whitespace|unit:word"
     library = f"jiwer|version:{importlib.metadata.version('jiwer')}"
-    align = staticmethod(jiwer.process_words)
+
+    def align(self, reference: str, prediction: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
+        """The edits between the two, in this metric's units."""
+        return jiwer.process_words(reference, prediction)
 
     def count(self, prediction: str, reference: str) -> tuple[int, int]:
         found = self.align(reference, prediction)
@@ -217,7 +223,9 @@ class Cer(Wer):
 
     label = "CER"
     rule = "tok:char|unit:codepoint"
-    align = staticmethod(jiwer.process_characters)
+
+    def align(self, reference: str, prediction: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
+        return jiwer.process_characters(reference, prediction)
 
 
 class Per(Wer):
