@@ -32,7 +32,7 @@ def train(run: Run) -> None:
         try:
             train_until_over(run, log, console, signals)
         except (ValueError, OSError) as error:
-            error.is_own = True  # what befell one process, the others cannot tell
+            vars(error)["is_own"] = True  # what befell one process, the others cannot tell
             raise
     say(run.accelerator, summary(run, log))
 
@@ -47,7 +47,7 @@ def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSigna
         for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
             if is_over(run):
                 break
-            learning_rate = run.scheduler.get_last_lr()[0]
+            learning_rate = float(run.scheduler.get_last_lr()[0])
             loss, gradient_norm = make_update(run, position)
             progress.step += 1
             progress.epoch_updates += 1
