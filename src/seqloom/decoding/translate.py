@@ -266,7 +266,7 @@ def stream(
     streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
     closed = threading.Event()
 
-    def is_closed(ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+    def is_closed(ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return torch.full(ids.shape[:1], closed.is_set(), device=ids.device)
 
     def run() -> None:

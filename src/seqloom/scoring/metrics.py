@@ -46,7 +46,7 @@ class TextMetric(evaluate.Metric):
     """What tables and plots call it."""
     higher_is_better: ClassVar[bool] = True
 
-    def __init__(self, *, num_process: int = 1, keep_in_memory: bool | None = None, **kwargs):
+    def __init__(self, *, num_process: int = 1, keep_in_memory: bool | None = None, **kwargs: Any):
         keep_in_memory = num_process == 1 if keep_in_memory is None else keep_in_memory
         super().__init__(num_process=num_process, keep_in_memory=keep_in_memory, **kwargs)
 
@@ -73,7 +73,7 @@ class TextMetric(evaluate.Metric):
                 raise ValueError(f"predictions are strings and references strings or lists of them, not {text!r}.")
         super().add_batch(predictions=list(predictions), references=references)
 
-    def add(self, *, prediction: str | None = None, reference: str | list[str] | None = None, **kwargs) -> None:
+    def add(self, *, prediction: str | None = None, reference: str | list[str] | None = None, **kwargs: Any) -> None:
         """Add one prediction and its references."""
         example = {"predictions": prediction, "references": reference, **kwargs}  # evaluate.combine uses the plurals
         self.add_batch(**{name: [value] for name, value in example.items()})
@@ -86,7 +86,7 @@ class TextMetric(evaluate.Metric):
         raise NotImplementedError
 
     def _compute(
-        self, predictions: list[str], references: list[list[str]], *, bootstrap_samples: int = 0, **options
+        self, predictions: list[str], references: list[list[str]], *, bootstrap_samples: int = 0, **options: Any
     ) -> dict[str, Any]:
         result, statistics = self.measure(predictions, references, **options)
         if bootstrap_samples:
@@ -100,7 +100,7 @@ class SacrebleuMetric(TextMetric):
     scorer: ClassVar[type]
     fields: ClassVar[tuple[str, ...]]
 
-    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+    def measure(self, predictions: list[str], references: list[list[str]], **options: Any) -> tuple[dict, Statistics]:
         try:
             scorer = self.scorer(**options)
         except (AssertionError, KeyError, TypeError) as error:
@@ -127,7 +127,7 @@ class Sacrebleu(SacrebleuMetric):
     scorer = BLEU
     fields = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
 
-    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+    def measure(self, predictions: list[str], references: list[list[str]], **options: Any) -> tuple[dict, Statistics]:
         # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.
         return super().measure(predictions, references, **{"force": options.get("tokenize") == "none"} | options)
 
