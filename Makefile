@@ -13,7 +13,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/installed
-	$(RUN) -m seqloom.commands.demo
+	$(RUN) -m seqloom demo
 
 compare: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) -m seqloom compare configs/scan-rnn-no-attention.yaml configs/scan-rnn.yaml \

@@ -1,4 +1,4 @@
-"""Score a sequence-to-sequence model, seqloom's or another's, with `evaluate` metrics.
+"""Score a sequence-to-sequence model, seqloom's or another's, with `evaluate` metrics: ``seqloom evaluate``.
 
     python evaluate.py runs/mine --split test --num_beams 5 --output_dir runs/mine-beam5
     python evaluate.py Helsinki-NLP/opus-mt-en-de --dataset bentrevett/multi30k --source en --target de
@@ -21,6 +21,8 @@ if __name__ == "evaluate":
     sys.modules["evaluate"] = library = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(library)
 elif __name__ == "__main__":
+    IS_SEQLOOM = True  # the package then loads what the command needs, and no more
+
     from seqloom.commands.score import main
 
     sys.exit(main())

@@ -1,13 +1,15 @@
-"""Train a sequence-to-sequence model from scratch, on one or many devices.
+"""Train a sequence-to-sequence model from scratch, on one or many devices: ``seqloom train`` for several processes.
 
-accelerate launch train.py configs/scan-rnn.yaml
-accelerate launch train.py configs/multi30k-en-de-rnn.yaml --learning_rate 0.001 --output_dir runs/mine
-accelerate launch train.py runs/mine/settings.yaml --resume
+accelerate launch --multi_gpu train.py configs/multi30k-en-de-transformer-tiny.yaml
+accelerate launch --config_file configs/accelerate/cpu-2-processes.yaml train.py configs/scan-rnn.yaml
+python train.py --help
 """
 
 import sys
 
-from seqloom.commands.train import main
+IS_SEQLOOM = True  # the package then loads what the command needs, and no more
 
 if __name__ == "__main__":
+    from seqloom.commands.train import main
+
     sys.exit(main())

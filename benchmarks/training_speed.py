@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from common import Result, compare, save, table
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, MarianConfig, PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers import AutoModelForSeq2SeqLM, Cache, MarianConfig, PreTrainedModel
 
 from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 from seqloom.data.batches import collate, plan_epoch

@@ -14,7 +14,10 @@ import pytest
 
 import seqloom
 import seqloom.modeling
+from seqloom.__main__ import COMMANDS
+from seqloom.commands.command import parse
 from seqloom.settings.reading import load_scoring_settings, load_settings
+from seqloom.settings.schema import ScoringSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "modeling").glob("*.py"))
@@ -175,11 +178,8 @@ class TestImports:
             arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
 
     def test_doors_are_doors(self):
-        assert [module for module, _, _ in imports(ROOT / "train.py") if module.startswith("seqloom")] == [
-            "seqloom.commands.train"
-        ]
-        found = [module for module, _, _ in imports(ROOT / "evaluate.py") if module.startswith("seqloom")]
-        assert found == ["seqloom.commands.score"]
+        for door, module in (("train.py", "seqloom.commands.train"), ("evaluate.py", "seqloom.commands.score")):
+            assert [name for name, _, _ in imports(ROOT / door) if name.startswith("seqloom")] == [module]
 
 
 class TestNames:
@@ -245,24 +245,24 @@ class TestReadme:
         assert asked <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
 
     def test_commands(self, path, tmp_path):
-        """Scripts and configurations exist, and every override is known."""
+        """Commands and configurations exist, their words are understood, and every override is known."""
         checked = set()
         for words in commands(path):
             for word in words:
                 assert not word.startswith("configs/") or (ROOT / word).is_file(), word
-            for script in {"train.py", "evaluate.py"} & set(words):
-                subject, *rest = words[words.index(script) + 1 :]
-                rest = [word for word in rest if word not in ("--resume", "--overwrite")]
-                if "--against" in rest:  # and the other model behind it
-                    del rest[rest.index("--against") : rest.index("--against") + 2]
-                if subject == "…":
-                    continue
-                if script == "evaluate.py":
-                    load_scoring_settings(tmp_path, rest)
-                elif subject.startswith("configs/"):
-                    load_settings(ROOT / subject, rest)
-                checked.add(script)
-        assert checked == {"train.py", "evaluate.py"}
+            start = next((place for place, word in enumerate(words) if word in ("seqloom", "train.py")), None)
+            if start is None:
+                continue
+            name, *rest = ["train", *words[start + 1 :]] if words[start] == "train.py" else words[start + 1 :]
+            rest = rest[: rest.index("<")] if "<" in rest else rest
+            call = parse(COMMANDS[name], rest)
+            if call.settings is Settings:
+                configs = [word for word in rest if word.startswith("configs/")] or ["configs/scan-rnn.yaml"]
+                load_settings(ROOT / configs[0], call.overrides)
+            elif call.settings is ScoringSettings:
+                load_scoring_settings(tmp_path, call.overrides)
+            checked.add(name)
+        assert checked >= {"train", "evaluate", "compare", "attend", "push"}
 
     def test_links(self, path):
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8")):

@@ -1,34 +1,41 @@
 """The command ``seqloom``: ``seqloom train CONFIG``, ``seqloom evaluate MODEL``, ``seqloom push FOLDER NAME``, …"""
 
-import importlib
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {
-    "train": ("train", "trains a model, as train.py does"),
-    "evaluate": ("score", "scores a model, as evaluate.py does"),
-    "translate": ("translate", "translates lines of text"),
-    "compare": ("compare", "compares models: RNN or Transformer?"),
-    "attend": ("attend", "draws what a model looks at while it writes"),
-    "plot": ("plot", "draws the curves of runs"),
-    "push": ("push", "shares a finished run on the Hub"),
+from seqloom.commands.attend import Attend
+from seqloom.commands.command import Command
+from seqloom.commands.compare import Compare
+from seqloom.commands.demo import Demo
+from seqloom.commands.help import overview
+from seqloom.commands.plot import Plot
+from seqloom.commands.push import Push
+from seqloom.commands.score import Evaluate
+from seqloom.commands.shell import run, say
+from seqloom.commands.train import Train
+from seqloom.commands.translate import Translate
+from seqloom.support.wording import listing, nearest
+
+COMMANDS: dict[str, type[Command]] = {
+    command.name: command for command in (Train, Evaluate, Translate, Compare, Attend, Plot, Push, Demo)
 }
-"""Command: its module in seqloom.commands, and what it does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calls the command's own ``main``; returns its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in ([], ["-h"], ["--help"]):
-        print("usage: seqloom COMMAND ...", "", sep="\n")
-        for name, (_, about) in COMMANDS.items():
-            print(f"  {name:<10} {about}")
-        return 0 if words else 2
-    if words[0] not in COMMANDS:
-        print(f"error: {words[0]!r} is no command of seqloom's; there are {', '.join(COMMANDS)}.", file=sys.stderr)
+    """Runs the command that the first word names; returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] in ([], ["-h"], ["--help"]):
+        say(overview(COMMANDS.values()))
+        return 0 if argv else 2
+    name, *rest = argv
+    if name not in COMMANDS:
+        near = nearest(name, COMMANDS)
+        told = f"did you mean {near}?" if near else f"there are {listing(COMMANDS)}."
+        print(f"error: {name!r} is no command of seqloom's; {told}", file=sys.stderr)
         return 2
-    module, _ = COMMANDS[words[0]]
-    return importlib.import_module(f"seqloom.commands.{module}").main(words[1:])
+    return run(COMMANDS[name], rest)
 
 
 if __name__ == "__main__":

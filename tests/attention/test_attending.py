@@ -20,7 +20,8 @@ from seqloom.attention.attend import attend, attention_figure, cross_attention_m
 from seqloom.attention.maps import AttentionMaps, draw_map, overview
 from seqloom.attention.page import SCALE, attention_page
 from seqloom.attention.words import group_words, merge, read_tokens, word_labels
-from seqloom.commands import attend as attend_command
+from seqloom.commands.attend import Attend
+from seqloom.commands.command import usage
 from seqloom.data.tokenization import target_tokenizer, train_tokenizer
 from seqloom.figures import fonts
 from seqloom.figures.style import save_png
@@ -597,7 +598,7 @@ class TestCommand:
             (["{luong}", "ab", "--output", "none/map.png"], "no folder none to write map.png to; make it first"),
             (["{luong}", "ab", "--what", "every"], "--what is 'every'; it can be all, cross, self"),
             (["{luong}", "ab", "--what", "self"], "no self-attention"),
-            (["{luong}", "ab", "--layer", "two"], "--layer is 'two'; it is a number, counted from 1"),
+            (["{luong}", "ab", "--layer", "two"], "--layer is 'two'; it must be a whole number, 1 or more"),
             (["{luong}", "ab", "--layer", "2"], "there are layers 1 to 1"),
             (["{luong}", "ab", "cd", "--target", "a"], "--target is the output of one sentence, but 2 are given"),
             (["{luong}", "ab", "--target", "a", "--num_beams", "2"], "needs no search, but num_beams is given too"),
@@ -621,7 +622,7 @@ class TestCommand:
         assert main(["attend", "--help"]) == 0
         assert "usage: seqloom attend MODEL" in capsys.readouterr().out
         assert main(["attend"]) == 2
-        assert attend_command.USAGE in capsys.readouterr().out
+        assert usage(Attend) in " ".join(capsys.readouterr().out.split())
 
     def test_says_what_cannot_be_drawn(self, folders, tmp_path, monkeypatch, capsys):
         """Once, and draws the rest."""

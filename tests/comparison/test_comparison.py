@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from helpers.runs import configure, run, write_pairs
 
-from seqloom.commands.compare import main, read_words
+from seqloom.commands.command import parse
+from seqloom.commands.compare import Compare, main
 from seqloom.comparison import report
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.compare import Request, commit, compare, recipes, scoring_words, words_for
@@ -65,7 +66,7 @@ class TestWords:
             "weight", "quality", "--split", "validation", "--num_threads", "2", "--num_jobs=3", "--test_files",
             "x", "y",
         ]  # fmt: skip
-        assert read_words(words) == Request(
+        assert parse(Compare, words).request() == Request(
             configs=("a.yaml", "c.yml"),
             models=("runs/b",),
             output=Path("out"),
@@ -78,7 +79,7 @@ class TestWords:
         )
 
     def test_defaults(self):
-        request = read_words(["a.yaml"])
+        request = parse(Compare, ["a.yaml"]).request()
         assert request.measures == tuple(report.MEASURES)
         assert (request.output, request.seeds, request.split, request.num_threads) == (Path("report"), (), "test", 1)
         assert request.num_jobs >= 1
@@ -87,10 +88,10 @@ class TestWords:
         ("words", "told"),
         [
             ("--seeds 1", "nothing to compare"),
-            ("a.yaml --measures speed", "'speed'; there are quality"),
+            ("a.yaml --measures speed", "'speed'; it can be quality"),
             ("a.yaml --seeds one", "'one'; it must be a whole number"),
             ("a.yaml --seeds 1 1", "twice"),
-            ("a.yaml --output", "--output has 0 values"),
+            ("a.yaml --output", "--output needs a value"),
             ("a.yaml --output a b", "--output has 2 values"),
             ("a.yaml --output a --output b", "given twice"),
             ("a.yaml --num_jobs 0", "1 or more"),
@@ -600,7 +601,7 @@ class TestReport:
 
 
 def test_no_network_needed(tmp_path):
-    """The command's module can be imported without what it measures being there."""
-    code = "import sys, seqloom.commands.compare; print('matplotlib' in sys.modules)"
+    """It can be imported without what it measures being there."""
+    code = "import sys, seqloom.comparison.compare; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "False"

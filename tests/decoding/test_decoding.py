@@ -383,4 +383,4 @@ class TestCommand:
         assert main(["transalte"]) == 2
         assert "no command of seqloom's" in capsys.readouterr().err
         assert main(["--help"]) == 0
-        assert "translates lines of text" in capsys.readouterr().out
+        assert "Translates lines of text" in capsys.readouterr().out

@@ -323,7 +323,7 @@ class TestRefusals:
     def test_words_of_the_command_line(self, capsys):
         assert main([]) == 2
         assert main(["--help"]) == 0
-        assert capsys.readouterr().out.count("usage: evaluate.py") == 2
+        assert capsys.readouterr().out.count("usage: seqloom evaluate MODEL") == 2
         for words in (["--overwrite"], ["--split", "test"]):
             assert main(words) == 1
             assert capsys.readouterr().err.startswith("error: the model comes first")
@@ -533,9 +533,10 @@ class TestAgainstRefuses:
     """Likewise."""
 
     def test_words(self, refused, folder, files):
-        for words in (["--against"], ["--against", "--split", "test"], ["--against="], ["--against", "a", "b"]):
-            refused("--against takes one model or predictions file", str(folder), *words)
-        refused("--against takes one model", str(folder), "--against", "a", "--against", "b")
+        for words in (["--against"], ["--against", "--split", "test"], ["--against="]):
+            refused("--against needs a value", str(folder), *words)
+        refused("--against has 2 values; it takes one", str(folder), "--against", "a", "b")
+        refused("--against is given twice", str(folder), "--against", "a", "--against", "b")
         refused("are the same predictions", str(folder), "--against", str(folder))
         refused("are the same predictions", str(folder), "--against", str(folder) + "/")
         refused("are the same predictions", str(files[0]), "--against", str(files[0]))

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import shlex
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import yaml
 
 from seqloom.settings import checks, schema
 from seqloom.settings.reading import load_scoring_settings, load_settings
-from seqloom.settings.schema import DataSettings, EvaluationSettings, Settings, TrainingSettings
+from seqloom.settings.schema import DataSettings, EvaluationSettings, MixSettings, Settings, TrainingSettings
 
 SECTIONS = [node for node in ast.parse(inspect.getsource(schema)).body if isinstance(node, ast.ClassDef)]
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
@@ -68,6 +69,36 @@ def test_defaults_and_given_values(load):
         ("--learning_rate 1 --learning_rate 2", "training.learning_rate", 2.0),
         ("--evaluation.metric_kwargs.chrf.word_order 2", "evaluation.metric_kwargs", {"chrf": {"word_order": 2}}),
         ("--generate_kwargs '{forced_bos_token_id: 5}'", "generation.generate_kwargs", {"forced_bos_token_id": 5}),
+        ("--output_dir 2024_01_02", "output_dir", "2024_01_02"),  # 20240102 to YAML
+        ("--output_dir=2024-13-45", "output_dir", "2024-13-45"),  # no date
+        ("--output_dir 1e5", "output_dir", "1e5"),
+        ("--output_dir no", "output_dir", "no"),
+        ("--output_dir null", "output_dir", "null"),  # which cannot be null
+        ("--output_dir 'runs: a'", "output_dir", "runs: a"),
+        ("--output_dir 'runs #1'", "output_dir", "runs #1"),
+        ("--output_dir '{a'", "output_dir", "{a"),
+        ("--output_dir '[a, b]'", "output_dir", "[a, b]"),
+        ("--output_dir=--odd", "output_dir", "--odd"),
+        ("--output_dir -odd", "output_dir", "-odd"),
+        ("""--output_dir '"null"'""", "output_dir", "null"),  # quotes hold it together, as in the file
+        ("--push_to_hub 01/02", "hub.push_to_hub", "01/02"),
+        ("--source on --target 1_0", "data.target", "1_0"),
+        ("--train_files 1_0 ~ --dataset null", "data.train_files", ["1_0", "~"]),
+        ("--train_files 2024_01_02.tsv --dataset null", "data.train_files", ["2024_01_02.tsv"]),
+        ("--train_files '[a.en, b.de]' --dataset null", "data.train_files", ["a.en", "b.de"]),
+        ("--train_files '[a].tsv' --dataset null", "data.train_files", ["[a].tsv"]),
+        ("""--freeze '["model.*"]'""", "training.freeze", ["model.*"]),
+        ("--metrics '[]'", "evaluation.metrics", []),
+        ("--path 0x10", "tokenizer.path", "0x10"),
+        ("""--path '"null"'""", "tokenizer.path", "null"),
+        ("--path null", "tokenizer.path", None),
+        ("--path ''", "tokenizer.path", None),
+        ("--metrics 1_0", "evaluation.metrics", ["1_0"]),
+        ("--language no nn --push_to_hub a/b", "hub.language", ["no", "nn"]),
+        ("--normalization none", "tokenizer.normalization", "none"),
+        ("--mixed_precision false", "training.mixed_precision", "no"),
+        ("--mixed_precision null", "training.mixed_precision", None),
+        ("--model.attention none", "model.attention", "none"),
         (
             "--metric_kwargs '{sacrebleu: {tokenize: none}}'",
             "evaluation.metric_kwargs",
@@ -93,6 +124,14 @@ def test_overrides(load, words, name, value):
         ("--zzz 1", "--zzz is unknown; known are --"),
         ("--split test", "--split could be --data.split or --evaluation.split"),
         ("--learning_rate", "--learning_rate has no value"),
+        ("--output_dir ''", "output_dir is None; it must be str"),
+        ("--output_dir a b", r"output_dir is \['a', 'b'\]; it must be str"),
+        ("--optim 1e5", "training.optim is '1e5'; allowed are adamw, adam"),
+        ("--mix scan", "data.mix is 'scan'; it must be list of sections"),
+        (
+            "--mix '{weight: 2, dataset: a, wieght: 1}'",
+            r"data.mix\[0\].wieght is unknown; did you mean data.mix\[0\].weight",
+        ),
         ("--learning_rate --seed 1", "--learning_rate has no value"),
         ("learning_rate 1", "'learning_rate' stands where a --key was expected"),
         ("--training.seed.x 1", "training.seed.x is unknown"),
@@ -102,7 +141,7 @@ def test_overrides(load, words, name, value):
 )
 def test_overrides_that_mean_nothing(load, words, message):
     with pytest.raises(ValueError, match=message):
-        load(*words.split(), evaluation={"metrics": ["chrf"]}, training={"max_steps": 1, "seed": 1})
+        load(*shlex.split(words), evaluation={"metrics": ["chrf"]}, training={"max_steps": 1, "seed": 1})
 
 
 @pytest.mark.parametrize(
@@ -249,6 +288,56 @@ def test_saved_and_loaded(load, tmp_path):
     settings.save(tmp_path / "saved.yaml")
     assert load_settings(tmp_path / "saved.yaml") == settings
     assert yaml.safe_load((tmp_path / "saved.yaml").read_text(encoding="utf-8")) == settings.to_dict()
+
+
+class TestMix:
+    """``data.mix``: further sets, each typed like ``data`` itself."""
+
+    ENTRIES = (
+        {"dataset": "scan", "split": "length", "weight": 2},
+        {"train_files": "b.tsv", "source": "question", "target": "target", "weight": 1.5},
+    )
+
+    def test_typed(self, load):
+        settings = load(data={"mix": [*self.ENTRIES]})
+        assert settings.data.mix == [
+            MixSettings(dataset="scan", split="length", weight=2.0),
+            MixSettings(train_files=["b.tsv"], source="question", weight=1.5),
+        ]
+        words = ["--mix", *map(json.dumps, self.ENTRIES)]
+        assert load(*words).data == load("--mix", json.dumps(self.ENTRIES)).data == settings.data
+
+    def test_saved_and_loaded(self, load, tmp_path):
+        """Only what was said is written, and what earlier versions wrote is read."""
+        settings = load(data={"mix": [*self.ENTRIES]})
+        settings.save(tmp_path / "saved.yaml")
+        written = yaml.safe_load((tmp_path / "saved.yaml").read_text(encoding="utf-8"))
+        assert written["data"]["mix"] == [
+            {"weight": 2.0, "dataset": "scan", "split": "length"},
+            {"weight": 1.5, "train_files": ["b.tsv"], "source": "question"},
+        ]
+        assert load_settings(tmp_path / "saved.yaml") == settings
+        written["data"]["mix"] = [*self.ENTRIES]
+        (tmp_path / "saved.yaml").write_text(yaml.safe_dump(written), encoding="utf-8")
+        assert load_settings(tmp_path / "saved.yaml") == settings
+
+    @pytest.mark.parametrize(
+        ("entry", "message"),
+        [
+            (
+                {"dataset": "a"},
+                r"data.mix\[1\] has no weight: give its share of the training pairs, as data.weight gives",
+            ),
+            ({"weight": 0, "dataset": "a"}, r"data.mix\[1\].weight is 0.0; it must be more than 0"),
+            ({"weight": 1}, r"give either data.mix\[1\].dataset or data.mix\[1\].train_files"),
+            ({"weight": 1, "dataset": "a", "split": "length"}, r"data.mix\[1\].split is 'length', which belongs to"),
+            ({"weight": 1, "dataset": "a", "streaming": True}, r"data.mix\[1\].streaming is unknown"),
+            ("scan", r"data.mix\[1\] must be a section of key: value lines, not 'scan'"),
+        ],
+    )
+    def test_refused(self, load, entry, message):
+        with pytest.raises(ValueError, match=message):
+            load(data={"mix": [self.ENTRIES[0], entry]})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -239,7 +239,7 @@ class TestScores:
         path.unlink()
         with (
             hub.client(hub.WRITE),
-            pytest.raises(ValueError, match=r"predictions.jsonl is gone.* evaluate.py .*overwrite"),
+            pytest.raises(ValueError, match=r"predictions.jsonl is gone.* seqloom evaluate .*overwrite"),
         ):
             push_module.push(folder, TO)
         assert not hub.repositories
@@ -335,7 +335,7 @@ class TestFailures:
         assert "it lacks settings.yaml" in refused(str(tmp_path), "me/model")
         assert "push_to_hub is 'model'" in refused(str(folder), "model")
         assert "--learning_rate is unknown" in refused(str(folder), "me/model", "--learning_rate", "1")
-        assert "yes is unknown" in refused(str(folder), "me/model", "yes")
+        assert "'yes' stands where an --option was expected" in refused(str(folder), "me/model", "yes")
         assert "come first" in refused(str(folder), "--hub_private_repo", "true")
         assert "come first" in refused(str(folder))
         (folder / "record.json").unlink()

@@ -549,7 +549,10 @@ class TestStopping:
         assert process.returncode == 143, output
         step = Progress(**json.loads((last(tmp_path) / "progress.json").read_text())).step
         assert "SIGTERM: stopping after this update" in output
-        assert f"stopped by SIGTERM after {step:,} updates; go on with: train.py {tmp_path}/run/settings.yaml" in output
+        assert (
+            f"stopped by SIGTERM after {step:,} updates; go on with: seqloom train {tmp_path}/run/settings.yaml"
+            in output
+        )
         assert without_clock(tmp_path)[-1]["step"] == step
         assert not (tmp_path / "run" / "model.safetensors").exists()
 

@@ -460,7 +460,7 @@ class TestPlot:
             ("a --output no/curves.png", "there is no folder no to write curves.png to"),
             ("a --output folder.png --overwrite", "folder.png is there already"),
             ("a --output --overwrite", "--output needs a value"),
-            ("a --smooth 3", "--smooth is unknown. usage: seqloom plot RUN"),
+            ("a --smooth 3", "--smooth is unknown; did you mean --output? usage: seqloom plot RUN"),
             ("a ./a", "the run a is given twice"),
             ("--overwrite", "no run is given. usage: seqloom plot RUN"),
         ],

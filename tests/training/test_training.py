@@ -578,7 +578,7 @@ class TestRefusals:
     def test_words_of_the_command_line(self, capsys, tmp_path):
         assert main([]) == 2
         assert main(["--help"]) == 0
-        assert capsys.readouterr().out.count("usage: train.py") == 2
+        assert capsys.readouterr().out.count("usage: seqloom train CONFIG") == 2
         for words in (["--resume"], ["--learning_rate", "1"]):
             assert main(words) == 1
             assert capsys.readouterr().err.startswith("error: the configuration file comes first")

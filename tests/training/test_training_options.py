@@ -1,6 +1,7 @@
 """Options of the training: averages, freezing, another model's weights, mixed data, sampled segmentations."""
 
 import collections
+import dataclasses
 import itertools
 import json
 import math
@@ -31,6 +32,7 @@ from seqloom.data.pairs import load_pairs
 from seqloom.data.tokenization import load_tokenizer, train_tokenizer
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import DataSettings, TokenizerSettings
+from seqloom.settings.typed import build
 from seqloom.training import checkpoints, ending, learner, loop, update
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -474,7 +476,7 @@ class TestMixing:
         def _texts(seed: int = 1, **changes):
             mix = [{**sets["b"], "weight": 3}, {**sets["c"], "weight": 2}]
             fields = {**sets["a"], "weight": 5.0, "mix": mix, "validation_files": data["validation"], **changes}
-            pairs = load_pairs(DataSettings(**fields), seed, splits=["train"])
+            pairs = load_pairs(build(DataSettings, fields, "data"), seed, splits=["train"])
             columns = [
                 list(column)
                 for column in zip(*([r["source"], r["target"]] for r in pairs.splits["train"]), strict=True)
@@ -521,14 +523,15 @@ class TestMixing:
 
     def test_validation_and_test_are_of_data_alone(self, sets, data):
         fields = {**sets["a"], "mix": [{**sets["b"], "weight": 1}], "test_files": data["test"], "validation_size": 20}
-        pairs = load_pairs(DataSettings(**fields), 1)
-        alone = load_pairs(DataSettings(**{**fields, "mix": []}), 1)
+        settings = build(DataSettings, fields, "data")
+        pairs = load_pairs(settings, 1)
+        alone = load_pairs(dataclasses.replace(settings, mix=[]), 1)
         for split in ("validation", "test"):
             assert pairs.splits[split][:] == alone.splits[split][:]
         held_out = {*pairs.splits["validation"]["source"]}
         assert len(held_out) == 20
         assert not held_out & {*pairs.splits["train"]["source"]}
-        assert "mix" not in load_pairs(DataSettings(**fields), 1, splits=["validation", "test"]).provenance
+        assert "mix" not in load_pairs(settings, 1, splits=["validation", "test"]).provenance
 
     @pytest.mark.parametrize("streaming", [False, True])
     def test_goes_on_after_a_kill(self, tmp_path, data, sets, monkeypatch, streaming):

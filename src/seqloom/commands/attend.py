@@ -4,128 +4,116 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import east_asian_width
 
-from seqloom.attention.attend import WHAT, attend, check_choice
-from seqloom.attention.maps import AttentionMaps, overview
-from seqloom.attention.page import attention_page
-from seqloom.data.tokenization import load_tokenizer
-from seqloom.decoding.loading import load_model
-from seqloom.figures.style import save_png
-from seqloom.settings.reading import load_scoring_settings
-from seqloom.support.console import quieten_libraries
-from seqloom.support.disk import check_output, write_aside
+from seqloom.commands.command import Command
+from seqloom.settings.schema import ScoringSettings
 
-USAGE = 'usage: seqloom attend MODEL "sentence" [more sentences] [--output attention.png] [--html attention.html]'
-ABOUT = """
-MODEL is a folder or a name on the Hub. A picture is made, or with --html a page; with both, both.
-
-  --output FILE.png     the picture; of several sentences FILE-1.png, FILE-2.png, …
-  --html FILE.html      a page: point at a word to see what it looked at, or who looked at it
-  --what KIND           cross (target to source), self (the encoder, of a Transformer) or all; default: all there is
-  --layer N, --head N   one layer, one head, counted from 1; default: the last layer, the mean over its heads
-  --tokens              the model's own tokens on the axes rather than words
-  --target "TEXT"       the maps of this output of the one sentence, rather than of the model's own
-  --font FILE           a font for the labels
-  --overwrite           replace files
-  --num_beams N, …      any key of generation:
-"""
-VALUES = ("output", "html", "what", "layer", "head", "target", "font")
-FLAGS = ("tokens", "overwrite")
+if TYPE_CHECKING:
+    from seqloom.attention.maps import AttentionMaps
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    arguments = list(argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, ABOUT.rstrip(), sep="\n")
-        return 0 if arguments else 2
-    try:
-        quieten_libraries()
+@dataclass(kw_only=True)
+class Attend(Command):
+    """Draws what a model looks at while it writes.
+
+    A picture is made, or with --html a page; with both, both.
+    """
+
+    name = "attend"
+    needs = "a model and a sentence are needed"
+    settings = ScoringSettings
+    sections = ("revision", "trust_remote_code", "generation")
+    stand_anywhere = True
+    examples = """
+        seqloom attend runs/mine "a man is standing on a ladder ."
+        seqloom attend runs/mine "a man is standing on a ladder ." --html attention.html --num_beams 5
+        seqloom attend runs/mine "two dogs run ." --what self --layer 1 --head 2 --output layer1.png
+    """
+
+    model: str
+    """A folder or a name on the Hub."""
+    sentences: list[str]
+    """One text or more."""
+    output: Path | None = None
+    """The picture, FILE.png (attention.png if there is no --html either); of several sentences FILE-1.png, FILE-2.png,
+    …"""
+    html: Path | None = None
+    """A page, FILE.html: point at a word to see what it looked at, or who looked at it."""
+    what: Literal["all", "cross", "self"] = "all"
+    """Target to source (cross), the encoder of a Transformer to itself (self), or all there is."""
+    layer: int | None = field(default=None, metadata={"least": 1})
+    """One layer, counted from 1; else the last."""
+    head: int | None = field(default=None, metadata={"least": 1})
+    """One head, counted from 1; else their mean."""
+    tokens: bool = False
+    """The model's own tokens on the axes rather than words."""
+    target: str | None = None
+    """The maps of this output of the one sentence, rather than of the model's own."""
+    font: Path | None = None
+    """A font file for the labels."""
+    overwrite: bool = False
+    """Replace files."""
+
+    def run(self) -> None:
+        if self.target is not None and len(self.sentences) > 1:
+            raise ValueError(f"--target is the output of one sentence, but {len(self.sentences)} are given: give one.")
         with warnings.catch_warnings(record=True) as caught:
-            _attend(*read_words(arguments))
+            self.draw()
         for message in dict.fromkeys(str(warning.message) for warning in caught):
             print(f"warning: {message}", file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
 
+    def draw(self) -> None:
+        """Draws, writes and prints."""
+        from seqloom.attention.attend import attend, check_choice
+        from seqloom.attention.maps import overview
+        from seqloom.attention.page import attention_page
+        from seqloom.data.tokenization import load_tokenizer
+        from seqloom.decoding.loading import load_model
+        from seqloom.figures.style import save_png
+        from seqloom.settings.reading import load_scoring_settings
+        from seqloom.support.disk import check_output, write_aside
 
-def read_words(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any], list[str]]:
-    """Model and sentences, options, and what is left for the generation."""
-    texts, overrides, rest = [], [], iter(arguments)
-    options: dict[str, Any] = dict.fromkeys(VALUES) | dict.fromkeys(FLAGS, False)
-    for word in rest:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            texts.append(word)
-        elif name in FLAGS and not equals:
-            options[name] = True
-        else:
-            value = value if equals else next(rest, None)
-            if value is None or value.startswith("--"):
-                raise ValueError(f"--{name} needs a value. {USAGE}")
-            if name in VALUES:
-                options[name] = value
-            else:
-                overrides += [f"--{name}", value]
-    if len(texts) < 2:
-        raise ValueError(f"a model and a sentence are needed. {USAGE}")
-    for name in ("layer", "head"):
-        if options[name] is not None:
-            if not options[name].isdecimal():
-                raise ValueError(f"--{name} is {options[name]!r}; it is a number, counted from 1.")
-            options[name] = int(options[name])
-    options["what"] = options["what"] or "all"
-    if options["what"] not in WHAT:
-        raise ValueError(f"--what is {options['what']!r}; it can be {', '.join(WHAT)}.")
-    if options["target"] is not None and len(texts) > 2:
-        raise ValueError(f"--target is the output of one sentence, but {len(texts) - 1} are given: give one.")
-    return texts, options, overrides
+        page = self.html
+        picture = self.output or (Path("attention.png") if page is None else None)
+        images = [] if picture is None else [picture]
+        if picture is not None and len(self.sentences) > 1:
+            images = [picture.with_stem(f"{picture.stem}-{number}") for number in range(1, len(self.sentences) + 1)]
+        for option, suffixes, files in (
+            ("output", (".png",), images), ("html", (".html", ".htm"), [page] if page else []),
+        ):  # fmt: skip
+            for file in files:
+                check_output(file, f"--{option}", suffixes, overwrite=self.overwrite)
 
-
-def _attend(texts: list[str], options: dict[str, Any], overrides: list[str]) -> None:
-    """Draws, writes and prints."""
-    name, *sentences = texts
-    page = None if options["html"] is None else Path(options["html"])
-    picture = Path(options["output"] or "attention.png") if options["output"] or page is None else None
-    images = [] if picture is None else [picture]
-    if picture is not None and len(sentences) > 1:
-        images = [picture.with_stem(f"{picture.stem}-{number}") for number in range(1, len(sentences) + 1)]
-    for option, suffixes, files in (("output", (".png",), images), ("html", (".html", ".htm"), [page] if page else [])):
-        for file in files:
-            check_output(file, f"--{option}", suffixes, overwrite=options["overwrite"])
-
-    settings, generate_kwargs = load_scoring_settings(name, overrides)
-    if options["target"] is not None and generate_kwargs:
-        raise ValueError(
-            f"--target is an output that needs no search, but {', '.join(generate_kwargs)} is given too: leave one out."
-        )
-    model = load_model(name, settings.revision, settings.trust_remote_code)
-    tokenizer = load_tokenizer(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    choice = {key: options[key] for key in ("layer", "head")}
-    every = []
-    for sentence in sentences:
-        found = attend(
-            model, tokenizer, sentence, target=options["target"], words=not options["tokens"], **generate_kwargs
-        )
-        check_choice(found, options["what"], **choice)
-        every.append(found)
-        print(f"{sentence}\n→ {found.output}   (log p {found.score:.2f})", end="\n\n")
-        if options["what"] != "self":
-            print(alignment_table(found, **choice), end="\n\n")
-    for file, found in zip(images, every, strict=False):
-        figure = overview(found, what=options["what"], font=options["font"], **choice)
-        write_aside(file, lambda aside, figure=figure: save_png(figure, aside))
-    if page is not None:
-        text = attention_page(every, what=options["what"], title=Path(name).name, **choice)
-        write_aside(page, lambda aside: aside.write_text(text, encoding="utf-8"))
-    files = [*images, *([page] if page else [])]
-    print(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
+        settings, generate_kwargs = load_scoring_settings(self.model, self.overrides)
+        if self.target is not None and generate_kwargs:
+            raise ValueError(
+                f"--target is an output that needs no search, but {', '.join(generate_kwargs)} is given too: leave one "
+                "out."
+            )
+        model = load_model(self.model, settings.revision, settings.trust_remote_code)
+        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        choice: dict[str, Any] = {"layer": self.layer, "head": self.head}
+        every = []
+        for sentence in self.sentences:
+            found = attend(model, tokenizer, sentence, target=self.target, words=not self.tokens, **generate_kwargs)
+            check_choice(found, self.what, **choice)
+            every.append(found)
+            print(f"{sentence}\n→ {found.output}   (log p {found.score:.2f})", end="\n\n")
+            if self.what != "self":
+                print(alignment_table(found, **choice), end="\n\n")
+        for file, found in zip(images, every, strict=False):
+            figure = overview(found, what=self.what, font=self.font and str(self.font), **choice)
+            write_aside(file, partial(save_png, figure))
+        if page is not None:
+            text = attention_page(every, what=self.what, title=Path(self.model).name, **choice)
+            write_aside(page, lambda aside: aside.write_text(text, encoding="utf-8"))
+        files = [*images, *([page] if page else [])]
+        print(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
 
 
 def alignment_table(found: AttentionMaps, layer: int | None = None, head: int | None = None) -> str:

@@ -1,48 +1,57 @@
-"""``make demo``: an RNN and a Transformer on the built-in task, trained, scored, compared, saved and loaded back."""
+"""The command ``seqloom demo``, which ``make demo`` runs: both families on the built-in task, trained and compared."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import sys
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-from seqloom.settings.reading import load_settings
-from seqloom.support.console import quieten_libraries
-from seqloom.training.run import run_training
+from seqloom.commands.command import Command
 
 FOLDER = Path("runs") / "demo"
 FAMILIES = {"RNN": "scan-rnn.yaml", "Transformer": "scan-transformer.yaml"}
 INPUTS = ("jump around left twice", "walk and run opposite right thrice", "look after turn left")
 
 
-def main() -> int:
-    """Trains both families and prints how they compare; returns the exit status."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the task is built in: nothing is looked up
-    quieten_libraries()
-    records = {}
-    for family, config in FAMILIES.items():
-        print(f"\n{family}: configs/{config}", flush=True)
-        folder = FOLDER / config.removesuffix(".yaml")
-        settings = load_settings(str(files("seqloom.configs").joinpath(config)))
-        settings = dataclasses.replace(settings, output_dir=str(folder))
-        records[family] = run_training(settings, overwrite=folder.exists())
-    print(f"\n{comparison(records)}\n")
+@dataclass(kw_only=True)
+class Demo(Command):
+    """Trains an RNN and a Transformer on the built-in task, in minutes.
 
-    folder = FOLDER / FAMILIES["Transformer"].removesuffix(".yaml")
-    print(f"Loaded from {folder} with from_pretrained:")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    outputs = model.generate(**tokenizer(list(INPUTS), return_tensors="pt", padding=True))
-    for text, actions in zip(INPUTS, tokenizer.batch_decode(outputs, skip_special_tokens=True), strict=True):
-        print(f"  {text}\n    → {actions}")
-    return 0
+    They are scored, compared, saved to runs/demo and loaded back.
+    """
+
+    name = "demo"
+    examples = """
+        seqloom demo
+    """
+
+    def run(self) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the task is built in: nothing is looked up
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        from seqloom.settings.reading import load_settings
+        from seqloom.training.run import run_training
+
+        records = {}
+        for family, config in FAMILIES.items():
+            print(f"\n{family}: configs/{config}", flush=True)
+            folder = FOLDER / config.removesuffix(".yaml")
+            settings = load_settings(str(files("seqloom.configs").joinpath(config)))
+            records[family] = run_training(replace(settings, output_dir=str(folder)), overwrite=folder.exists())
+        print(f"\n{comparison(records)}\n")
+
+        folder = FOLDER / FAMILIES["Transformer"].removesuffix(".yaml")
+        print(f"Loaded from {folder} with from_pretrained:")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+        outputs = model.generate(**tokenizer(list(INPUTS), return_tensors="pt", padding=True))
+        for text, actions in zip(INPUTS, tokenizer.batch_decode(outputs, skip_special_tokens=True), strict=True):
+            print(f"  {text}\n    → {actions}")
 
 
-def comparison(records: dict[str, dict]) -> str:
+def comparison(records: dict[str, dict[str, Any]]) -> str:
     """A table of what the runs' records say, a column a family."""
     rows: dict[str, list[str]] = {"": list(records)}
     for record in records.values():
@@ -62,7 +71,3 @@ def comparison(records: dict[str, dict]) -> str:
     return "\n".join(
         f"{name:<{width}}" + "".join(f"  {value:>12}" for value in values) for name, values in rows.items()
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

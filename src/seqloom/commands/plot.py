@@ -2,63 +2,55 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 from seqloom import run_folder
-from seqloom.figures.curves import COLUMNS, comparison
-from seqloom.figures.style import COLOURS, save_png
-from seqloom.scoring import metrics
-from seqloom.support import disk
+from seqloom.commands.command import Command
 
-USAGE = "usage: seqloom plot RUN [RUN ...] [--output curves.png] [--x updates|tokens|seconds] [--overwrite]"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    words = list(argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE, "", f"RUN is the output folder of a training, with its {run_folder.LOG}.", sep="\n")
-        return 0 if words else 2
-    try:
-        runs, options = read_words(words)
-        output = Path(options["output"])
-        disk.check_output(output, "--output", (".png",), overwrite=options["overwrite"])
-        figure = plot_runs(runs, options["x"])
-        disk.write_aside(output, lambda aside: save_png(figure, aside))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    names = run_folder.names_of(runs)
-    print(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {output}")
-    return 0
+@dataclass(kw_only=True)
+class Plot(Command):
+    """Draws the curves of runs.
+
+    Of one run, still going on or finished, or of several in one picture.
+    """
+
+    name = "plot"
+    needs = "no run is given"
+    stand_anywhere = True
+    examples = """
+        seqloom plot runs/scan-rnn
+        seqloom plot runs/scan-rnn runs/scan-transformer --output both.png --x tokens
+    """
+
+    runs: list[Path]
+    """Output folders of trainings, with their training_log.jsonl."""
+    output: Path = Path("curves.png")
+    """The picture."""
+    x: Literal["updates", "tokens", "seconds"] = "updates"
+    """What the curves are drawn over: updates, target tokens learnt from, or seconds of training, validations
+    included."""
+    overwrite: bool = False
+    """Replace the picture."""
+
+    def run(self) -> None:
+        from seqloom.figures.style import save_png
+        from seqloom.support import disk
+
+        disk.check_output(self.output, "--output", (".png",), overwrite=self.overwrite)
+        figure = plot_runs(self.runs, self.x)
+        disk.write_aside(self.output, lambda aside: save_png(figure, aside))
+        names = run_folder.names_of(self.runs)
+        print(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {self.output}")
 
 
-def read_words(words: Sequence[str]) -> tuple[list[Path], dict[str, Any]]:
-    """Runs and options of the command line."""
-    runs, options, rest = [], {"output": "curves.png", "x": "updates", "overwrite": False}, iter(words)
-    for word in rest:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            runs.append(Path(word))
-        elif name == "overwrite" and not equals:
-            options[name] = True
-        elif name in ("output", "x"):
-            options[name] = value if equals else next(rest, "")
-            if not options[name] or options[name].startswith("--"):
-                raise ValueError(f"--{name} needs a value. {USAGE}")
-        else:
-            raise ValueError(f"{word} is unknown. {USAGE}")
-    if options["x"] not in COLUMNS:
-        raise ValueError(f"--x is {options['x']!r}; it can be {', '.join(COLUMNS)}.")
-    if not runs:
-        raise ValueError(f"no run is given. {USAGE}")
-    return runs, options
-
-
-def plot_runs(runs: Sequence[Path], x: str = "updates"):
+def plot_runs(runs: Sequence[Path], x: str = "updates") -> Figure:
     """The figure of runs.
 
     Args:
@@ -68,6 +60,10 @@ def plot_runs(runs: Sequence[Path], x: str = "updates"):
     Raises:
         ValueError: A run has no log or an empty one, or there are too many.
     """
+    from seqloom.figures.curves import COLUMNS, comparison
+    from seqloom.figures.style import COLOURS
+    from seqloom.scoring import metrics
+
     most = 2 * len(COLOURS)
     if len(runs) > most:
         raise ValueError(f"{len(runs)} runs are more than can be told apart in one picture: give at most {most}.")

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from seqloom import run_folder
-from seqloom.settings.reading import load_settings
-from seqloom.sharing.push import push
-from seqloom.support.console import quieten_libraries
-
-USAGE = "usage: seqloom push FOLDER USER/MODEL [--hub_private_repo true] [--hub_revision BRANCH]"
+from seqloom.commands.command import Command
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command ``seqloom push``; returns its exit status."""
-    words = list(argv)
-    if not words or words[0] in ("-h", "--help"):
-        about = "FOLDER is the output folder of a finished run. A token comes from HF_TOKEN or `hf auth login`."
-        print(USAGE, "", about, sep="\n")
-        return 0 if words else 2
-    try:
-        if len(words) < 2 or words[0].startswith("--") or words[1].startswith("--"):
-            raise ValueError(f"the folder and the repository's name come first. {USAGE}")
-        folder, name, *options = words
-        for position, option in enumerate(options):
-            is_key = position % 2 == 0
-            if is_key and option not in ("--hub_private_repo", "--hub_revision"):
-                raise ValueError(f"{option} is unknown. {USAGE}")
-        quieten_libraries()
-        path = run_folder.finished(Path(folder)) / run_folder.SETTINGS
-        push(Path(folder), load_settings(path, ["--push_to_hub", name, *options]).hub)
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+@dataclass(kw_only=True)
+class Push(Command):
+    """Shares a finished run on the Hub.
+
+    A token comes from HF_TOKEN or `hf auth login`.
+    """
+
+    name = "push"
+    needs = "the folder and the repository's name come first"
+    examples = """
+        seqloom push runs/scan-rnn me/scan-rnn
+        seqloom push runs/scan-rnn me/scan-rnn --hub_private_repo true --hub_revision trial
+    """
+
+    folder: Path
+    """The output folder of a finished run."""
+    repository: str
+    """Where it goes: USER/MODEL."""
+    hub_private_repo: Literal["true", "false"] | None = None
+    """Whether a repository that is made now is private; else as the account has it."""
+    hub_revision: str | None = None
+    """Branch to push to, made if need be; else main."""
+
+    def run(self) -> None:
+        from seqloom.settings.reading import load_settings
+        from seqloom.sharing.push import push
+
+        settings = {"push_to_hub": self.repository, "hub_private_repo": self.hub_private_repo,
+                    "hub_revision": self.hub_revision}  # fmt: skip
+        words = [f"--{key}={value}" for key, value in settings.items() if value is not None]
+        push(self.folder, load_settings(run_folder.finished(self.folder) / run_folder.SETTINGS, words).hub)

@@ -4,70 +4,84 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
-from huggingface_hub.errors import StrictDataclassError
-
-from seqloom.settings.reading import load_settings
-from seqloom.support.console import quieten_libraries
-from seqloom.training.run import run_training
-from seqloom.training.signals import Stopped
-
-USAGE = "usage: train.py CONFIG.yaml [--key value ...] [--resume [auto] | --overwrite] [--dry_run]"
+from seqloom.commands.command import Command
+from seqloom.commands.shell import run
+from seqloom.settings.schema import Settings
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command ``train.py``; returns its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(
-            USAGE,
-            "",
-            "Keys are the settings of configs/*.yaml; src/seqloom/settings/schema.py explains each.",
-            sep="\n",
-        )
-        print("--resume goes on with the run in output_dir; --resume auto starts it if there is none.")
-        return 0 if words else 2
-    flags = {flag: f"--{flag}" in words for flag in ("resume", "overwrite", "dry_run")}
-    if flags["resume"] and words[words.index("--resume") + 1 :][:1] == ["auto"]:
-        flags["resume"] = words.pop(words.index("--resume") + 1)
-    words = [word for word in words if word not in ("--resume", "--overwrite", "--dry_run")]
-    is_main = int(os.environ.get("RANK", "0")) == 0
-    try:
-        if not words or words[0].startswith("--"):
-            raise ValueError(f"the configuration file comes first. {USAGE}")
-        if flags["resume"] and flags["overwrite"]:
+@dataclass(kw_only=True)
+class Train(Command):
+    """Trains a model from scratch, on one device or many.
+
+    With several processes: accelerate launch train.py CONFIG, with the same words behind it.
+    """
+
+    name = "train"
+    needs = "the configuration file comes first"
+    settings = Settings
+    is_parallel = True
+    interrupted = "ended at once; --resume goes on from the last checkpoint."
+    examples = """
+        seqloom train configs/scan-rnn.yaml
+        seqloom train configs/multi30k-en-de-rnn.yaml --learning_rate 0.001 --output_dir runs/mine
+        seqloom train runs/mine/settings.yaml --resume
+        seqloom train configs/multi30k-en-de-rnn.yaml --dataset null --train_files train.en train.de --dry_run
+        accelerate launch --multi_gpu train.py configs/multi30k-en-de-transformer-tiny.yaml
+    """
+
+    config: str
+    """The recipe, a YAML file; those that come with seqloom are in configs/, and a run's own is its settings.yaml."""
+    resume: bool | Literal["auto"] = False
+    """Go on with the run in output_dir from its last checkpoint; auto: or start it, if there is none."""
+    overwrite: bool = False
+    """Delete the run in output_dir first."""
+    dry_run: bool = False
+    """Check settings, data and plan, make the largest update, and write nothing."""
+
+    def run(self) -> int | None:
+        if self.resume and self.overwrite:
             raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")
-        quieten_libraries()
-        run_training(load_settings(words[0], words[1:]), **flags)
-    except Stopped as stopped:
-        if is_main:
-            print(stopped)
-        return 128 + stopped.signal
-    except KeyboardInterrupt:
-        if is_main:
-            print("ended at once; --resume goes on from the last checkpoint.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except (ValueError, OSError, StrictDataclassError) as error:
-        if is_main or getattr(error, "is_own", False):
-            process = "" if is_main else f"process {os.environ['RANK']}: "
-            print(f"error: {process}{' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if not is_lost_connection(error):
-            raise
-        print(
-            "error: another process of this run ended, so this one ends too; what happened, its own words say. "
-            f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+        from seqloom.settings.reading import load_settings
+        from seqloom.support.machine import PARENT, end_with_parent
+        from seqloom.training.run import run_training
+        from seqloom.training.signals import Stopped
+
+        if parent := os.environ.pop(PARENT, None):
+            end_with_parent(int(parent))
+        try:
+            run_training(
+                load_settings(self.config, self.overrides),
+                resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run,
+            )  # fmt: skip
+        except Stopped as stopped:
+            if os.environ.get("RANK", "0") == "0":
+                print(stopped)
+            return 128 + stopped.signal
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            raise LostConnection(
+                "another process of this run ended, so this one ends too; what happened, its own words say. "
+                f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})"
+            ) from None
+        return None
+
+
+class LostConnection(ValueError):
+    """Another process is gone; each that is left says so."""
+
+    is_own = True
 
 
 def is_lost_connection(error: RuntimeError) -> bool:
     """Whether a collective failed since another process is gone; torch has no class of its own for gloo's."""
     is_shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return is_shared and re.search(r"gloo|NCCL|Connection (closed|reset|refused)|peer", str(error)) is not None
+
+
+main = partial(run, Train)
+"""What ``train.py`` calls."""

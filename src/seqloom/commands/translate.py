@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TextIO
 
-from seqloom.data.tokenization import load_tokenizer
-from seqloom.decoding.loading import load_model
-from seqloom.decoding.translate import translate
-from seqloom.settings.reading import load_scoring_settings
-from seqloom.support.console import quieten_libraries
-
-USAGE = "usage: seqloom translate MODEL [--num_beams 5] [--key value ...] < SOURCES > OUTPUTS"
+from seqloom.commands.command import Command
+from seqloom.commands.shell import reader_may_leave
+from seqloom.settings.schema import ScoringSettings
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    words = list(argv)
-    if not words or words[0] in ("-h", "--help"):
-        print(USAGE, "", "MODEL is a folder or a name on the Hub; keys are those of generation:.", sep="\n")
-        return 0 if words else 2
-    try:
-        quieten_libraries()
-        name, *overrides = words
-        settings, generate_kwargs = load_scoring_settings(name, overrides)
-        model = load_model(name, settings.revision, settings.trust_remote_code)
-        tokenizer = load_tokenizer(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+@dataclass(kw_only=True)
+class Translate(Command):
+    """Translates lines of text.
+
+    Sources come from standard input, outputs go to standard output: a line each, as they come.
+    """
+
+    name = "translate"
+    needs = "the model comes first"
+    settings = ScoringSettings
+    sections = ("revision", "trust_remote_code", "generation")
+    examples = """
+        seqloom translate runs/mine --num_beams 5 < sources.txt > outputs.txt
+    """
+
+    model: str
+    """A folder or a name on the Hub."""
+
+    def run(self) -> None:
+        from seqloom.data.tokenization import load_tokenizer
+        from seqloom.decoding.loading import load_model
+        from seqloom.decoding.translate import translate
+        from seqloom.settings.reading import load_scoring_settings
+
+        settings, generate_kwargs = load_scoring_settings(self.model, self.overrides)
+        model = load_model(self.model, settings.revision, settings.trust_remote_code)
+        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
         sources = (line.removesuffix("\n") for line in utf8_lines(sys.stdin))
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
         batch_tokens = settings.generation.decode_batch_tokens
-        for output in translate(
-            model, tokenizer, sources, batch_tokens=batch_tokens, read_ahead=read_ahead, **generate_kwargs
-        ):
-            # One line each, or as many as there are hypotheses.
-            print(*(output if isinstance(output, list) else [output]), sep="\n", flush=read_ahead == 1)
-    except BrokenPipeError:  # whoever read the outputs, as head does, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+        with reader_may_leave():
+            for output in translate(
+                model, tokenizer, sources, batch_tokens=batch_tokens, read_ahead=read_ahead, **generate_kwargs
+            ):
+                # One line each, or as many as there are hypotheses.
+                print(*(output if isinstance(output, list) else [output]), sep="\n", flush=read_ahead == 1)
 
 
 def utf8_lines(stream: TextIO) -> Iterator[str]:

@@ -17,14 +17,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from seqloom.comparison.sections import Passage, Plot, Section, Table
+from seqloom.comparison.sections import MEASURES, Passage, Plot, Section, Table
 from seqloom.figures.style import save_png
-
-MEASURES = (
-    "quality", "learning_curves", "attention", "data_handling", "weight", "generation", "memory_tasks", "gradients",
-    "generalisation",
-)  # fmt: skip
-"""The measures in the order of the report; each is a module of `seqloom.comparison.measures`."""
 
 
 def sections_of(measures: dict[str, Any]) -> dict[str, Section]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Measure = Literal[
+    "quality", "learning_curves", "attention", "data_handling", "weight", "generation", "memory_tasks", "gradients",
+    "generalisation",
+]  # fmt: skip
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+"""The measures in the order of the report; each is a module of `seqloom.comparison.measures`."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
-"""Models trained for a comparison: each as by ``train.py``, in a process of its own, so that none disturbs another."""
+"""Models trained for a comparison, by ``seqloom train`` in processes of their own: so none disturbs another."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,9 +12,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from seqloom import run_folder
-from seqloom.commands.train import main as train_command
 from seqloom.settings.schema import Settings
 from seqloom.support.console import has_terminal
+from seqloom.support.machine import PARENT
 
 
 def train_all(runs: Sequence[Settings], num_jobs: int = 1) -> None:
@@ -53,36 +51,22 @@ def _train(settings: Settings, *, logged: bool) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     config = folder.with_name(f"{folder.name}.yaml")
     settings.save(config)
-    command = [sys.executable, "-m", "seqloom.comparison.trainings", str(os.getpid()), str(config)]
+    command = [sys.executable, "-m", "seqloom", "train", str(config), "--resume", "auto"]
+    # If this process is killed, the training stops with a checkpoint: left alone, it would write into a folder that the
+    # resumed comparison trains in too.
+    environment = {**os.environ, PARENT: str(os.getpid())}
     if not logged:
-        done = subprocess.run(command, check=False)
+        done = subprocess.run(command, check=False, env=environment)
         if done.returncode:
             raise ValueError(f"the training of {folder} ended with status {done.returncode}; its last words are above.")
         return
     log = folder.with_name(f"{folder.name}.log")
     with log.open("w", encoding="utf-8") as file:
         # Told the number of threads from the start, torch's libraries make no pool that is too large.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        environment["OMP_NUM_THREADS"] = "1"
         done = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT, env=environment)
     if done.returncode:
         words = log.read_text(encoding="utf-8").splitlines() or ["no word"]
         raise ValueError(
             f"the training of {folder} ended with status {done.returncode}: {words[-1]} (all of it: {log})"
         )
-
-
-def main(parent: int, config: str) -> int:
-    """What the child process does: it trains, and stops with a checkpoint if the comparison is killed.
-
-    Left alone, it would write into a folder that the resumed comparison trains in too.
-    """
-    if sys.platform == "linux":
-        end_with_parent = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(end_with_parent, signal.SIGTERM)
-        if os.getppid() != parent:  # it was gone before
-            return 1
-    return train_command([config, "--resume", "auto"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2]))

@@ -8,14 +8,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset, ReadInstruction, concatenate_datasets, interleave_datasets
 
 from seqloom.data.sources import PAIR, Data, choose_columns, describe_file, read_dataset, read_files
-from seqloom.settings.checks import mix_sources
 from seqloom.settings.schema import DataSettings
 from seqloom.support.wording import listing
 
@@ -98,8 +97,9 @@ def _mix(
 ) -> tuple[Data, list[dict[str, Any]]]:
     """Training pairs drawn from ``data`` and every set of ``data.mix``, and what each of them is and gave."""
     sets, described = [train], [{**provenance, "train": origin, "weight": settings.weight}]
-    for number, (weight, source) in enumerate(mix_sources(settings)):
-        section = f"data.mix[{number}]"
+    for number, mixed in enumerate(settings.mix):
+        section, fields = f"data.mix[{number}]", asdict(mixed)
+        weight, source = fields.pop("weight"), DataSettings(**fields, streaming=settings.streaming)
         try:
             dataset, about = read_dataset(source) if source.dataset else ({}, {})
             if not _exists("train", source, ["train"] if source.train_files else dataset):

@@ -29,7 +29,7 @@ from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 
 
 def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
-    """Scores two models on the same sentences and tests whether they differ: ``evaluate.py MODEL --against OTHER``.
+    """Scores two models on the same sentences and tests whether they differ, as ``--against OTHER`` asks.
 
     Predictions that are kept of the same split, sentences and generation settings are taken as they are. The data are
     those of MODEL's run (of OTHER's, where MODEL is a file), or as given; so are the metrics. ``--output_dir`` and

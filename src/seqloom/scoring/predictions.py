@@ -28,7 +28,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     path, names = Path(path), ("source", "reference", "hypothesis")
     if not path.is_file():
-        raise ValueError(f"there is no file {path}; evaluate.py writes predictions.jsonl beside the scores of a model.")
+        raise ValueError(f"there is no file {path}; seqloom evaluate writes predictions.jsonl beside a model's scores.")
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # U+2028 ends no line of JSON
     except UnicodeDecodeError as error:

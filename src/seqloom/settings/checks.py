@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from seqloom.settings.schema import DERIVED, MIX_KEYS, DataSettings, HubSettings, ScoringSettings, Settings
-from seqloom.settings.typed import field_types, typed
+from seqloom.settings.schema import DERIVED, DataSettings, HubSettings, MixSettings, ScoringSettings, Settings
 from seqloom.support.wording import listing, unknown
 
+if TYPE_CHECKING:
+    from seqloom.modeling import Seq2SeqConfig
 
-def model_config_class(model_type: str | None):
+
+def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
     """The config class of a ``model_type`` of seqloom's."""
     from seqloom.modeling import CONFIG_CLASSES
 
@@ -26,7 +28,9 @@ def check_settings(settings: Settings) -> None:
     """What the types do not say."""
     data, training = settings.data, settings.training
     _check_place(data, "data")
-    mix_sources(data)
+    for number, entry in enumerate(data.mix):
+        _check_weight(entry.weight, f"data.mix[{number}].weight")
+        _check_place(entry, f"data.mix[{number}]")
     if data.split_stream or data.num_workers:
         name = "split_stream" if data.split_stream else "num_workers"
         if not data.streaming:
@@ -69,29 +73,7 @@ def check_settings(settings: Settings) -> None:
     _check_hub(settings.hub)
 
 
-def mix_sources(data: DataSettings) -> list[tuple[float, DataSettings]]:
-    """The weights and places of the sets that ``data.mix`` adds; how they are read is as ``data`` says.
-
-    Raises:
-        ValueError: An entry has an unknown key, no weight or no place.
-    """
-    sources, hints = [], {f.name: hint for f, hint in field_types(DataSettings)}
-    for number, entry in enumerate(data.mix):
-        where = f"data.mix[{number}]"
-        for key in entry:
-            if key not in ("weight", *MIX_KEYS):
-                raise ValueError(unknown(f"{where}.{key}", [f"{where}.{known}" for known in ("weight", *MIX_KEYS)]))
-        if "weight" not in entry:
-            raise ValueError(f"{where} has no weight: give its share of the training pairs, as data.weight gives ours.")
-        values = {key: typed(hints[key], value, f"{where}.{key}") for key, value in entry.items()}
-        _check_weight(weight := values.pop("weight"), f"{where}.weight")
-        source = DataSettings(**values, streaming=data.streaming)
-        _check_place(source, where)
-        sources.append((weight, source))
-    return sources
-
-
-def _check_place(data: DataSettings, where: str) -> None:
+def _check_place(data: DataSettings | MixSettings, where: str) -> None:
     if (data.dataset is None) == (data.train_files is None):
         raise ValueError(
             f"give either {where}.dataset or {where}.train_files: the one or the other says where the pairs are."

@@ -15,7 +15,7 @@ import yaml
 from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, ScoringSettings, Settings
-from seqloom.settings.typed import build, field_types
+from seqloom.settings.typed import build, field_types, from_words, is_section
 from seqloom.support.wording import unknown
 
 
@@ -39,15 +39,15 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
-    for key, value in _parse_overrides(overrides):
-        _set(raw, _resolve(key, raw, Settings), value)
+    for key, words in _parse_overrides(overrides):
+        _set(raw, _resolve(key, raw, Settings), words, Settings)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
 
 
 def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> tuple[ScoringSettings, dict[str, Any]]:
-    """The settings of ``evaluate.py``: the model folder's own ``settings.yaml``, if it has one, then the overrides.
+    """The settings of ``seqloom evaluate``: the model folder's own ``settings.yaml``, if there is one, then overrides.
 
     Returns:
         The settings, and the arguments of ``generate`` that were given, which go before the model's generation config.
@@ -60,13 +60,13 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     if path.is_file():
         written = yaml.safe_load(path.read_text(encoding="utf-8"))
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
-    words = list(_parse_overrides(overrides))
-    keys = [_resolve(key, raw, ScoringSettings) for key, _ in words]
+    given = list(_parse_overrides(overrides))
+    keys = [_resolve(key, raw, ScoringSettings) for key, _ in given]
     if ("data", "dataset") in keys or ("data", "train_files") in keys or ("data", "test_files") in keys:
         columns = {name: raw["data"][name] for name in ("source", "target")} if raw else {}
         raw["data"] = columns  # other data: nothing else of the old place holds
-    for key, (_, value) in zip(keys, words, strict=True):
-        _set(raw, key, value)
+    for key, (_, words) in zip(keys, given, strict=True):
+        _set(raw, key, words, ScoringSettings)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
     generate_kwargs = {
@@ -77,7 +77,8 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     return settings, generate_kwargs | settings.generation.generate_kwargs
 
 
-def _parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
+def _parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
+    """Keys, and the words behind each."""
     position = 0
     while position < len(words):
         word = words[position]
@@ -91,11 +92,7 @@ def _parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, Any]]:
             position += 1
         if not values:
             raise ValueError(f"--{key} has no value; write --{key} VALUE.")
-        try:
-            parsed = [yaml.safe_load(value) for value in values]
-        except yaml.YAMLError:
-            parsed = list(values)
-        yield key, parsed[0] if len(parsed) == 1 else parsed
+        yield key, values
 
 
 def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
@@ -104,9 +101,7 @@ def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
         section, _, rest = key.partition(".")
         return (section, *rest.split(".")) if section == "evaluation" else (section, rest)
     sections = {
-        f.name: {inner.name for inner in dataclasses.fields(hint)}
-        for f, hint in field_types(cls)
-        if dataclasses.is_dataclass(hint)
+        f.name: {inner.name for inner in dataclasses.fields(hint)} for f, hint in field_types(cls) if is_section(hint)
     }
     if cls is Settings and isinstance(raw.get("model"), dict):
         sections["model"] = {"model_type"} | model_fields(raw["model"].get("model_type")) - DERIVED
@@ -124,7 +119,10 @@ def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
     return homes[0], key
 
 
-def _set(raw: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+def _set(raw: dict[str, Any], keys: tuple[str, ...], words: Sequence[str], cls: type) -> None:
+    hint: Any = cls
+    for key in keys:  # what no field is named stays Any; `build` says so
+        hint = {f.name: inner for f, inner in field_types(hint)}.get(key, Any) if is_section(hint) else Any
     for position, key in enumerate(keys[:-1], start=1):
         if raw.get(key) is None:
             raw[key] = {}
@@ -132,4 +130,4 @@ def _set(raw: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
         if not isinstance(raw, dict):
             section, whole = ".".join(keys[:position]), ".".join(keys)
             raise ValueError(f"--{whole} reaches into {section}, which is no section of key: value lines but {raw!r}.")
-    raw[keys[-1]] = value
+    raw[keys[-1]] = from_words(hint, words)

@@ -17,10 +17,31 @@ DERIVED = {
     "eos_token_id", "decoder_start_token_id", "label_smoothing",
 }  # fmt: skip
 """Fields of the models' configs that follow from other sections."""
-MIX_KEYS = (
-    "dataset", "config_name", "revision", "split", "train_files", "source", "target", "train_split",
-)  # fmt: skip
-"""Fields of ``data`` that an entry of ``data.mix`` may have, its weight apart."""
+ScanSplit = Literal["simple", "length", "addprim_jump", "addprim_turn_left"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixSettings:
+    """A further training set, drawn from beside that of ``data``."""
+
+    weight: float = field(metadata={"missing": "give its share of the training pairs, as data.weight gives ours"})
+    """Its share of the training pairs, in proportion to ``data.weight`` and those of the other sets."""
+    dataset: str | None = None
+    """As in ``data``, as all that follows; either this or ``train_files`` is given."""
+    config_name: str | None = None
+    """Configuration of the Hub dataset."""
+    revision: str | None = None
+    """Commit, branch or tag of the Hub dataset."""
+    split: ScanSplit | None = None
+    """Which published split of the built-in task (``dataset: scan`` alone)."""
+    train_files: list[str] | None = None
+    """Local training data."""
+    source: str = "source"
+    """Column of the source text."""
+    target: str = "target"
+    """Column of the target text."""
+    train_split: str = "train"
+    """Name of the dataset's training split, or a slice of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +55,7 @@ class DataSettings:
     """Configuration of the Hub dataset."""
     revision: str | None = None
     """Commit, branch or tag of the Hub dataset."""
-    split: Literal["simple", "length", "addprim_jump", "addprim_turn_left"] | None = None
+    split: ScanSplit | None = None
     """Which published split of the built-in task (``dataset: scan`` alone)."""
     train_files: list[str] | None = None
     """Local training data: two line-aligned text files (source, target), or any number of csv, tsv, json, jsonl or
@@ -72,7 +93,7 @@ class DataSettings:
     so itself."""
     num_proc: int | None = None
     """Processes that tokenize."""
-    mix: list[dict[str, Any]] = field(default_factory=list)
+    mix: list[MixSettings] = field(default_factory=list)
     """Further training sets, drawn from beside this one. Each has a ``weight`` and says where its pairs are:
     ``dataset`` (with ``config_name``, ``revision``, ``split``) or ``train_files``; ``source``, ``target``,
     ``train_split``."""
@@ -262,7 +283,7 @@ class HubSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSettings:
-    """One run of ``evaluate.py``."""
+    """One run of ``seqloom evaluate``."""
 
     output_dir: str | None = None
     """Folder for predictions and scores; default: ``evaluation/SPLIT`` in the model's folder, or in ``runs/NAME`` for a
@@ -305,8 +326,13 @@ class Settings:
     """Sharing."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All settings, the defaults included, as plain values."""
-        return dataclasses.asdict(self)
+        """All settings as plain values, the defaults included (but for the sets of ``data.mix``)."""
+        values = dataclasses.asdict(self)
+        unsaid = {f.name: f.default for f in dataclasses.fields(MixSettings)}
+        for entry in values["data"]["mix"]:
+            for key in [key for key, value in entry.items() if value == unsaid[key]]:
+                del entry[key]
+        return values
 
     def save(self, path: str | Path) -> None:
         """Writes the settings as YAML that `load_settings` reads."""

@@ -6,17 +6,28 @@ import dataclasses
 import math
 import types
 import typing
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, TypeGuard, TypeVar
+
+import yaml
 
 from seqloom.support.wording import listing, unknown
 
+T = TypeVar("T")
 
-def field_types(cls: type) -> list[tuple[dataclasses.Field, Any]]:
+
+def field_types(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
+    """The fields of a dataclass, with their types."""
     hints = typing.get_type_hints(cls)
     return [(f, hints[f.name]) for f in dataclasses.fields(cls)]
 
 
-def build(cls: type, raw: Any, where: str):
+def is_section(hint: Any) -> TypeGuard[type]:
+    """Whether a field of this type is a section of fields."""
+    return dataclasses.is_dataclass(hint)
+
+
+def build(cls: type[T], raw: Any, where: str) -> T:
     """A settings dataclass from plain values; every key known, every value of its field's type."""
     if not isinstance(raw, dict):
         raise ValueError(f"{where or 'the configuration'} must be a section of key: value lines, not {raw!r}.")
@@ -27,17 +38,19 @@ def build(cls: type, raw: Any, where: str):
         if key not in hints:
             raise ValueError(unknown(name, [f"{where}.{known}" if where else known for known in hints]))
         hint = hints[key]
-        values[key] = build(hint, value or {}, name) if dataclasses.is_dataclass(hint) else typed(hint, value, name)
-    for f in dataclasses.fields(cls):
+        values[key] = build(hint, value or {}, name) if is_section(hint) else typed(hint, value, name)
+    for f, _ in field_types(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.name not in values:
+            if remedy := f.metadata.get("missing"):
+                raise ValueError(f"{where} has no {f.name}: {remedy}.")
             raise ValueError(f"{where + '.' if where else ''}{f.name} is missing from the configuration.")
     return cls(**values)
 
 
 def typed(hint: Any, value: Any, name: str) -> Any:
     """The value as the field's type. YAML reads 1e-3 as text; a single value stands for a list of one."""
-    options = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    options = _options(hint)
     if value is None and type(None) in options:
         return None
     for option in options:
@@ -50,6 +63,11 @@ def typed(hint: Any, value: Any, name: str) -> Any:
             raise ValueError(f"{name} is {value!r}; allowed are {listing(allowed)}.")
         if origin is list:
             (inner,) = typing.get_args(option)
+            if is_section(inner) and isinstance(value, list | dict):
+                entries = value if isinstance(value, list) else [value]
+                return [build(inner, entry, f"{name}[{number}]") for number, entry in enumerate(entries)]
+            if is_section(inner):
+                break
             return [typed(inner, item, name) for item in (value if isinstance(value, list) else [value])]
         if origin is dict and isinstance(value, dict):
             return value
@@ -64,5 +82,55 @@ def typed(hint: Any, value: Any, name: str) -> Any:
                 continue
             if math.isfinite(number) and (origin is float or number.is_integer()):
                 return origin(number)
-    kinds = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise ValueError(f"{name} is {value!r}; it must be {kinds}.")
+    raise ValueError(f"{name} is {value!r}; it must be {kind(hint)}.")
+
+
+def kind(hint: Any) -> str:
+    """A field's type in words: ``int or null``, ``adamw|adam``, ``list of str``."""
+    options = _options(hint)
+    if len(options) > 1:
+        return " or ".join(map(kind, options))
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return "|".join(map(str, typing.get_args(hint)))
+    if origin is list:
+        inner = typing.get_args(hint)[0]
+        return "list of sections" if is_section(inner) else f"list of {kind(inner)}"
+    if origin is dict:
+        return "dict"
+    return "null" if hint is type(None) else hint.__name__
+
+
+def from_words(hint: Any, words: Sequence[str]) -> Any:
+    """The plain value that words of the command line stand for.
+
+    Of a text each word is the value, as it was typed; but an empty one is null, and so is ``null`` where the field may
+    be; one in quotes is what they hold. Whatever is no text is read as YAML, as are a list in brackets and a word that
+    is none of a choice's.
+    """
+    options = _options(hint)
+    (option, *_) = [o for o in options if o is not type(None)]
+    is_list = typing.get_origin(option) is list
+    inner = _options(typing.get_args(option)[0])[0] if is_list else option
+    parsed = [_yaml(word) for word in words]
+    values = list(parsed)
+    for number, word in enumerate(words):
+        if is_list and len(words) == 1 and isinstance(parsed[0], list) and word.startswith("["):
+            return parsed[0]
+        is_null = word == "" or (word == "null" and type(None) in options)
+        is_quoted = word[:1] in ("'", '"') and word[-1:] == word[:1] and isinstance(parsed[number], str)
+        is_text = inner is str or (typing.get_origin(inner) is Literal and word in typing.get_args(inner))
+        if is_text and not is_null and not is_quoted:
+            values[number] = word
+    return values[0] if len(values) == 1 else values
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _yaml(word: str) -> Any:
+    try:
+        return yaml.safe_load(word)
+    except (yaml.YAMLError, ValueError):  # the latter of what looks like a date
+        return word

@@ -58,7 +58,7 @@ def predictions(folder: Path, record: dict[str, Any]) -> Predictions:
 
 def as_it_was(folder: Path, split: str) -> str:
     """What mends predictions that are others than the record's."""
-    return f"score the model again as it was: python evaluate.py {folder} --split {split} --overwrite"
+    return f"score the model again as it was: seqloom evaluate {folder} --split {split} --overwrite"
 
 
 def check_record(folder: Path, record: dict[str, Any], settings: Settings) -> None:

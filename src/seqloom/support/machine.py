@@ -6,6 +6,7 @@ import ctypes.util
 import math
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+PARENT = "SEQLOOM_PARENT"
+"""Environment variable: the number of the process that a training ends with."""
 
 
 def environment(num_processes: int = 1) -> dict[str, Any]:
@@ -49,6 +53,20 @@ def keep_freed_memory() -> None:
             mmap_threshold, trim_threshold, largest = -3, -1, 2**31 - 1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
             libc.mallopt(mmap_threshold, largest)
             libc.mallopt(trim_threshold, largest)
+
+
+def end_with_parent(parent: int | None = None) -> None:
+    """Asks Linux to send this process SIGTERM when the one that started it ends.
+
+    Args:
+        parent: The starter's number. If that is gone already, this process ends at once.
+    """
+    if sys.platform != "linux":
+        return
+    parent_death_signal = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(parent_death_signal, int(signal.SIGTERM))
+    if parent is not None and os.getppid() != parent:
+        sys.exit(1)
 
 
 def peak_memory(device: torch.device) -> float:

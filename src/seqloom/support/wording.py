@@ -21,7 +21,13 @@ def listing(values: Iterable[Any]) -> str:
     return ", ".join(str(value) for value in values) or "none"
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a misspelt one is most like, if any."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
 def unknown(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"{name} is unknown; " + (f"did you mean {near[0]}?" if near else f"known are {listing(known)}.")
+    near = nearest(name, known)
+    return f"{name} is unknown; " + (f"did you mean {near}?" if near else f"known are {listing(known)}.")

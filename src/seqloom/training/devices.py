@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -95,7 +94,7 @@ def shard_on_cpu(accelerator: Accelerator) -> None:
         state.fsdp_plugin = FullyShardedDataParallelPlugin()
         if accelerator.mixed_precision != "no":
             state.fsdp_plugin.set_mixed_precision(accelerator.mixed_precision)
-        state.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        state.distributed_type = PartialState().distributed_type = DistributedType.FSDP  # all instances share one state
 
 
 def prepare(

@@ -47,7 +47,7 @@ def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSigna
         for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
             if is_over(run):
                 break
-            learning_rate = float(run.scheduler.get_last_lr()[0])
+            learning_rate = run.optimizer.param_groups[0]["lr"]  # the schedule's, or what a resumed run was given
             loss, gradient_norm = make_update(run, position)
             progress.step += 1
             progress.epoch_updates += 1
@@ -101,7 +101,7 @@ def stop(run: Run, number: int) -> NoReturn:
     raise Stopped(
         number,
         f"stopped by {signal.Signals(number).name} after {run.progress.step:,} updates; go on with: "
-        f"train.py {run.folder / run_folder.SETTINGS} --resume",
+        f"seqloom train {run.folder / run_folder.SETTINGS} --resume",
     )
 
 

@@ -44,7 +44,6 @@ def set_hyper_parameters(run: Run) -> None:
     for group, rate, decay in zip(run.optimizer.param_groups, rates, decays, strict=True):
         group["lr"], group["initial_lr"], group["weight_decay"] = rate, training.learning_rate, decay
         group["betas"], group["eps"] = (training.adam_beta1, training.adam_beta2), training.adam_epsilon
-    scheduler._last_lr = rates
 
 
 def check_best(run: Run) -> None:

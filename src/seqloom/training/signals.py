@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +12,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+
+from seqloom.support.machine import end_with_parent
 
 SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGUSR1") if (number := getattr(signal, name, None)) is not None]
 """Ctrl-C, a scheduler's end, and Slurm's warning before it (Windows has no SIGUSR1)."""
@@ -39,10 +39,9 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python handles signals in no other
             is_launched = "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ)
-            if is_launched and sys.platform == "linux":
+            if is_launched:
                 # A launcher that a signal ends passes on none of them; its end shall be ours, in good order.
-                parent_death_signal = 1  # PR_SET_PDEATHSIG
-                ctypes.CDLL(None).prctl(parent_death_signal, int(signal.SIGTERM))
+                end_with_parent()
             for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and a shell's & want it
                     self._before[number] = signal.signal(number, self._note)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
+from accelerate.utils import release_memory
 
 from seqloom import run_folder
 from seqloom.data.batches import cut
@@ -84,7 +84,7 @@ def cut_finer(run: Run, position: EpochPosition, error: torch.OutOfMemoryError) 
         raise ValueError(f"the device has too little memory for update {run.progress.step + 1}; {remedy}.") from error
     run.pieces *= 2
     error.__traceback__ = None  # its frames hold the tensors that were too many
-    clear_device_cache(garbage_collection=True)
+    release_memory()
     say(
         run.accelerator,
         f"update {run.progress.step + 1:,} did not fit into memory: from now on every batch goes through in "

@@ -77,7 +77,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
     }
     for name, runs in predictions.items():
         if not runs:
-            raise ValueError(f"{name} has no predictions to compare: score it with evaluate.py first.")
+            raise ValueError(f"{name} has no predictions to compare: score it with seqloom evaluate first.")
     check_same_sentences(
         {
             name if len(runs) == 1 else f"{name} (run {number})": run

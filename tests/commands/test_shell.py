@@ -1,0 +1,353 @@
+"""One command line: what is typed is understood or refused in one sentence, and ``--help`` lists all there is."""
+
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from helpers.runs import configure, write_pairs
+
+from seqloom.__main__ import COMMANDS, main
+from seqloom.attention.attend import WHAT
+from seqloom.commands.attend import Attend
+from seqloom.commands.command import Command, fields_of, parse, usage
+from seqloom.commands.help import describe, families, known_keys
+from seqloom.commands.plot import Plot
+from seqloom.commands.push import Push
+from seqloom.commands.score import Evaluate
+from seqloom.commands.shell import run
+from seqloom.commands.train import Train
+from seqloom.comparison.sections import MEASURES
+from seqloom.figures.curves import COLUMNS
+from seqloom.settings.checks import model_fields
+from seqloom.settings.schema import DERIVED, ScoringSettings, Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(kw_only=True)
+class Sow(Command):
+    """Sows.
+
+    In rows.
+    """
+
+    name = "sow"
+    needs = "the field comes first"
+    settings = Settings
+
+    place: str
+    """Where."""
+    seeds: list[int] = field(default_factory=list, metadata={"least": 1})
+    """Which."""
+    depth: int = 3
+    """How deep."""
+    tool: Literal["hand", "drill"] = "hand"
+    """With what."""
+    log: Path | None = None
+    """What was done."""
+    again: bool | Literal["auto"] = False
+    """Once more."""
+    wet: bool = False
+    """In rain."""
+
+    def run(self):
+        if self.log:
+            raise FileNotFoundError(errno.ENOENT, "no such\nfile", str(self.log))
+        print(self.place, self.seeds, self.depth, self.tool, self.again, self.wet, *self.overrides)
+
+
+@dataclass(kw_only=True)
+class Reap(Command):
+    """Reaps."""
+
+    name = "reap"
+    needs = "no field is given"
+    stand_anywhere = True
+
+    places: list[Path]
+    """Where."""
+    tool: str = "scythe"
+    """With what."""
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("a", {}),
+            ("a --seeds 1 2 --depth 4", {"seeds": [1, 2], "depth": 4}),
+            ("a --seeds=1 --depth=0 --tool drill --wet", {"seeds": [1], "depth": 0, "tool": "drill", "wet": True}),
+            ("--wet a", {"wet": True}),
+            ("a --wet --wet", {"wet": True}),
+            ("a --log x/y", {"log": Path("x/y")}),
+            ("a --again", {"again": True}),
+            ("a --again auto", {"again": "auto"}),
+            ("a --again=auto", {"again": "auto"}),
+            ("--again a", {"again": True}),
+            ("a --again --seeds 1", {"again": True, "seeds": [1]}),
+            ("a --train_files x y --wet", {"wet": True, "overrides": ["--train_files", "x", "y"]}),
+            ("a --data.split=x --length_penalty -1", {"overrides": ["--data.split=x", "--length_penalty", "-1"]}),
+            ("a --seed 1 --seeds 2", {"seeds": [2], "overrides": ["--seed", "1"]}),
+        ],
+    )
+    def test_understood(self, words, expected):
+        call = parse(Sow, words.split())
+        defaults = {"place": "a", "seeds": [], "depth": 3, "tool": "hand", "log": None, "again": False, "wet": False}
+        assert dataclasses.asdict(call) | {"overrides": call.overrides} == {"overrides": [], **defaults, **expected}
+        assert list(call.argv) == words.split()
+
+    def test_between_options(self):
+        call = parse(Reap, ["a", "--tool", "sickle", "b"])
+        assert (call.places, call.tool) == ([Path("a"), Path("b")], "sickle")
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            ("--wet", "the field comes first. usage: seqloom sow PLACE [--key value ...] [--seeds N ...] [--depth N]"),
+            ("--depth 3 a", "--depth has 2 values; it takes one"),
+            ("a b", "'b' stands where an --option was expected. usage: seqloom sow"),
+            ("a --wet b", "'b' stands where an --option was expected"),
+            ("a --again never", "'never' stands where an --option was expected"),
+            ("a --again=never", "--again takes auto or no value, not 'never'"),
+            ("a --wet=yes", "--wet takes no value, not 'yes'"),
+            ("a --seeds", "--seeds needs a value. usage: seqloom sow"),
+            ("a --depth=", "--depth needs a value"),
+            ("a --depth --wet", "--depth needs a value"),
+            ("a --depth deep", "--depth is 'deep'; it must be a whole number, 0 or more"),
+            ("a --depth -1", "--depth is '-1'; it must be a whole number, 0 or more"),
+            ("a --seeds 1 0", "--seeds is '0'; it must be a whole number, 1 or more"),
+            ("a --seeds 1 --seeds 2", "--seeds is given twice; give it once"),
+            ("a --tool plough", "--tool is 'plough'; it can be hand, drill"),
+            ("a --dept 3", "--dept is unknown; did you mean --depth?"),
+            ("a --log x", "[Errno 2] no such file: 'x'"),
+        ],
+    )
+    def test_refused(self, words, message, capsys):
+        assert run(Sow, words.split()) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert message in line
+
+    def test_done(self, capsys):
+        assert run(Sow, ["a", "--wet", "--seed", "3"]) == 0
+        assert capsys.readouterr().out == "a [] 3 hand False True --seed 3\n"
+
+    def test_without_settings(self):
+        with pytest.raises(
+            ValueError, match=r"--tools is unknown; did you mean --tool\? usage: seqloom reap PLACE \.\.\."
+        ):
+            parse(Reap, ["a", "--tools", "b"])
+
+    def test_a_texts_words_are_its_own(self):
+        """Of options too, nothing is read as anything else."""
+        call = parse(Attend, ["m", "null", "--target", '"1_0"', "--html", "null"])
+        assert (call.sentences, call.target, call.html) == (["null"], '"1_0"', Path("null"))
+        assert parse(Push, ["1_0", "me/2", "--hub_revision", "1e5"]).hub_revision == "1e5"
+        assert parse(Evaluate, ["1e5", "--against", "2024_01_02"]).against == "2024_01_02"
+
+    def test_choices_are_those_that_there_are(self):
+        choices = {command: typing.get_type_hints(command) for command in (Attend, Plot)}
+        assert typing.get_args(choices[Attend]["what"]) == WHAT
+        assert typing.get_args(choices[Plot]["x"]) == tuple(COLUMNS)
+
+
+class TestEnvelope:
+    """What is raised, and what is said and returned."""
+
+    @pytest.mark.parametrize("error", [ValueError("a\n  b"), OSError("a b")])
+    def test_sentences(self, error, monkeypatch, capsys):
+        monkeypatch.setattr(Sow, "run", raiser(error))
+        assert run(Sow, ["a"]) == 1
+        assert capsys.readouterr() == ("", "error: a b\n")
+
+    def test_fields_of_configs(self, monkeypatch, capsys):
+        from huggingface_hub.errors import StrictDataclassFieldValidationError
+
+        error = StrictDataclassFieldValidationError(field="dropout", cause=TypeError("a float"))
+        monkeypatch.setattr(Sow, "run", raiser(error))
+        assert run(Sow, ["a"]) == 1
+        assert "dropout" in capsys.readouterr().err
+
+    def test_mistakes_of_ours_are_no_sentences(self, monkeypatch):
+        monkeypatch.setattr(Sow, "run", raiser(KeyError("a")))
+        with pytest.raises(KeyError):
+            run(Sow, ["a"])
+
+    def test_interrupted(self, monkeypatch, capsys):
+        for command, words in ((Sow, ["a"]), (Train, ["a"]), (COMMANDS["compare"], ["a"])):
+            monkeypatch.setattr(command, "run", raiser(KeyboardInterrupt()))
+            assert run(command, words) == 130
+            assert capsys.readouterr() == ("", f"{command.interrupted}\n")
+
+    def test_status(self, monkeypatch):
+        monkeypatch.setattr(Sow, "run", lambda _: 128 + signal.SIGTERM)
+        assert run(Sow, ["a"]) == 143
+
+    def test_one_process_says_what_all_find(self, monkeypatch, capsys):
+        error = ValueError("all alike")
+        monkeypatch.setattr(Train, "run", raiser(error))
+        monkeypatch.setenv("RANK", "1")
+        assert run(Train, ["a"]) == 1
+        assert capsys.readouterr().err == ""
+        error.is_own = True
+        assert run(Train, ["a"]) == 1
+        assert capsys.readouterr().err == "error: process 1: all alike\n"
+        monkeypatch.setattr(Evaluate, "run", raiser(ValueError("alone")))
+        assert run(Evaluate, ["a"]) == 1
+        assert capsys.readouterr().err == "error: alone\n"
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_every_command_is_in_it(self, name, capsys):
+        assert main([name, "--nonsense-that-there-is-not", "x"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+
+    def test_commands(self, capsys):
+        assert main(["transalte"]) == 2
+        assert capsys.readouterr().err == "error: 'transalte' is no command of seqloom's; did you mean translate?\n"
+        assert main(["x"]) == 2
+        assert "there are train, evaluate, translate" in capsys.readouterr().err
+        assert main([]) == 2
+        listed = capsys.readouterr().out
+        assert main(["--help"]) == main(["-h"]) == 0
+        assert capsys.readouterr().out == listed * 2
+        for command in COMMANDS.values():
+            assert f"  {command.name} " in listed
+
+
+def raiser(error):
+    def run(_):
+        raise error
+
+    return run
+
+
+@pytest.mark.slow
+def test_launched(tmp_path):
+    """As many will start it: two processes, whose words are said once."""
+    pairs = {name: write_pairs(tmp_path, name, 40) for name in ("few", "validation", "test")}
+    config = configure(tmp_path, pairs)
+
+    def launched(*words: str) -> subprocess.CompletedProcess:
+        launch = ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu-2-processes.yaml"]
+        command = [sys.executable, *launch, "train.py", *words]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+    done = launched(config, "--max_steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("training data: ") == 1
+    assert (tmp_path / "run" / "record.json").is_file()
+    done = launched(config)
+    assert done.returncode == 1
+    assert done.stderr.count("error: the output folder") == 1
+
+
+class TestHelp:
+    @pytest.fixture(autouse=True)
+    def width(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+
+    @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+    def test_lists_everything(self, command, capsys):
+        assert main([command.name, "--help"]) == main([command.name, "nonsense", "-h"]) == 0
+        text = capsys.readouterr().out
+        assert text == (describe(command) + "\n") * 2
+        assert max(map(len, text.partition("Examples:")[0].splitlines())) <= 80
+        lines = text.splitlines()
+        alone, options = fields_of(command)
+        for name in options:
+            assert any(line.startswith(f"  --{name}") for line in lines)
+        assert "`" not in text.partition("Examples:")[0]
+        assert text.startswith(f"usage: seqloom {command.name}")
+        for example in command.examples.split("\n"):
+            assert example.strip() in text
+        assert " ".join(usage(command).split()) in " ".join(text.split())
+        assert command.needs or not alone
+
+    @pytest.mark.parametrize("command", [Train, Evaluate, COMMANDS["compare"]], ids=lambda command: command.name)
+    def test_lists_every_key_with_type_default_and_meaning(self, command):
+        text = " ".join(describe(command).split())
+        for section in dataclasses.fields(command.settings):
+            inner = typing.get_type_hints(command.settings)[section.name]
+            if not dataclasses.is_dataclass(inner) or section.name not in (command.sections or section.name):
+                continue
+            for key in dataclasses.fields(inner):
+                assert f" --{key.name} " in text or f" --{section.name}.{key.name} " in text
+        assert "--learning_rate Peak learning rate. (float, default 0.001)" in text or command is Evaluate
+        assert "--num_beams Beams; 1 is greedy. (int, default 1)" in text
+        assert "--data.split Which published split" in text
+        assert "(simple|length|addprim_jump|addprim_turn_left or null, default null)" in text
+        assert "(list of str, default sacrebleu chrf)" in text
+        assert "each entry of data.mix: " in text
+        assert "weight Its share of the training pairs, " in text
+
+    @pytest.mark.parametrize("family", ["rnn_seq2seq", "transformer_seq2seq"])
+    def test_lists_every_field_of_every_family(self, family):
+        tokens = {"bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"}
+        assert {key.name for key in families()[family]} == model_fields(family) - DERIVED - tokens
+        assert all(key.meaning and key.kind and key.default for key in families()[family])
+        assert f"model, where model_type is {family}:" in describe(Train)
+
+    def test_keys_that_settings_know(self):
+        for command in (Train, Evaluate):
+            assert {f.name for f in dataclasses.fields(command.settings)} & known_keys(command)
+        assert {"learning_rate", "d_model", "cell_type", "output_dir", "model_type"} <= known_keys(Train)
+        assert "learning_rate" not in known_keys(Evaluate)
+        assert Evaluate.settings is ScoringSettings
+
+    def test_measures(self):
+        text = " ".join(describe(COMMANDS["compare"]).split())
+        assert f"They are {', '.join(MEASURES)}." in text
+
+    def test_as_wide_as_the_terminal(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "100")
+        lines = describe(Train).partition("Examples:")[0].splitlines()
+        assert 95 < max(map(len, lines)) <= 100
+
+    @pytest.mark.parametrize(
+        "program",
+        [["-m", "seqloom", "train"], ["-m", "seqloom", "compare"], ["-m", "seqloom"], ["train.py"], ["evaluate.py"]],
+        ids=" ".join,
+    )
+    def test_imports_no_model_library(self, program):
+        """Which would take seconds."""
+        command = [sys.executable, "-X", "importtime", *program, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+        assert done.stdout.startswith("usage: seqloom ")
+        imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert "seqloom.settings.schema" in imported
+        heavy = {"torch", "transformers", "numpy", "datasets", "accelerate", "huggingface_hub", "matplotlib"}
+        assert not imported & heavy
+
+    def test_whoever_imports_seqloom_has_the_models(self):
+        """In a script that is called like one of ours too, whatever its words."""
+        code = "import sys; sys.argv = ['train.py', '--help']; import seqloom; print('transformers' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "True\n"
+
+    def test_names_come_when_they_are_asked_for(self):
+        code = (
+            "import sys; sys.argv = ['/usr/bin/seqloom']; import seqloom\n"
+            "print('torch' in sys.modules, seqloom.__version__ != '', 'translate' in dir(seqloom))\n"
+            "from seqloom import *\n"
+            "print('torch' in sys.modules, translate.__name__, RnnSeq2SeqConfig().model_type, hasattr(seqloom, 'x'))\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == ["False True True", "True translate rnn_seq2seq False"]
+
+    def test_reader_who_leaves(self):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [sys.executable, "-m", "seqloom", "train", "--help"], stdout=write, stderr=subprocess.PIPE, check=False
+        )
+        os.close(write)
+        assert (done.returncode, done.stderr) == (0, b"")
