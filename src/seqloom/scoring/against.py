@@ -130,7 +130,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         return False
     scores = read_scores(folder)
     try:
-        config = GenerationConfig.from_pretrained(name, revision=settings.revision)
+        config = GenerationConfig.from_pretrained(name, revision=settings.revision or "main")
     except OSError:  # only the model itself tells
         config = load_model(name, settings.revision, settings.trust_remote_code).generation_config
     _, generation = decoding_of(config, generate_kwargs)
@@ -254,11 +254,10 @@ def comparison_text(results: dict[str, Any]) -> str:
         )
         verdicts.append(f"{name}: {_verdict(tests)}")
         signatures.append(f"{name}: {result['signature']}" + (f"; {tests['signature']}" if tests else ""))
-    rows = [
-        [cell for cell, used in zip(row, map(any, zip(*rows[1:], strict=True)), strict=True) if used] for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    used = [any(column) for column in zip(*rows[1:], strict=True)]
+    table = [list(itertools.compress(row, used)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
     lines += ["", *verdicts, "", *signatures, *results["notes"], "", INDEPENDENT]
     return "\n".join(lines + ([f"the results are in {results['file']}"] if "file" in results else []))
 

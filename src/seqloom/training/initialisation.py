@@ -63,7 +63,7 @@ def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> PreTrai
 
 
 @torch.no_grad()
-def initialise(model: PreTrainedModel, tokenizer, name: str, patterns: Sequence[str]) -> str:
+def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, patterns: Sequence[str]) -> str:
     """Takes over another model's weights, wherever they fit.
 
     Args:
@@ -81,7 +81,9 @@ def initialise(model: PreTrainedModel, tokenizer, name: str, patterns: Sequence[
     wanted = _matching(model, patterns, "training.init_parameters")
     other = _load(name)
     given = dict(other.named_parameters(remove_duplicate=False))
-    taken, rows, missing = [], [], []
+    taken: list[str] = []
+    rows: list[str] = []
+    missing: list[str] = []
     tables = _tables(model, wanted)
     if tables:
         theirs = load_tokenizer(name)
