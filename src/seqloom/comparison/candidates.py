@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from seqloom.comparison.traits import Traits, traits_of
 from seqloom.data.tokenization import load_tokenizer
-from seqloom.decoding.loading import load_model
+from seqloom.decoding.loading import Seq2SeqLM, load_model
 from seqloom.settings.schema import Settings
 
 
@@ -39,7 +39,7 @@ class Candidate:
         """What its model is."""
         return traits_of(self.config)
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load(self) -> tuple[Seq2SeqLM, PreTrainedTokenizerBase]:
         """The first seed's model, on the machine's accelerator if it has one, and its tokenizer."""
         return load_model(str(self.folders[0])), load_tokenizer(str(self.folders[0]))
 

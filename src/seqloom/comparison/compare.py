@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -44,7 +44,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     """For the configurations; none: each recipe's own."""
     measures: tuple[str, ...] = MEASURES
-    split: str = "test"
+    split: Literal["train", "validation", "test"] = "test"
     num_threads: int = 1
     num_jobs: int = 1
 
@@ -117,7 +117,7 @@ def take_measures(candidates: Sequence[Candidate], request: Request) -> dict[str
         num_jobs=request.num_jobs,
     )
     wanted = [name for name in MEASURES if name in request.measures or kept_in(request.output, name).is_file()]
-    entries = {}
+    entries: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(wanted, start=1):
         print(f"\nmeasure {number} of {len(wanted)}: {name.replace('_', ' ')}", flush=True)
         entries[name] = take_measure(name, candidates, options)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     class Seq2SeqLM(PreTrainedModel, GenerationMixin):
         """What ``AutoModelForSeq2SeqLM`` loads, of whatever family: no class of transformers says both."""
 
+        # Theirs is declared as the function that it wraps.
+        def to(self, *args: Any, **kwargs: Any) -> Seq2SeqLM: ...  # type: ignore[override]
+
 else:
     Seq2SeqLM = PreTrainedModel
 

@@ -91,7 +91,7 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         pipeline_tag=_pipeline_tag(hub),
         tags=list(dict.fromkeys(["seqloom", "seq2seq", config.model_type, "trained-from-scratch", "custom_code",
                                  *hub.tags])),
-        datasets=[settings.data.dataset] if _is_on_hub(record) else None,
+        datasets=[settings.data.dataset] if settings.data.dataset and _is_on_hub(record) else None,
         metrics=[result.metric_type for result in results] or None,
         model_name=name,
         eval_results=results or None,
@@ -175,7 +175,7 @@ def _data_name(settings: Settings, record: dict[str, Any]) -> str:
         return f"SCAN, split {split}" + (" (seqloom's own draw, of the published sizes)" if split == "simple" else "")
     if data.dataset:
         return data.dataset if _is_on_hub(record) else last_part(data.dataset)
-    return ", ".join(last_part(path) for path in data.train_files)
+    return ", ".join(last_part(path) for path in data.train_files or ())
 
 
 def _source_name(entry: dict[str, Any]) -> str:
@@ -237,7 +237,8 @@ def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult
     split = evaluation["split"]
     on_hub, origin = _is_on_hub(record), data["splits"][split]
     from_files = isinstance(origin, list)
-    kind = settings.data.dataset if on_hub or settings.data.dataset == "scan" else "local"
+    dataset = settings.data.dataset or "local"
+    kind = dataset if on_hub or dataset == "scan" else "local"
     is_own_draw = settings.data.dataset == "scan" and settings.data.split in (None, "simple")
     return [
         EvalResult(
@@ -342,9 +343,9 @@ def _tokenizer(settings: Settings, config: Seq2SeqConfig) -> str:
 
 def _hyper_parameters(settings: Settings, record: dict[str, Any], config: Seq2SeqConfig) -> str:
     training, plan = settings.training, record["data"]["plan"]
-    if training.batch_tokens is None:
+    if training.batch_size is not None:
         batch = f"{plural(training.batch_size, 'pair')}"
-    else:
+    elif training.batch_tokens is not None:
         batch = f"{plural(training.batch_tokens, 'token')}, padding included"
     decay = f"; weight decay {training.weight_decay:g}" if training.weight_decay else ""
     name = {"adamw": "AdamW", "adam": "Adam"}[training.optim]

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import load_tokenizer, target_tokenizer
+from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.privacy import last_part
 
@@ -47,7 +48,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return frozen
 
 
-def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> PreTrainedModel:
+def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2SeqLM:
     """A model of random weights as a training begins with: its attention, what is frozen, what is computed twice.
 
     Raises:

@@ -103,6 +103,8 @@ def to_quality(
     runs: Sequence[Validations], metric: str, quality: float | None, training_flops: float
 ) -> dict[str, Any] | None:
     """Seconds, updates, target tokens and FLOPs before the first validation that is as good; None if a run has none."""
+    if quality is None:
+        return None
     sign = 1 if metrics.higher_is_better(metric) else -1
     spent: dict[str, list[float]] = {name: [] for name in SPENT}
     for run in runs:

@@ -94,11 +94,12 @@ def build(system: str, task: str, hidden_size: int, seed: int) -> RecurrentNetwo
     torch.manual_seed(seed)
     sizes = {"adding": (2, 1), "copy": (NUM_SYMBOLS + 2, NUM_SYMBOLS + 2)}[task]
     if system == "transformer":
-        config = TransformerSeq2SeqConfig(
-            vocab_size=3, d_model=hidden_size, encoder_layers=1, encoder_attention_heads=4, scale_embedding=False,
-            encoder_ffn_dim=2 * hidden_size, dropout=0.0, normalize_before=True, attn_implementation="sdpa",
-        )  # fmt: skip
-        return TransformerNetwork(config, *sizes)
+        fields: dict[str, Any] = {
+            "vocab_size": 3, "d_model": hidden_size, "encoder_layers": 1, "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 2 * hidden_size, "scale_embedding": False, "dropout": 0.0, "normalize_before": True,
+            "attn_implementation": "sdpa",
+        }  # fmt: skip
+        return TransformerNetwork(TransformerSeq2SeqConfig(**fields), *sizes)
     config = RnnSeq2SeqConfig(vocab_size=3, cell_type=system, hidden_size=hidden_size, bidirectional=False)
     return RecurrentNetwork(config, *sizes)
 

@@ -22,7 +22,7 @@ from seqloom import run_folder
 from seqloom.attention.attend import cross_attention_map
 from seqloom.attention.maps import draw_map
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.trainings import train_all
 from seqloom.comparison.traits import recorded, traits_of
 from seqloom.figures.style import look, new_figure
@@ -202,7 +202,9 @@ def section(result: dict[str, Any]) -> Section:
     panels[-1].set_xlim(left=0)
     for panel in panels:
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize="small", frameon=False)
-    parts = [Plot("attention_or_none", figure, "Quality against the length of the source.")]
+    parts: list[Table | Plot | Passage] = [
+        Plot("attention_or_none", figure, "Quality against the length of the source.")
+    ]
     headline: dict[str, dict[str, str]] = {}
     if data:
         label = metrics.label(data["metric"])
@@ -276,7 +278,8 @@ def _finding(data: dict[str, Any]) -> str:
     if not without or not others:
         return f"{expected} Not to be seen here, for want of a model with attention and one without. {told}"
     best = max(others, key=lambda name: sign * ends[name][1])
-    seen, missed = [], []
+    seen: list[str] = []
+    missed: list[str] = []
     for name in without:
         short, long = (sign * (ends[best][end] - ends[name][end]) for end in (0, 1))
         gap = f"{name} is {short:.1f} points behind {best} on the shortest and {long:.1f} on the longest"

@@ -25,7 +25,7 @@ from seqloom.comparison.instruments.training_steps import (
     time_lengths,
     time_threads,
 )
-from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.figures.style import log_scale, look, new_figure, share_legend
 from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
 from seqloom.support.machine import cpu_threads, device_name
@@ -104,7 +104,8 @@ def measure(
 
 def section(result: dict[str, Any]) -> Section:
     """Words, tables and plots of what `measure` returned."""
-    findings, parts = [], []
+    findings: list[str] = []
+    parts: list[Table | Plot | Passage] = []
     several = len(result["devices"]) > 1
     for device in result["devices"]:
         times = series_of(device)
@@ -173,7 +174,9 @@ def _growth(times: dict[str, dict[str, Series]]) -> list[str]:
         cell, _, attention = name.partition(", ")
         plain = exponent(times["decoder"].get(f"{cell}, {ATTENTIONS['none']}", {}), LONG_SEQUENCE)
         found = exponent(series, LONG_SEQUENCE)
-        if name != TRANSFORMER and attention != ATTENTIONS["none"] and None not in (plain, found):
+        if name == TRANSFORMER or attention == ATTENTIONS["none"]:
+            continue
+        if plain is not None and found is not None:
             text = f"decoder of {name}, exponent {found:.2f}, against {plain:.2f} without"
             decoders.append((text, found > plain + NEAR / 3))
     return [
@@ -264,7 +267,7 @@ def _accelerator(result: dict[str, Any]) -> list[str]:
 
 
 def _headline(result: dict[str, Any]) -> dict[str, dict[str, str]]:
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for device in result["devices"]:
         of_model = series_of(device)["model"]
         shared = set.intersection(*(set(series) for series in of_model.values()))

@@ -78,7 +78,7 @@ def measure(
     with cpu_threads(options.num_threads):
         for candidate in candidates:
             model, tokenizer = candidate.load()
-            ids = ordinary_ids(tokenizer, model.get_input_embeddings().num_embeddings)
+            ids = ordinary_ids(tokenizer, len(model.get_input_embeddings().get_parameter("weight")))
             limit = position_limit(model.config)
             fits = [(size, n) for size, n in places if limit is None or n < limit]  # the start token is one more
             for size, length in fits:
@@ -159,8 +159,8 @@ def _by_length(result: dict[str, Any]) -> list[str]:
     steady, growing = [], []
     for name, candidate in result["candidates"].items():
         for beams in result["beams"]:
-            times = {n: token_milliseconds(candidate, beams, result["length_batch"], n) for n in result["lengths"]}
-            times = {length: value for length, value in times.items() if value is not None}
+            found = {n: token_milliseconds(candidate, beams, result["length_batch"], n) for n in result["lengths"]}
+            times = {length: value for length, value in found.items() if value is not None}
             if len(times) < 2:
                 continue
             short, long = min(times), max(times)
@@ -207,9 +207,9 @@ def _beams(result: dict[str, Any]) -> list[str]:
     for name, candidate in result["candidates"].items():
         ratios = []
         for size in dict.fromkeys((result["batch_sizes"][0], result["batch_sizes"][-1])):
-            pair = [token_milliseconds(candidate, beams, size, result["batch_length"]) for beams in (few, many)]
-            if None not in pair:
-                ratios.append(f"{pair[1] / pair[0]:.2f} times as long with {plural(size, 'sentence')} a call")
+            short, long = (token_milliseconds(candidate, beams, size, result["batch_length"]) for beams in (few, many))
+            if short is not None and long is not None:
+                ratios.append(f"{long / short:.2f} times as long with {plural(size, 'sentence')} a call")
         if ratios:
             said.append(f"{name} {', '.join(ratios)}")
     return [f"{many} beams instead of {few} take: {'; '.join(said)}."] if said and many > few else []

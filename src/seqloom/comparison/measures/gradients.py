@@ -27,7 +27,15 @@ from seqloom.comparison.instruments.gradient_norms import (
     source_norms,
     state_norms,
 )
-from seqloom.comparison.instruments.memory_networks import SYSTEMS, Training, adding, build, load_or_train
+from seqloom.comparison.instruments.memory_networks import (
+    SYSTEMS,
+    RecurrentNetwork,
+    Training,
+    TransformerNetwork,
+    adding,
+    build,
+    load_or_train,
+)
 from seqloom.comparison.measures.gradient_figures import NAMES, candidates_plot, inputs_plot, states_plot
 from seqloom.comparison.measures.memory_tasks import plan
 from seqloom.comparison.sections import Plot, Section, Table
@@ -101,8 +109,8 @@ def measure(
         gains = {}
         for gain in GAINS:
             training = trainings["rnn"]
-            network = scale_(build("rnn", "adding", training.hidden_size, training.seed), gain)
-            gains[f"{gain:g}"] = _flow(network, inputs, wanted, options.seed)["states"]
+            scaled = scale_(build("rnn", "adding", training.hidden_size, training.seed), gain)
+            gains[f"{gain:g}"] = _flow(scaled, inputs, wanted, options.seed)["states"]
             bar.update()
         models = {}
         for candidate in candidates:
@@ -127,25 +135,29 @@ def measured_trainings(trainings: Sequence[Training]) -> dict[str, Training]:
 
 
 @torch.no_grad()
-def uniform_(network: nn.Module, seed: int) -> nn.Module:
+def uniform_(network: nn.Module, seed: int) -> RecurrentNetwork:
     """torch's own initialisation, uniform in ± 1 / √hidden, in place of the package's orthogonal one."""
+    assert isinstance(network, RecurrentNetwork)
     torch.manual_seed(seed)
     network.layer.rnn.reset_parameters()
     return network
 
 
 @torch.no_grad()
-def scale_(network: nn.Module, gain: float) -> nn.Module:
+def scale_(network: nn.Module, gain: float) -> RecurrentNetwork:
     """Multiplies the recurrent matrix, in place; an orthogonal one then has that spectral radius."""
+    assert isinstance(network, RecurrentNetwork)
     network.layer.rnn.weight_hh_l0.mul_(gain)
     return network
 
 
-def _flow(network: nn.Module, inputs: torch.Tensor, wanted: torch.Tensor, seed: int) -> dict[str, Any]:
+def _flow(
+    network: RecurrentNetwork | TransformerNetwork, inputs: torch.Tensor, wanted: torch.Tensor, seed: int
+) -> dict[str, Any]:
     """Norms by distance, in float64: over the states (recurrent networks alone) and to the inputs."""
     network = network.double().requires_grad_(False)
     flow = {"inputs": _plain(input_norms(network, inputs.double(), wanted.double()).mean(0))}
-    if hasattr(network, "layer"):
+    if isinstance(network, RecurrentNetwork):
         layer = network.layer
         torch.manual_seed(seed)
         size = network.config.hidden_size * layer.cell.num_states
@@ -261,13 +273,18 @@ def _factor(norms: Sequence[float]) -> str:
     return "–" if factor is None else f"{factor:.3f}"
 
 
+def _is_less(factor: float | None, other: float | None) -> bool:
+    """Whether a factor is less than another; not, where one is missing."""
+    return factor is not None and other is not None and factor < other
+
+
 def _falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
     """Does the tanh-RNN's gradient fall faster than LSTM's and GRU's?"""
     ours = factor_per_step(systems[plain][kind]["states"])
     gated = {name: factor_per_step(systems[name][kind]["states"]) for name in ("lstm", "gru")}
     verdicts = {
-        True: [NAMES[name] for name, factor in gated.items() if None not in (ours, factor) and ours < factor],
-        False: [NAMES[name] for name, factor in gated.items() if None in (ours, factor) or ours >= factor],
+        is_seen: [NAMES[name] for name, factor in gated.items() if _is_less(ours, factor) is is_seen]
+        for is_seen in (True, False)
     }
     seen = " and ".join(
         f"{'SEEN' if is_seen else 'NOT SEEN'} against {' and '.join(names)}"
@@ -321,9 +338,10 @@ def _candidates_findings(models: dict[str, Any]) -> list[str]:
     """Does attention bring the gradient to every source position more evenly?"""
     sentences = []
     for kind, when in (("initial", "With fresh weights"), ("trained", "Trained")):
-        even = {name: _evenness(model, kind) for name, model in models.items()}
-        text = ", ".join(f"{name} {value:.0%}" for name, value in even.items() if value is not None)
-        known = {name: recorded(models[name]).has_cross_attention for name, value in even.items() if value is not None}
+        measured = {name: _evenness(model, kind) for name, model in models.items()}
+        even = {name: value for name, value in measured.items() if value is not None}
+        text = ", ".join(f"{name} {value:.0%}" for name, value in even.items())
+        known = {name: recorded(models[name]).has_cross_attention for name in even}
         without, with_it = (
             [even[name] for name, attends in known.items() if attends is is_so] for is_so in (False, True)
         )

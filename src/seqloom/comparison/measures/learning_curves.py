@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.budgets import common_metric, label, read_all
 from seqloom.comparison.instruments.flops import costs
-from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import recorded
 from seqloom.figures.style import look, new_figure, share_legend
 from seqloom.scoring import metrics
@@ -100,7 +100,7 @@ def order(equal: dict[str, Any], higher_is_better: bool) -> list[str]:
 def section(result: dict[str, Any]) -> Section:
     """Curves, table, and who is ahead of whom."""
     curves, equal, metric = result["curves"], result["equal"], result["metric"]
-    parts: list[Table | Plot] = []
+    parts: list[Table | Plot | Passage] = []
     if curves:
         figure, panels = new_figure(3, height=3.2)
         for panel, budget in zip(panels, BUDGETS, strict=True):

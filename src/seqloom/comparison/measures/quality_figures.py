@@ -30,7 +30,7 @@ def scores_figure(result: dict[str, Any]) -> Figure:
             if len(score["runs"]) > 1:
                 below = np.full(len(score["runs"]), row + 0.22)
                 panel.plot(score["runs"], below, ".", color=style["color"], markersize=4, alpha=0.8)
-        _rows(panel, names, is_first=panel.get_subplotspec().is_first_col())
+        _rows(panel, names, is_first=_is_first(panel))
         panel.set_xlabel(f"{metrics.label(metric)} (%; {'more' if entry['higher_is_better'] else 'less'} is better)")
     return figure
 
@@ -43,7 +43,7 @@ def differences_figure(result: dict[str, Any]) -> Figure:
         panel.axvline(0, color="0.45", lw=1, ls=":")
         for row, pair in enumerate(entry["pairs"]):
             _point(panel, row, pair["difference"], pair["interval"], "0.2", "o", "0.2" if pair["better"] else "white")
-        _rows(panel, pairs, is_first=panel.get_subplotspec().is_first_col())
+        _rows(panel, pairs, is_first=_is_first(panel))
         is_better = "first better →" if entry["higher_is_better"] else "← first better"
         panel.set_xlabel(f"{metrics.label(metric)}, difference (points)\n{is_better}")
     return figure
@@ -70,3 +70,9 @@ def _rows(panel: Axes, labels: list[str], is_first: bool) -> None:
     panel.set_yticks(range(len(labels)), labels if is_first else [])
     panel.tick_params(axis="y", length=0)
     panel.locator_params(axis="x", nbins=5)
+
+
+def _is_first(panel: Axes) -> bool:
+    """Whether a panel stands at the left."""
+    place = panel.get_subplotspec()
+    return place is not None and place.is_first_col()

@@ -347,11 +347,15 @@ def _against(models: dict[str, Any], values: dict[str, float | None]) -> tuple[s
     others = {name: value for name, value in known.items() if traits[name].is_transformer}
     if not recurrent or not others:
         return None, ""
-    lightest, heaviest = min(others, key=others.get), max(recurrent, key=recurrent.get)
+    lightest, heaviest = min(others, key=others.__getitem__), max(recurrent, key=recurrent.__getitem__)
     if others[lightest] > recurrent[heaviest]:
         verdict = "SEEN"
     elif max(others.values()) <= min(recurrent.values()):
-        verdict, lightest, heaviest = "NOT SEEN", max(others, key=others.get), min(recurrent, key=recurrent.get)
+        verdict, lightest, heaviest = (
+            "NOT SEEN",
+            max(others, key=others.__getitem__),
+            min(recurrent, key=recurrent.__getitem__),
+        )
     else:
         verdict = "NOT CLEAR"
     if not recurrent[heaviest]:  # memory that is too little to be seen
