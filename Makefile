@@ -33,7 +33,7 @@ test-faults: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
-	$(RUN) -m mypy modeling
+	PYTHON=$(RUN) .ci/types
 
 # Whether an ordinary pip finds all that an installation needs.
 resolve:

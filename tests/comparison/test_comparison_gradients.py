@@ -93,7 +93,7 @@ class TestStates:
 
     def test_uniform_is_torchs_own(self):
         network = build("rnn", "adding", 16, seed=1)
-        gradients.uniform_(network.layer.rnn, seed=5)
+        gradients.uniform_(network, seed=5)
         torch.manual_seed(5)
         for mine, torchs in zip(network.layer.rnn.parameters(), nn.RNN(2, 16).parameters(), strict=True):
             close(mine, torchs, 0)
@@ -265,15 +265,15 @@ class TestTraining:
         memory_networks.train_and_keep(ours, tmp_path)
         path = memory_networks.weights_file(ours, tmp_path)
         expected = train(ours)[1].state_dict()
-        kept = memory_networks.trained(ours, tmp_path).state_dict()
+        kept = memory_networks.load_or_train(ours, tmp_path).state_dict()
         for name, value in expected.items():
             close(kept[name], value, 0)
         zeros = {name: torch.zeros_like(value) for name, value in load_file(path).items()}
         save_file(zeros, path, metadata={"training": json.dumps(asdict(ours))})
-        assert all(not value.any() for value in memory_networks.trained(ours, tmp_path).state_dict().values())
+        assert all(not value.any() for value in memory_networks.load_or_train(ours, tmp_path).state_dict().values())
         other = training(updates=4)  # the same file, but not the same training
         for name, value in train(other)[1].state_dict().items():
-            close(memory_networks.trained(other, tmp_path).state_dict()[name], value, 0)
+            close(memory_networks.load_or_train(other, tmp_path).state_dict()[name], value, 0)
 
     @pytest.mark.slow
     def test_side_by_side_is_one_after_another(self, tmp_path):
@@ -395,7 +395,7 @@ class TestGradientFlow:
         assert list(flow["gains"]) == ["1", "1.5", "2"]
         assert flow["gains"]["1"] == flow["systems"]["rnn"]["initial"]["states"]
         assert flow["trained_on"] == 6  # the middle one of two is the upper
-        assert [model["attention"] for model in flow["candidates"].values()] == [False, True]
+        assert [model["traits"]["has_cross_attention"] for model in flow["candidates"].values()] == [False, True]
         for model in flow["candidates"].values():
             sizes = [(bucket["sentences"], bucket["shortest"], bucket["longest"]) for bucket in model["buckets"]]
             assert sizes == [(2, 4, 4), (2, 5, 6)]
@@ -484,7 +484,7 @@ class TestGradientFlow:
         assert both[0]["buckets"] == both[1]["buckets"]
 
     def test_clipped_networks_of_the_middle_length_are_measured(self):
-        chosen = gradients.learnt(memory_tasks.plan(1))
+        chosen = gradients.measured_trainings(memory_tasks.plan(1))
         assert list(chosen) == list(SYSTEMS)
         assert {(one.task, one.length, one.clipping) for one in chosen.values()} == {("adding", 30, 1.0)}
 

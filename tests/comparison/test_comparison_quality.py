@@ -13,6 +13,7 @@ from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics, significance
 from seqloom.scoring.predictions import Predictions, measure_sentences, read_predictions
 from seqloom.settings.reading import load_settings
+from seqloom.support.wording import p_value, with_interval
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "run", "far"]
 TEXTS = random.Random(1)
@@ -263,7 +264,7 @@ class TestSaying:
         assert "NOT SEEN in chrF (better in 3 of 4 pairs of the two kinds, worse in 1)" in finding
 
     def test_p_values_as_they_are(self):
-        assert [quality._number(p) for p in (0.0009, 0.001, 0.0049, 1.0, None)] == [
+        assert [p_value(p) for p in (0.0009, 0.001, 0.0049, 1.0, None)] == [
             "< 0.001", "0.001", "0.005", "1.000", "",
         ]  # fmt: skip
 
@@ -296,7 +297,7 @@ class TestSaying:
         for row, pair in zip(tests.rows, result["metrics"]["chrf"]["pairs"], strict=False):
             assert row[1:3] == [
                 f"{pair['a']} − {pair['b']}",
-                quality._with_interval(pair["difference"], pair["interval"], "+"),
+                with_interval(pair["difference"], pair["interval"], "+"),
             ]
             assert row[-2:] == [f"{pair['wins']} / {pair['losses']} / {pair['ties']}", pair["better"] or "not found"]
             assert pair["wins"] != pair["losses"]

@@ -14,6 +14,7 @@ from seqloom.comparison.instruments import clock as clock_module
 from seqloom.comparison.instruments import generate_calls, training_steps
 from seqloom.comparison.measures import data_handling, generation
 from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.traits import recorded
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.settings.schema import TokenizerSettings
 from seqloom.support import machine
@@ -467,8 +468,9 @@ class TestGenerating:
             for beams in ("1", "2"):
                 places = {size: set(times) for size, times in candidate["seconds"][beams].items()}
                 assert places == {"1": {"4"}, "3": {"4"}, "2": {"4", *long}}
-        assert {name: candidate["kind"] for name, candidate in calls_result["candidates"].items()} == {
-            "gru": "rnn", "gru-bahdanau": "rnn with attention", "rotary": "transformer", "bart": "transformer",
+        assert {name: recorded(candidate).kind for name, candidate in calls_result["candidates"].items()} == {
+            "gru": "recurrent without attention", "gru-bahdanau": "recurrent with attention", "rotary": "Transformer",
+            "bart": "Transformer",
         }  # fmt: skip
 
     def test_section_from_json(self, calls_result):

@@ -11,11 +11,13 @@ from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, is_rnn, tiny
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MarianConfig, MarianMTModel, T5Config, T5ForConditionalGeneration
 
+from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments import budgets, flops, footprint
 from seqloom.comparison.measures import learning_curves, weight
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.figures.style import look
+from seqloom.scoring import metrics
 from seqloom.settings.schema import DataSettings, Settings, TokenizerSettings, TrainingSettings
 
 SOURCE, TARGET = 5, 7
@@ -173,7 +175,8 @@ def write_run(folder: Path, rate: float, scores: tuple[float, ...]) -> None:
             log.append({**line, **values, "best": True, "seconds": tokens / rate + wait})
     (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log), encoding="utf-8")
     plan = {"updates": 12, "target_tokens_per_update": 10.0}
-    record = {"data": {"plan": plan}, "environment": {"hardware": f"machine {folder.name[:2]}"}}
+    record = {name: {} for name in run_folder.RECORDED}
+    record |= {"data": {"plan": plan}, "environment": {"hardware": f"machine {folder.name[:2]}"}}
     (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -294,7 +297,7 @@ class TestEnergy:
 class TestLogs:
     def test_progress(self, folders):
         """Seconds without validations; between the log's lines they grow with the tokens."""
-        run = budgets.read_progress(folders["rnn-1"])
+        run = budgets.read_validations(folders["rnn-1"])
         assert run.tokens == [150, 300, 450]
         assert run.steps == [15, 30, 45]
         assert run.seconds == pytest.approx([15, 30, 45])
@@ -310,13 +313,13 @@ class TestLogs:
         ]
         path = tmp_path / "training_log.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        run = budgets.read_progress(tmp_path)  # 100 tokens in 10 s, 200 in 5 s, and on at 20 tokens/s
+        run = budgets.read_validations(tmp_path)  # 100 tokens in 10 s, 200 in 5 s, and on at 20 tokens/s
         assert run.seconds == pytest.approx([12.5, 20])
 
     def test_no_log(self, folders, tmp_path):
-        assert budgets.read_progress(folders["other"]) is None
+        assert budgets.read_validations(folders["other"]) is None
         (tmp_path / "training_log.jsonl").write_text('{"step": 1, "eval_loss": 1.0}\n')  # as an older version wrote it
-        assert budgets.read_progress(tmp_path) is None
+        assert budgets.read_validations(tmp_path) is None
 
     def test_metric(self, candidates):
         runs = budgets.read_all(candidates)
@@ -325,9 +328,9 @@ class TestLogs:
         without = dataclasses.replace(runs["tf"][0], scores={"loss": [1.0]})
         assert budgets.common_metric({**runs, "tf": [without]}) == "loss"
         assert budgets.common_metric({}) == "loss"
-        assert budgets.is_higher_better("chrf")
-        assert not budgets.is_higher_better("loss")
-        assert not budgets.is_higher_better("ter")
+        assert metrics.higher_is_better("chrf")
+        assert not metrics.higher_is_better("loss")
+        assert not metrics.higher_is_better("ter")
 
     def test_quality(self, candidates):
         runs = budgets.read_all(candidates)
@@ -367,8 +370,8 @@ class TestWeight:
     def test_measured(self, result, folders):
         rnn, other = result["models"]["rnn"], result["models"]["other"]
         assert result["quality"] == 60
-        assert rnn["is_recurrent"]
-        assert not other["is_recurrent"]
+        assert rnn["traits"]["has_recurrent_decoder"]
+        assert not other["traits"]["has_recurrent_decoder"]
         assert (rnn["source_length"], rnn["target_length"]) == (3, 3)  # of 4, 3, 5, 2 with the end: the lower median
         assert rnn["training_flops"] * 3 == flops.training_flops(tiny("lstm-luong"), 3, 3)
         assert rnn["model_bytes"] == (folders["rnn-1"] / "model.safetensors").stat().st_size

@@ -15,13 +15,12 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState, GradientState
 from helpers.hub_cards import check_card
-from helpers.tiny import RNNS, TRANSFORMERS, tiny
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from seqloom.figures import curves, style
 from seqloom.settings.reading import load_settings
-from seqloom.sharing.card import _architecture, make_card, write_card
+from seqloom.sharing.card import make_card, write_card
 from seqloom.training.run import run_training
 
 ROOT = Path(__file__).parents[2]
@@ -313,19 +312,6 @@ class TestBody:
             "1.00 to 2.00",
             "none",
         ]
-
-    @pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
-    def test_every_model_in_words(self, name):
-        config = tiny(name).config.to_dict()
-        words = _architecture(config)
-        assert f"{config['encoder_layers']}+{config['decoder_layers']} layers" in words
-        if name in RNNS:
-            assert {"rnn": "tanh-RNN", "lstm": "LSTM", "gru": "GRU"}[config["cell_type"]] in words
-            assert {"none": "no attention", "luong": "Luong", "bahdanau": "Bahdanau"}[config["attention"]] in words
-            assert ("input feeding" in words) == config["input_feeding"]
-        else:
-            assert f"{config['position_embedding_type']} positions" in words
-            assert ("pre-norm" in words) == config["normalize_before"]
 
 
 def test_the_code_runs(run, tmp_path):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from seqloom.attention.maps import AttentionMaps, overview
 from seqloom.attention.words import Token, group_words, merge, read_tokens, word_labels
 from seqloom.decoding.coverage import coverage_beam_search
-from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, eager_attention
+from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, eager_attention
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ WHAT = ("all", "cross", "self")
 
 @torch.inference_mode()
 def attend(
-    model: PreTrainedModel,
+    model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     sentence: str,
     *,
@@ -101,7 +101,7 @@ def attend(
 
 
 def cross_attention_map(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sentence: str, **options: Any
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sentence: str, **options: Any
 ) -> dict[str, Any]:
     """The last layer's cross-attention, its mean over the heads, as plain values; `draw_map` draws it.
 
@@ -124,7 +124,7 @@ def cross_attention_map(
 
 
 def attention_figure(
-    model: PreTrainedModel,
+    model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     sentence: str,
     *,
@@ -159,8 +159,8 @@ def check_choice(found: AttentionMaps, what: str, layer: int | None, head: int |
             "what is 'self', but this model's encoder has no self-attention that could be drawn (a recurrent one hands "
             "a state from word to word instead): take cross."
         )
-    kinds = [found.encoder_self] if what == "self" else [found.cross]
-    if what == "all" and found.encoder_self is not None:
+    kinds = [] if what == "self" else [found.cross]
+    if what != "cross" and found.encoder_self is not None:
         kinds.append(found.encoder_self)
     for name, value, sizes in (
         ("layer", layer, [weights.shape[0] for weights in kinds]),
@@ -188,7 +188,7 @@ def _name_unknown(tokenizer: PreTrainedTokenizerBase, sentence: str, tokens: lis
     ]
 
 
-def _forced(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: str) -> torch.Tensor:
+def _forced(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, target: str) -> torch.Tensor:
     """(1, 1 + target) ids of a given output, after what the decoder starts from."""
     if not target.strip():
         raise ValueError("the target is empty: give the output whose maps are wanted, or leave it out.")
@@ -204,9 +204,15 @@ def _stack(layers: Sequence[torch.Tensor | None] | None) -> torch.Tensor | None:
     return torch.stack(found).float().cpu() if found else None
 
 
-def _nothing_to_see(model: PreTrainedModel) -> str:
+def _nothing_to_see(model: GenerativeModel) -> str:
     config = model.config
-    if getattr(config, "attention", None) == "none":
+    attends = getattr(config, "has_cross_attention", None)  # None: a config of another make
+    if attends is False and not config.has_recurrent_decoder:
+        return (
+            f"this model ({config.name_in_words}) does not attend to the source, so there is no map: take one that "
+            "does."
+        )
+    if attends is False:
         return (
             "this model has no attention, so there is no map: all its decoder knows of the source is the encoder's "
             f"last state ({config.hidden_size} numbers a layer, however long the sentence is); train one with "

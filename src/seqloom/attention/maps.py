@@ -48,6 +48,12 @@ class AttentionMaps:
     """(layers, heads, source, source): row s is where the encoder looked to understand source s; None where there is
     none."""
 
+    def every(self, kind: str) -> torch.Tensor:
+        """(layers, heads, target, source) or (layers, heads, source, source) weights of a kind that there is."""
+        found = self.cross if kind == "cross" else self.encoder_self
+        assert found is not None  # whoever asks for `self` has looked
+        return found
+
     def weights(self, kind: str = "cross", layer: int | None = None, head: int | None = None) -> torch.Tensor:
         """(target, source) or (source, source) weights of one head, or the mean over the heads.
 
@@ -55,7 +61,7 @@ class AttentionMaps:
             kind: ``cross`` or ``self``.
             layer, head: Counted from 1. Without a layer the last is taken, without a head the mean.
         """
-        chosen = (self.cross if kind == "cross" else self.encoder_self)[-1 if layer is None else layer - 1]
+        chosen = self.every(kind)[-1 if layer is None else layer - 1]
         return chosen.mean(0) if head is None else chosen[head - 1]
 
     def alignment(self, layer: int | None = None, head: int | None = None) -> list[tuple[int, float]]:
@@ -102,7 +108,7 @@ def draw_map(
             f"{len(labels_source)} source labels: give a row for each target and a column for each source."
         )
     image = _heat(panel, weights, largest)
-    text = {"fontfamily": families, "fontsize": size, "parse_math": False}
+    text: dict[str, Any] = {"fontfamily": families, "fontsize": size, "parse_math": False}
     columns, rows = ([_short(label.translate(table)) for label in labels] for labels in (labels_source, labels_target))
     panel.set_xticks(range(len(columns)), columns, rotation=50, ha="left", rotation_mode="anchor", **text)
     panel.set_yticks(range(len(rows)), rows, **text)
@@ -156,7 +162,7 @@ def overview(
     title = [line for text in (maps.source, f"→ {maps.output}") for line in _lines(text.translate(table), width)]
     top = 0.25 + 0.19 * len(title)
     figure = Figure(figsize=(width, top + sum(heights)), dpi=110)
-    bands = figure.subfigures(1 + len(rows), 1, height_ratios=[top, *heights])
+    bands = figure.subfigures(1 + len(rows), 1, height_ratios=[top, *heights], squeeze=False)[:, 0]
     text = {"va": "center", "fontsize": 10.5, "fontfamily": families, "parse_math": False}
     bands[0].text(EDGE / width, 0.45, "\n".join(title), **text)
     with warnings.catch_warnings():
@@ -174,7 +180,7 @@ class _Part:
     """One kind's large map and its thumbnails, laid out in inches."""
 
     def __init__(self, maps: AttentionMaps, kind: str, layer: int | None, head: int | None):
-        every = maps.cross if kind == "cross" else maps.encoder_self
+        every = maps.every(kind)
         layers, heads = every.shape[:2]
         self.kind, self.weights = kind, maps.weights(kind, layer, head)
         self.columns = maps.source_labels

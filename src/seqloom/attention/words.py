@@ -50,7 +50,9 @@ def read_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, is_ta
     options |= {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
     def decode(some: Sequence[int]) -> str:
-        return tokenizer.decode(list(some), **options)
+        said = tokenizer.decode(list(some), **options)
+        assert isinstance(said, str)  # of several texts it would be a list
+        return said
 
     text, names, tokens = decode(ids), _special_names(tokenizer), []
     place, is_inside = 0, False  # how far the tokens so far go, and whether a character is begun there

@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from seqloom.commands.command import Command
 from seqloom.commands.shell import run
@@ -45,7 +45,7 @@ class Compare(Command):
     """Each CONFIG is trained with each of them; else with its own."""
     measures: list[Measure] = field(default_factory=list)
     """What is measured; else everything."""
-    split: str = "test"
+    split: Literal["train", "validation", "test"] = "test"
     """The split that is scored."""
     num_threads: int = field(default=1, metadata={"least": 1})
     """CPU threads of what is timed."""

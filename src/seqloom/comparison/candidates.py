@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
+from seqloom.comparison.traits import Traits, traits_of
 from seqloom.data.tokenization import load_tokenizer
-from seqloom.decoding.loading import load_model
+from seqloom.decoding.loading import Seq2SeqLM, load_model
 from seqloom.settings.schema import Settings
-from seqloom.sharing.card import CELLS
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,12 @@ class Candidate:
         """The model's config."""
         return AutoConfig.from_pretrained(self.folders[0])
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    @property
+    def traits(self) -> Traits:
+        """What its model is."""
+        return traits_of(self.config)
+
+    def load(self) -> tuple[Seq2SeqLM, PreTrainedTokenizerBase]:
         """The first seed's model, on the machine's accelerator if it has one, and its tokenizer."""
         return load_model(str(self.folders[0])), load_tokenizer(str(self.folders[0]))
 
@@ -56,18 +61,3 @@ class Options:
     def device(self) -> torch.device:
         """The machine's accelerator if it has one."""
         return torch.accelerator.current_accelerator() or torch.device("cpu")
-
-
-def kind(config: PreTrainedConfig) -> str:
-    """A model's kind in a few words: ``GRU, Luong attention``, ``LSTM, no attention``, ``Transformer``."""
-    if config.model_type == "rnn_seq2seq":
-        attention = {"none": "no attention", "bahdanau": "Bahdanau attention", "luong": "Luong attention"}
-        return f"{CELLS[config.cell_type]}, {attention[config.attention]}"
-    return "Transformer" if config.model_type == "transformer_seq2seq" else config.model_type
-
-
-def describe(config: PreTrainedConfig) -> str:
-    """Its kind and its size: ``GRU, Luong attention, 1+1 layers of 128``."""
-    if config.model_type not in ("rnn_seq2seq", "transformer_seq2seq"):
-        return kind(config)
-    return f"{kind(config)}, {config.encoder_layers}+{config.decoder_layers} layers of {config.hidden_size}"

@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from seqloom import run_folder
-from seqloom.comparison.candidates import Candidate, Options, describe, kind
+from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.report import MEASURES, write
 from seqloom.comparison.trainings import train_all
 from seqloom.data.pairs import load_pairs
@@ -44,7 +44,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     """For the configurations; none: each recipe's own."""
     measures: tuple[str, ...] = MEASURES
-    split: str = "test"
+    split: Literal["train", "validation", "test"] = "test"
     num_threads: int = 1
     num_jobs: int = 1
 
@@ -70,29 +70,46 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         ValueError: The request, the data or the output folder do not allow it, or a training failed.
     """
     names = names_of_subjects(request)
-    if not request.configs:  # with a configuration, its settings refuse what is unknown
-        known = scoring_words(request.overrides)
-        wrong = next((word for word in request.overrides if word.startswith("--") and word not in known), None)
-        if wrong:
-            raise ValueError(
-                f"{wrong} says nothing about models that are taken as they are: give settings of data:, generation: "
-                "and evaluation:."
-            )
-    for model in request.models:
-        check_exists(model)
+    refuse_unknown_words(request)
     runs = recipes(request, names)
-    models = [
-        (name, model, words_for(model, request, runs))
-        for name, model in zip(names[len(runs) :], request.models, strict=True)
-    ]
-    scored = {name: load_scoring_settings(model, words)[0] for name, model, words in models}
-    check_same_pairs(runs, scored, request.split)
+    models = finished_models(request, names, runs)
+    check_same_pairs(runs, models, request.split)
     make_folder(request, resume, overwrite)
     torch.set_num_threads(request.num_threads)
     train_all([settings for per_seed in runs.values() for settings in per_seed])
-    candidates = [trained(name, per_seed, request) for name, per_seed in runs.items()]
-    candidates += [taken(*each, request) for each in models]
+    candidates = [candidate_of_recipe(name, per_seed, request) for name, per_seed in runs.items()]
+    candidates += [candidate_of_model(*model, request) for model in models]
+    entries = take_measures(candidates, request)
+    record = make_record(command, candidates, runs, entries)
+    write(request.output, record)
+    return record
 
+
+def refuse_unknown_words(request: Request) -> None:
+    """Refuses models that are not there, and words that nothing reads; with a configuration its settings refuse."""
+    known = scoring_words(request.overrides)
+    wrong = next((word for word in request.overrides if word.startswith("--") and word not in known), None)
+    if wrong and not request.configs:
+        raise ValueError(
+            f"{wrong} says nothing about models that are taken as they are: give settings of data:, generation: "
+            "and evaluation:."
+        )
+    for model in request.models:
+        check_exists(model)
+
+
+def finished_models(
+    request: Request, names: Sequence[str], runs: dict[str, list[Settings]]
+) -> list[tuple[str, str, list[str]]]:
+    """Name, place and words of the command line of every model that is taken as it is."""
+    return [
+        (name, model, words_for(model, request, runs))
+        for name, model in zip(names[len(runs) :], request.models, strict=True)
+    ]
+
+
+def take_measures(candidates: Sequence[Candidate], request: Request) -> dict[str, dict[str, Any]]:
+    """Every measure that is wanted, by name; what was measured before stays in the report."""
     options = Options(
         folder=request.output,
         seed=request.seeds[0] if request.seeds else 42,
@@ -100,12 +117,22 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         num_jobs=request.num_jobs,
     )
     wanted = [name for name in MEASURES if name in request.measures or kept_in(request.output, name).is_file()]
-    entries = {}  # what was measured before stays in the report
+    entries: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(wanted, start=1):
         print(f"\nmeasure {number} of {len(wanted)}: {name.replace('_', ' ')}", flush=True)
         entries[name] = take_measure(name, candidates, options)
         print(f"  {duration(entries[name]['seconds'])}")
-    record = {
+    return entries
+
+
+def make_record(
+    command: str,
+    candidates: Sequence[Candidate],
+    runs: dict[str, list[Settings]],
+    entries: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """What ``report.json`` holds."""
+    return {
         "command": command,
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
@@ -113,8 +140,8 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         "candidates": [
             {
                 "name": candidate.name,
-                "kind": kind(candidate.config),
-                "description": describe(candidate.config),
+                "kind": candidate.traits.name,
+                "description": candidate.traits.description,
                 "folders": [str(folder) for folder in candidate.folders],
                 "seeds": list(candidate.seeds),
             }
@@ -126,8 +153,6 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         },
         "measures": {name: entry["result"] for name, entry in entries.items()},
     }
-    write(request.output, record)
-    return record
 
 
 def kept_in(folder: Path, measure: str) -> Path:
@@ -180,13 +205,16 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
     return found
 
 
-def check_same_pairs(runs: dict[str, list[Settings]], models: dict[str, ScoringSettings], split: str) -> None:
+def check_same_pairs(
+    runs: dict[str, list[Settings]], models: Sequence[tuple[str, str, Sequence[str]]], split: str
+) -> None:
     """Refuses what would be scored on different sentences, before anything is trained."""
     first, pairs = "", None
     sources = [
         (name, settings.data, settings.training.seed) for name, per_seed in runs.items() for settings in per_seed
     ]
-    sources += [(name, settings.data, settings.seed) for name, settings in models.items()]
+    scorings = ((name, load_scoring_settings(model, words)[0]) for name, model, words in models)
+    sources += [(name, settings.data, settings.seed) for name, settings in scorings]
     for name, data, seed in sources:
         found = load_pairs(data, seed, splits=(split,)).splits.get(split)
         if found is None:
@@ -229,7 +257,7 @@ def make_folder(request: Request, resume: bool, overwrite: bool) -> None:
     (folder / REQUEST).write_text(json.dumps(asked, indent=2), encoding="utf-8")
 
 
-def trained(name: str, per_seed: Sequence[Settings], request: Request) -> Candidate:
+def candidate_of_recipe(name: str, per_seed: Sequence[Settings], request: Request) -> Candidate:
     """A recipe whose trainings are finished; they have scored the split already."""
     folders = tuple(Path(settings.output_dir) for settings in per_seed)
     return Candidate(
@@ -241,7 +269,7 @@ def trained(name: str, per_seed: Sequence[Settings], request: Request) -> Candid
     )
 
 
-def taken(name: str, model: str, words: Sequence[str], request: Request) -> Candidate:
+def candidate_of_model(name: str, model: str, words: Sequence[str], request: Request) -> Candidate:
     """A model as it is, scored here."""
     folder = request.output / "predictions" / name.replace("/", "--")
     if not (folder / run_folder.SCORES).is_file():

@@ -19,6 +19,7 @@ from seqloom.settings.schema import TrainingSettings
 
 Batch = np.ndarray  # (rows,) indices of the pairs in a batch
 Update = list[Batch]
+Lengths = tuple[np.ndarray, np.ndarray]  # (pairs,) tokens of the sources, and of the targets
 
 
 def plan_epoch(
@@ -102,6 +103,11 @@ def token_counts(dataset: Dataset, column: str) -> np.ndarray:
     """Lengths of a list column (pairs,), read batch by batch."""
     counts = [[len(ids) for ids in part[column]] for part in dataset.select_columns([column]).iter(batch_size=10_000)]
     return np.array([count for part in counts for count in part], dtype=np.int64)
+
+
+def lengths_of(dataset: Dataset) -> Lengths:
+    """Both sides' lengths of encoded pairs."""
+    return token_counts(dataset, "input_ids"), token_counts(dataset, "labels")
 
 
 def count_tokens(update: Update, source_lengths: np.ndarray, target_lengths: np.ndarray) -> tuple[int, int, int]:

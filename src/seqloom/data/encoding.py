@@ -114,7 +114,7 @@ def _tokenize(
     encoded = tokenizer(batch["source"], text_target=batch["target"], verbose=False)
     pairs = list(zip(encoded["input_ids"], encoded["labels"], strict=True))
     fits = [limits is None or (len(x) <= limits[0] and len(y) <= limits[1]) for x, y in pairs]
-    kept = [pair for pair, is_kept in zip(pairs, fits, strict=True) if is_kept]
+    kept: list[tuple[list[int], ...]] = [pair for pair, is_kept in zip(pairs, fits, strict=True) if is_kept]
     if sampler is not None:
         texts = zip(batch["source"], batch["target"], rows, fits, strict=True)
         drawn = [sampler(source, target, row) for source, target, row, is_kept in texts if is_kept]

@@ -97,8 +97,8 @@ def _mix(
 ) -> tuple[Data, list[dict[str, Any]]]:
     """Training pairs drawn from ``data`` and every set of ``data.mix``, and what each of them is and gave."""
     sets, described = [train], [{**provenance, "train": origin, "weight": settings.weight}]
-    for number, entry in enumerate(settings.mix):
-        section, fields = f"data.mix[{number}]", asdict(entry)
+    for number, mixed in enumerate(settings.mix):
+        section, fields = f"data.mix[{number}]", asdict(mixed)
         weight, source = fields.pop("weight"), DataSettings(**fields, streaming=settings.streaming)
         try:
             dataset, about = read_dataset(source) if source.dataset else ({}, {})

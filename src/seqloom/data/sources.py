@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import (
     Dataset,
@@ -31,7 +31,7 @@ from seqloom.data.scan import load_scan
 from seqloom.settings.schema import DataSettings
 from seqloom.support.wording import listing
 
-Data = Dataset | IterableDataset
+Data: TypeAlias = Dataset | IterableDataset
 PAIR = Features({"source": Value("string"), "target": Value("string")})
 TABLES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -39,6 +39,7 @@ TABLES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".par
 def read_dataset(settings: DataSettings) -> tuple[dict[str, Data], dict[str, Any]]:
     """All splits of ``data.dataset``, and which version of it they are."""
     name = settings.dataset
+    assert name is not None
     if name == "scan":
         split = settings.split or "simple"
         return load_scan(split), {"dataset": name, "split": split}
@@ -77,7 +78,8 @@ def read_files(paths: list[str], settings: DataSettings, stream: bool, where: st
             raise ValueError(f"{path} of {where} is not compressed with gzip; compress it or take .gz off its name.")
     kinds = {TABLES.get(Path(path.removesuffix(".gz")).suffix.lower(), "text") for path in paths}
     if len(kinds) == 1 and "text" not in kinds:
-        return choose_columns(_read_tables(paths, *kinds, settings, stream), settings, where)
+        (kind,) = kinds
+        return choose_columns(_read_tables(paths, kind, settings, stream), settings, where)
     if kinds != {"text"} or len(paths) != 2:
         raise ValueError(
             f"{where} is {listing(paths)}; give two line-aligned text files, source and target, "
@@ -164,7 +166,7 @@ def choose_columns(data: Data, settings: DataSettings, where: str) -> Data:
 def _pick(row: dict[str, Any], names: dict[str, str]) -> dict[str, str | None]:
     picked = {}
     for side, name in names.items():
-        value = row
+        value: Any = row
         for key in [name] if name in row else name.split("."):
             value = (value or {}).get(key)
         picked[side] = value

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -136,7 +136,8 @@ class Subwords:
 
     def _walk(self, piece: str, uniform: Callable[[], float]) -> list[int]:
         """Unigram sampling of one piece: from its end back to its start (forward filtering, backward sampling)."""
-        lattice, end, ids = self._table(piece, self._lattice), len(piece), []
+        lattice, end = self._table(piece, self._lattice), len(piece)
+        ids: list[int] = []
         while end:
             options = lattice[end]
             chance = uniform() if len(options) > 1 else 0.0
@@ -189,7 +190,7 @@ class Sampler:
     epoch: int
     longest: float = math.inf
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._sides: list[Subwords | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -220,10 +221,11 @@ class Sampler:
 
     def __call__(self, source: str, target: str, row: int) -> tuple[list[int] | None, list[int] | None]:
         """The ids of a pair's two sides; None where a side is segmented as always."""
-        return tuple(
-            side and side.encode(text, _uniform((self.seed, self.epoch, row, number)))
+        source_ids, target_ids = (
+            None if side is None else side.encode(text, _uniform((self.seed, self.epoch, row, number)))
             for number, (side, text) in enumerate(zip(self.sides, (source, target), strict=True))
         )
+        return source_ids, target_ids
 
 
 def is_sampled(settings: TokenizerSettings) -> bool:
@@ -235,7 +237,7 @@ def _uniform(seed: Sequence[int]) -> Callable[[], float]:
     """Random numbers one by one, drawn many at a time."""
     random = np.random.default_rng(seed)
 
-    def numbers():
+    def numbers() -> Iterator[float]:
         while True:
             yield from random.random(256).tolist()
 

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -28,7 +29,7 @@ from seqloom.modeling.tokenization_seq2seq_pair import Seq2SeqPairTokenizer
 from seqloom.settings.schema import TokenizerSettings
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # ids 0 to 3
-OPTIONS = {**SPECIAL_TOKENS, "padding_side": "right", "clean_up_tokenization_spaces": False}
+OPTIONS: dict[str, Any] = {**SPECIAL_TOKENS, "padding_side": "right", "clean_up_tokenization_spaces": False}
 SUBWORD_KINDS = ("byte_bpe", "bpe", "unigram")
 SMALLEST_BYTE_BPE = len(SPECIAL_TOKENS) + 256
 
@@ -164,9 +165,12 @@ def _train(texts: Iterable[str], kind: str, size: int, size_name: str, settings:
 def _pipeline(kind: str, size: int, settings: TokenizerSettings) -> tuple[Tokenizer, trainers.Trainer]:
     """An untrained tokenizer, from text to ids and back, and its trainer."""
     unknown = SPECIAL_TOKENS["unk_token"]
-    options = {"vocab_size": size, "special_tokens": list(SPECIAL_TOKENS.values()), "show_progress": False}
+    specials = list(SPECIAL_TOKENS.values())
+    options: dict[str, Any] = {"vocab_size": size, "special_tokens": specials, "show_progress": False}
     if kind != "unigram":
         options["min_frequency"] = settings.min_frequency
+    model: models.Model
+    trainer: trainers.Trainer
     if kind == "byte_bpe":
         model = models.BPE()
         trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)
@@ -178,12 +182,16 @@ def _pipeline(kind: str, size: int, settings: TokenizerSettings) -> tuple[Tokeni
         model, trainer = models.WordLevel(unk_token=unknown), trainers.WordLevelTrainer(**options)
     tokenizer = Tokenizer(model)
 
-    steps = {"nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()], "none": []}[settings.normalization]
+    unicode_forms: dict[str, list[normalizers.Normalizer]]
+    unicode_forms = {"nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()], "none": []}
+    steps = unicode_forms[settings.normalization]
     if settings.lowercase:
         steps.append(normalizers.Lowercase())
     if kind in SUBWORD_KINDS:
         # The first word is the same as any other, with a space before it; the last step of decoding takes that off.
         steps.append(normalizers.Prepend(" "))
+        spell: pre_tokenizers.PreTokenizer
+        unspell: list[decoders.Decoder]
         if kind == "byte_bpe":
             spell, unspell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False), [decoders.ByteLevel()]
         else:
@@ -200,7 +208,7 @@ def _pipeline(kind: str, size: int, settings: TokenizerSettings) -> tuple[Tokeni
     tokenizer.normalizer = normalizers.Sequence(steps)
 
     end = SPECIAL_TOKENS["eos_token"]
-    special_ids = [(token, index) for index, token in enumerate(SPECIAL_TOKENS.values())]
+    special_ids = [(token, index) for index, token in enumerate(specials)]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", pair=f"$A $B:1 {end}:1", special_tokens=special_ids
     )

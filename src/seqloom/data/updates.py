@@ -14,14 +14,15 @@ from torch.utils.data import DataLoader
 
 from seqloom.data.batches import (
     Batch,
+    Lengths,
     PlanSummary,
     Update,
     collate,
     count_tokens,
     figures_of,
+    lengths_of,
     plan_epoch,
     share,
-    token_counts,
 )
 from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.schema import TrainingSettings
@@ -75,7 +76,7 @@ class UpdateStream:
         dataset_of: Callable[[int], Dataset | IterableDataset] | None = None,
     ):
         self.dataset_of = dataset_of
-        self._last: tuple[int, Dataset, np.ndarray, np.ndarray] | None = None
+        self._last: tuple[int, Dataset, Lengths] | None = None
         self._strategy: str | None = None
         self.gather = gather if isinstance(dataset, IterableDataset) and num_processes > 1 else None
         if isinstance(dataset, IterableDataset):
@@ -95,7 +96,7 @@ class UpdateStream:
         self.process_index = process_index
         self.is_streaming = isinstance(dataset, IterableDataset)
         if not self.is_streaming:
-            self.lengths = tuple(token_counts(dataset, column) for column in ("input_ids", "labels"))
+            self.lengths = lengths_of(dataset)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[EpochPosition]:
         """The updates of an epoch from number ``start`` on."""
@@ -116,12 +117,12 @@ class UpdateStream:
             if not num_batches:  # now that every process's part is over
                 return
             whole = update + [none] * (self.settings.batches_per_update - len(update))
-            parts = [self._fetch(chunk, part) for part in share(whole, 1, 0, pieces)]
-            yield EpochPosition(epoch, index, num_tokens, parts, num_positions, num_filled)
+            micro_batches = [self._fetch(chunk, part) for part in share(whole, 1, 0, pieces)]
+            yield EpochPosition(epoch, index, num_tokens, micro_batches, num_positions, num_filled)
 
-    def _updates(self, epoch: int) -> Iterator[tuple[Dataset, tuple[np.ndarray, np.ndarray], Update]]:
+    def _updates(self, epoch: int) -> Iterator[tuple[Dataset, Lengths, Update]]:
         """Every update of this process's data, with what its indices point to."""
-        for chunk_index, (chunk, *lengths) in enumerate(self._chunks(epoch)):
+        for chunk_index, (chunk, lengths) in enumerate(self._chunks(epoch)):
             # A stream's chunks are planned like epochs of their own, all of them different.
             seed = epoch if not self.is_streaming else epoch * 1_000_003 + chunk_index
             for update in plan_epoch(*lengths, self.settings, seed):
@@ -131,25 +132,25 @@ class UpdateStream:
         """Number of the first epoch's update with most positions, padding included (of a stream: the first)."""
         if self.is_streaming:
             return 0
-        _, *lengths = next(self._chunks(0))
+        _, lengths = next(self._chunks(0))
         updates = plan_epoch(*lengths, self.settings, 0)
         cells = [max(len(batch) * int(side[batch].max()) for batch in update for side in lengths) for update in updates]
         return int(np.argmax(cells))
 
-    def _chunks(self, epoch: int) -> Iterator[tuple[Dataset, np.ndarray, np.ndarray]]:
-        if not self.is_streaming and self.dataset_of is None:
-            yield self.dataset, *self.lengths
-            return
+    def _chunks(self, epoch: int) -> Iterator[tuple[Dataset, Lengths]]:
         if not self.is_streaming:
+            if self.dataset_of is None:
+                yield self.dataset, self.lengths
+                return
             if self._last is None or self._last[0] != epoch:
                 dataset = self.dataset_of(epoch)
-                self._last = (epoch, dataset, *(token_counts(dataset, column) for column in ("input_ids", "labels")))
+                self._last = (epoch, dataset, lengths_of(dataset))
             yield self._last[1:]
             return
         rows = self._rows(epoch)
         while buffered := list(islice(rows, self.shuffle_buffer)):
             chunk = Dataset.from_list(buffered)
-            yield chunk, *(token_counts(chunk, column) for column in ("input_ids", "labels"))
+            yield chunk, lengths_of(chunk)
 
     def _rows(self, epoch: int) -> Iterator[dict[str, list[int]]]:
         """The pairs of a stream; with workers, some of each in turn, so that the order is always the same."""
@@ -172,12 +173,13 @@ class UpdateStream:
     def _fetch(self, chunk: Dataset | None, part: Batch) -> dict[str, torch.Tensor]:
         if not len(part):
             return collate([[self.pad_token_id]], [[IGNORED]], self.pad_token_id)
+        assert chunk is not None  # a process without one has parts without rows alone
         rows = chunk[part.tolist()]
         return collate(rows["input_ids"], rows["labels"], self.pad_token_id)
 
     def summary(self) -> PlanSummary:
         """The first epoch's plan in figures (of a stream: its first chunk's, in every process)."""
-        _, *lengths = next(self._chunks(0), (None, np.array([]), np.array([])))
+        _, lengths = next(self._chunks(0), (None, (np.array([]), np.array([]))))
         figures = figures_of(plan_epoch(*lengths, self.settings, 0), *lengths)
         every = [figures] if self.gather is None else self.gather(figures)
         if not any(pairs for pairs, *_ in every):

@@ -6,19 +6,30 @@ Beams that leave parts of the source unattended, or say one part twice and anoth
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
-from seqloom.decoding.loading import eager_attention
+from seqloom.decoding.loading import GenerativeModel, eager_attention
 
 SMALLEST = 1e-9  # a token's coverage, where it has none: the penalty stays finite
 
 
+class BeamSearchModel(GenerativeModel, Protocol):
+    """A model with transformers' own beam search, and all that it takes."""
+
+    @property
+    def base_model(self) -> Any: ...
+
+    def _beam_search(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]: ...
+
+
 def coverage_beam_search(
-    model: PreTrainedModel,
+    model: BeamSearchModel,
     input_ids: torch.LongTensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
@@ -66,8 +77,10 @@ def coverage_beam_search(
     every_beam = copy.copy(generation_config)
     every_beam.num_return_sequences = num_beams
     every_beam.return_dict_in_generate = every_beam.output_scores = True
+    outputs: GenerateBeamEncoderDecoderOutput
     outputs = model._beam_search(input_ids, logits_processor, stopping_criteria, every_beam, **model_kwargs)
 
+    assert outputs.sequences_scores is not None  # `output_scores` asks for them
     coverage = log_coverage(model, outputs, input_ids.shape[1], generation_config, model_kwargs)
     scores = outputs.sequences_scores + coverage_penalty * coverage  # (batch · num_beams,)
     order = scores.view(-1, num_beams).argsort(dim=-1, descending=True, stable=True)  # (batch, num_beams)
@@ -75,9 +88,9 @@ def coverage_beam_search(
     chosen = (order + first_rows)[:, : generation_config.num_return_sequences].flatten()
 
     generated = generated_lengths(outputs)[chosen].max()
-    outputs.sequences = outputs.sequences[chosen, : input_ids.shape[1] + generated]
-    outputs.sequences_scores = scores[chosen]
-    outputs.beam_indices = outputs.beam_indices[chosen, :generated]
+    outputs["sequences"] = outputs.sequences[chosen, : input_ids.shape[1] + generated]
+    outputs["sequences_scores"] = scores[chosen]
+    outputs["beam_indices"] = outputs["beam_indices"][chosen, :generated]
     if not generation_config.output_scores:
         outputs.scores = None
     return outputs if generation_config.return_dict_in_generate else outputs.sequences
@@ -85,11 +98,11 @@ def coverage_beam_search(
 
 def generated_lengths(outputs: GenerateBeamEncoderDecoderOutput) -> torch.Tensor:
     """(rows,) tokens generated in every row, the end included; what comes after them is from no beam."""
-    return (outputs.beam_indices >= 0).sum(-1)
+    return (outputs["beam_indices"] >= 0).sum(-1)
 
 
 def log_coverage(
-    model: PreTrainedModel,
+    model: BeamSearchModel,
     outputs: GenerateBeamEncoderDecoderOutput,
     prefix_length: int,
     generation_config: GenerationConfig,
@@ -119,7 +132,7 @@ def log_coverage(
     return (logs if source_mask is None else logs.masked_fill(source_mask == 0, 0.0)).sum(-1)
 
 
-def cross_attentions(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+def cross_attentions(model: BeamSearchModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:
     """(rows, heads, target, source) weights of every layer."""
     with eager_attention(model):
         weights = model.base_model(**inputs, return_dict=True).cross_attentions  # without the logits

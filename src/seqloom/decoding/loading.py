@@ -5,14 +5,52 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import GenerationMixin
+
+    class Seq2SeqLM(PreTrainedModel, GenerationMixin):
+        """What ``AutoModelForSeq2SeqLM`` loads, of whatever family: no class of transformers says both."""
+
+        # Theirs is declared as the function that it wraps.
+        def to(self, *args: Any, **kwargs: Any) -> Seq2SeqLM: ...  # type: ignore[override]
+
+else:
+    Seq2SeqLM = PreTrainedModel
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
 
-def load_model(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedModel:
+class GenerativeModel(Protocol):
+    """What decoding needs of a model, and every encoder-decoder of transformers that has ``generate`` gives."""
+
+    training: bool
+
+    @property
+    def config(self) -> PreTrainedConfig: ...
+
+    @property
+    def generation_config(self) -> GenerationConfig: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def set_attn_implementation(self, attn_implementation: str) -> Any: ...
+
+
+def load_model(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Seq2SeqLM:
     """A seq2seq model on the machine's accelerator, if it has one.
 
     Raises:
@@ -35,7 +73,7 @@ def check_exists(name: str) -> None:
 
 
 @contextlib.contextmanager
-def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+def eager_attention(model: GenerativeModel) -> Iterator[None]:
     """The one implementation of attention that returns its weights, for a while."""
     implementation = model.config._attn_implementation
     is_switched = implementation not in (None, "eager")

@@ -11,18 +11,18 @@ import threading
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
+from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
 
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.coverage import coverage_beam_search
-from seqloom.decoding.loading import eager_attention
+from seqloom.decoding.loading import GenerativeModel, eager_attention
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
-GREEDY = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
+GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
 """Greedy search, whatever the model's generation config says of beams."""
 
 
@@ -42,8 +42,58 @@ class Hypothesis:
     """(layers, heads, target, source), each row adding up to 1; on the CPU."""
 
 
+# What it gives is known before it runs: a text, a list or an iterator, of texts or of hypotheses. The last one is for
+# lists of outputs of each source, for sources of other types, and for options that are known only then.
+@overload
 def translate(
-    model: PreTrainedModel,
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
+    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+) -> str: ...  # fmt: skip
+@overload
+def translate(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
+    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+) -> list[str]: ...  # fmt: skip
+@overload
+def translate(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
+    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+) -> Iterator[str]: ...  # fmt: skip
+@overload
+def translate(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    return_hypotheses: Literal[True], output_attentions: bool = ...,
+    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+) -> Hypothesis: ...  # fmt: skip
+@overload
+def translate(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    return_hypotheses: Literal[True], output_attentions: bool = ...,
+    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+) -> list[Hypothesis]: ...  # fmt: skip
+@overload
+def translate(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    return_hypotheses: Literal[True], output_attentions: bool = ...,
+    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+) -> Iterator[Hypothesis]: ...  # fmt: skip
+@overload
+def translate(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str | Iterable[str], *,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    return_hypotheses: bool = ..., output_attentions: bool = ..., **generate_kwargs: Any,
+) -> Any: ...  # fmt: skip
+def translate(
+    model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     sources: str | Iterable[str],
     *,
@@ -102,7 +152,7 @@ def translate(
 
 @torch.inference_mode()
 def _decode(
-    model: PreTrainedModel,
+    model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: list[str],
     batch_tokens: int,
@@ -124,10 +174,11 @@ def _decode(
     model.eval()
     try:
         for batch in _batches(order, encoded, max(1, batch_tokens // num_beams)):
-            inputs = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
-            inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+            padded = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
+            inputs = {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
             sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
             sequences = sequences if torch.is_tensor(sequences) else sequences.sequences
+            found: list[str] | list[Hypothesis]
             if return_hypotheses or output_attentions:
                 found = _hypotheses(model, tokenizer, sequences, inputs, output_attentions)
             else:
@@ -151,7 +202,7 @@ def _batches(order: list[int], encoded: list[list[int]], budget: int) -> Iterato
 
 
 def _hypotheses(
-    model: PreTrainedModel,
+    model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     sequences: torch.Tensor,
     inputs: dict[str, torch.Tensor],
@@ -160,11 +211,12 @@ def _hypotheses(
     """Scores and maps by one pass of teacher forcing: they are the model's own, however the sequences were found."""
     with eager_attention(model) if output_attentions else contextlib.nullcontext():
         options = {"output_attentions": True} if output_attentions else {}
-        scores, outputs = teacher_forced(model, sequences, **inputs, **options)
+        scores, outputs = teacher_forced(model, sequences, inputs["input_ids"], inputs["attention_mask"], **options)
     lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
     texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
     maps = None
-    if output_attentions and (layers := [weights for weights in outputs.cross_attentions or () if weights is not None]):
+    given = getattr(outputs, "cross_attentions", None) or ()
+    if output_attentions and (layers := [weights for weights in given if weights is not None]):
         maps = torch.stack(layers, dim=1)  # (batch · returned, layers, heads, target, source)
     returned = sequences.shape[0] // inputs["input_ids"].shape[0]
     hypotheses = []
@@ -175,8 +227,8 @@ def _hypotheses(
             Hypothesis(
                 text=texts[row],
                 score=sum(token_scores),
-                source_tokens=tokenizer.convert_ids_to_tokens(inputs["input_ids"][row // returned][is_token].tolist()),
-                target_tokens=target_tokenizer(tokenizer).convert_ids_to_tokens(ids[1 : 1 + length].tolist()),
+                source_tokens=_tokens(tokenizer, inputs["input_ids"][row // returned][is_token].tolist()),
+                target_tokens=_tokens(target_tokenizer(tokenizer), ids[1 : 1 + length].tolist()),
                 token_scores=token_scores,
                 cross_attentions=None if maps is None else maps[row, :, :, :length][..., is_token].float().cpu(),
             )
@@ -184,8 +236,14 @@ def _hypotheses(
     return hypotheses
 
 
+def _tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    assert isinstance(tokens, list)  # of one id it would be a text
+    return tokens
+
+
 def stream(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, **generate_kwargs: Any
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, source: str, **generate_kwargs: Any
 ) -> Iterator[str]:
     """One output, piece by piece, while it is being written. The pieces joined are the whole text.
 
@@ -208,7 +266,7 @@ def stream(
     streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
     closed = threading.Event()
 
-    def is_closed(ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+    def is_closed(ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         return torch.full(ids.shape[:1], closed.is_set(), device=ids.device)
 
     def run() -> None:

@@ -112,7 +112,7 @@ def comparison(
             part.yaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
     for part in parts[len(panels) :]:
         part.set_axis_off()
-    styles = {
+    styles: dict[str, dict[str, Any]] = {
         "training": {},
         "validation": {"ls": "--", "marker": "o", "markersize": 4},
         "best validation": {"ls": "", "marker": "*", "markersize": 12},

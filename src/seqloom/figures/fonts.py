@@ -51,7 +51,7 @@ def font_families(
     while missing:
         found = max(candidates, key=lambda file: sum(ord(c) in _characters(file) for c in missing), default=None)
         rest = {c: None for c in missing if found is None or ord(c) not in _characters(found)}
-        if len(rest) == len(missing):
+        if found is None or len(rest) == len(missing):
             break
         families.append(_register(found))
         missing = rest

@@ -26,6 +26,7 @@ from seqloom.scoring.score import decoding_of, load_split, score_model, scores_f
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
+from seqloom.support.wording import p_value, with_interval
 
 
 def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         return False
     scores = read_scores(folder)
     try:
-        config = GenerationConfig.from_pretrained(name, revision=settings.revision)
+        config = GenerationConfig.from_pretrained(name, revision=settings.revision or "main")
     except OSError:  # only the model itself tells
         config = load_model(name, settings.revision, settings.trust_remote_code).generation_config
     _, generation = decoding_of(config, generate_kwargs)
@@ -246,36 +247,26 @@ def comparison_text(results: dict[str, Any]) -> str:
         rows.append(
             (
                 name,
-                *map(_with_interval, result["scores"], result["intervals"]),
-                _with_interval(result["difference"], tests.get("interval"), sign="+"),
-                *(_p(tests.get(f"p_{test}")) for test in ("bootstrap", "randomisation", "exact")),
+                *map(with_interval, result["scores"], result["intervals"]),
+                with_interval(result["difference"], tests.get("interval"), sign="+"),
+                *(p_value(tests.get(f"p_{test}")) for test in ("bootstrap", "randomisation", "exact")),
             )
         )
         verdicts.append(f"{name}: {_verdict(tests)}")
         signatures.append(f"{name}: {result['signature']}" + (f"; {tests['signature']}" if tests else ""))
-    rows = [
-        [cell for cell, used in zip(row, map(any, zip(*rows[1:], strict=True)), strict=True) if used] for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    used = [any(column) for column in zip(*rows[1:], strict=True)]
+    table = [list(itertools.compress(row, used)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
     lines += ["", *verdicts, "", *signatures, *results["notes"], "", INDEPENDENT]
     return "\n".join(lines + ([f"the results are in {results['file']}"] if "file" in results else []))
-
-
-def _with_interval(value: float, low_high: Sequence[float] | None, sign: str = "") -> str:
-    bounds = f" [{low_high[0]:{sign}.2f}, {low_high[1]:{sign}.2f}]" if low_high else ""
-    return f"{value:{sign}.2f}{bounds}"
-
-
-def _p(value: float | None) -> str:
-    return "" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _verdict(tests: dict[str, Any]) -> str:
     if not tests:
         return "not tested, since a metric of the Hub does not tell what its score is made of."
     sentences = f"{tests['wins']:,} sentences better in A, {tests['losses']:,} in B, {tests['ties']:,} the same"
-    p = _p(tests["p"])
+    p = p_value(tests["p"])
     decided = f"{'p' if p.startswith('<') else 'p ='} {p}, {tests['test']}; {sentences}"
     if tests["better"] is None:
         return f"no difference was found at p < {significance.LEVEL:g} ({decided})."

@@ -46,7 +46,7 @@ class TextMetric(evaluate.Metric):
     """What tables and plots call it."""
     higher_is_better: ClassVar[bool] = True
 
-    def __init__(self, *, num_process: int = 1, keep_in_memory: bool | None = None, **kwargs):
+    def __init__(self, *, num_process: int = 1, keep_in_memory: bool | None = None, **kwargs: Any):
         keep_in_memory = num_process == 1 if keep_in_memory is None else keep_in_memory
         super().__init__(num_process=num_process, keep_in_memory=keep_in_memory, **kwargs)
 
@@ -73,17 +73,20 @@ class TextMetric(evaluate.Metric):
                 raise ValueError(f"predictions are strings and references strings or lists of them, not {text!r}.")
         super().add_batch(predictions=list(predictions), references=references)
 
-    def add(self, *, prediction: str | None = None, reference: str | list[str] | None = None, **kwargs) -> None:
+    def add(self, *, prediction: str | None = None, reference: str | list[str] | None = None, **kwargs: Any) -> None:
         """Add one prediction and its references."""
         example = {"predictions": prediction, "references": reference, **kwargs}  # evaluate.combine uses the plurals
         self.add_batch(**{name: [value] for name, value in example.items()})
 
-    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
-        """The result, and the statistics of the sentences (float64) that its ``score`` is computed from."""
+    def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
+        """The result, and the statistics of the sentences (float64) that its ``score`` is computed from.
+
+        A metric that has options takes them too.
+        """
         raise NotImplementedError
 
     def _compute(
-        self, predictions: list[str], references: list[list[str]], *, bootstrap_samples: int = 0, **options
+        self, predictions: list[str], references: list[list[str]], *, bootstrap_samples: int = 0, **options: Any
     ) -> dict[str, Any]:
         result, statistics = self.measure(predictions, references, **options)
         if bootstrap_samples:
@@ -97,7 +100,7 @@ class SacrebleuMetric(TextMetric):
     scorer: ClassVar[type]
     fields: ClassVar[tuple[str, ...]]
 
-    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+    def measure(self, predictions: list[str], references: list[list[str]], **options: Any) -> tuple[dict, Statistics]:
         try:
             scorer = self.scorer(**options)
         except (AssertionError, KeyError, TypeError) as error:
@@ -124,7 +127,7 @@ class Sacrebleu(SacrebleuMetric):
     scorer = BLEU
     fields = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
 
-    def measure(self, predictions: list[str], references: list[list[str]], **options) -> tuple[dict, Statistics]:
+    def measure(self, predictions: list[str], references: list[list[str]], **options: Any) -> tuple[dict, Statistics]:
         # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.
         return super().measure(predictions, references, **{"force": options.get("tokenize") == "none"} | options)
 
@@ -171,7 +174,7 @@ class CountingMetric(TextMetric):
         result = {"score": self._score((errors, total)), "errors": errors, "total": total, "signature": signature}
         return result, Statistics(np.array(rows, dtype=np.float64), self._score)
 
-    def _score(self, sums: Sequence[float]) -> float:
+    def _score(self, sums: np.ndarray | tuple[int, int]) -> float:
         errors, divisor = sums[0], max(sums[1], 1)
         return 100 * ((divisor - errors) if self.higher_is_better else errors) / divisor
 
@@ -204,7 +207,10 @@ class Wer(CountingMetric):
     higher_is_better = False
     rule = "tok:whitespace|unit:word"
     library = f"jiwer|version:{importlib.metadata.version('jiwer')}"
-    align = staticmethod(jiwer.process_words)
+
+    def align(self, reference: str, prediction: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
+        """The edits between the two, in this metric's units."""
+        return jiwer.process_words(reference, prediction)
 
     def count(self, prediction: str, reference: str) -> tuple[int, int]:
         found = self.align(reference, prediction)
@@ -217,7 +223,9 @@ class Cer(Wer):
 
     label = "CER"
     rule = "tok:char|unit:codepoint"
-    align = staticmethod(jiwer.process_characters)
+
+    def align(self, reference: str, prediction: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
+        return jiwer.process_characters(reference, prediction)
 
 
 class Per(Wer):

@@ -6,15 +6,16 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
-from transformers import GenerationConfig, PreTrainedModel
+from torch import nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
 from seqloom.data.pairs import load_pairs
 from seqloom.data.tokenization import check_matches, load_tokenizer
-from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, load_model
+from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, load_model
 from seqloom.decoding.translate import translate
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
@@ -60,10 +61,10 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
     tokenizer = load_tokenizer(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     if model.config.model_type in CONFIG_CLASSES:
         check_matches(tokenizer, model.config)
-    elif len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    elif len(tokenizer) > (rows := cast(nn.Embedding, model.get_input_embeddings()).num_embeddings):
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model {model.get_input_embeddings().num_embeddings} "
-            "embeddings: they were not made for each other."
+            f"the tokenizer has {len(tokenizer)} entries, the model {rows} embeddings: "
+            "they were not made for each other."
         )
     pairs, provenance = load_split(settings)
     return score_split(
@@ -89,8 +90,8 @@ def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:
 
 
 def score_split(
-    model: PreTrainedModel,
-    tokenizer,
+    model: GenerativeModel,
+    tokenizer: PreTrainedTokenizerBase,
     pairs: Dataset,
     settings: EvaluationSettings,
     *,

@@ -12,10 +12,10 @@ from seqloom.settings.schema import DERIVED, DataSettings, HubSettings, MixSetti
 from seqloom.support.wording import listing, unknown
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from seqloom.modeling import Seq2SeqConfig
 
 
-def model_config_class(model_type: str | None) -> type[PreTrainedConfig]:
+def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
     """The config class of a ``model_type`` of seqloom's."""
     from seqloom.modeling import CONFIG_CLASSES
 

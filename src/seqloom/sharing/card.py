@@ -15,7 +15,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from seqloom import run_folder
 from seqloom.figures.curves import training_curve
 from seqloom.figures.style import save_png
+from seqloom.modeling import Seq2SeqConfig
 from seqloom.scoring import metrics
+from seqloom.settings.checks import model_config_class
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import HubSettings, Settings
 from seqloom.sharing.privacy import last_part, shareable_settings, without_places
@@ -37,8 +39,6 @@ TASKS = {
 KINDS = {
     "byte_bpe": "byte-level BPE", "bpe": "BPE", "unigram": "Unigram", "word": "whitespace words", "char": "characters",
 }  # fmt: skip
-CELLS = {"rnn": "tanh-RNN", "lstm": "LSTM", "gru": "GRU"}
-ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "swiglu": "SwiGLU"}
 PRECISIONS = {"no": "float32", "bf16": "bfloat16, mixed", "fp16": "float16, mixed"}
 
 
@@ -89,9 +89,9 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         license=hub.license or "unknown",
         library_name="transformers",
         pipeline_tag=_pipeline_tag(hub),
-        tags=list(dict.fromkeys(["seqloom", "seq2seq", config["model_type"], "trained-from-scratch", "custom_code",
+        tags=list(dict.fromkeys(["seqloom", "seq2seq", config.model_type, "trained-from-scratch", "custom_code",
                                  *hub.tags])),
-        datasets=[settings.data.dataset] if _is_on_hub(record) else None,
+        datasets=[settings.data.dataset] if settings.data.dataset and _is_on_hub(record) else None,
         metrics=[result.metric_type for result in results] or None,
         model_name=name,
         eval_results=results or None,
@@ -103,7 +103,7 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         card_data,
         template_str=files("seqloom.model_cards").joinpath("template.md").read_text(encoding="utf-8"),
         title=name,
-        summary=f"{_architecture(config)}. {record['model']['parameters']:,} parameters, trained from scratch with "
+        summary=f"{config.describe()}. {record['model']['parameters']:,} parameters, trained from scratch with "
         f"seqloom on {data_name}{_languages(hub.language)}.",
         snippet=SNIPPET.format(**words),
         decoding="in its generation config"
@@ -149,11 +149,12 @@ def draft_card(hub: HubSettings, text: str) -> ModelCard:
     return ModelCard(f"---\n{data}\n---\n\n{text}\n")
 
 
-def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]], dict[str, Any]]:
+def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]], Seq2SeqConfig]:
     """Settings, record, log and the model's config."""
     run_folder.finished(folder)
     settings = load_settings(folder / run_folder.SETTINGS)
-    config = run_folder.read_json(folder / run_folder.CONFIG)
+    fields = run_folder.read_json(folder / run_folder.CONFIG)
+    config = model_config_class(fields.get("model_type")).from_dict(fields)
     return settings, run_folder.read_record(folder), run_folder.read_log(folder), config
 
 
@@ -174,7 +175,7 @@ def _data_name(settings: Settings, record: dict[str, Any]) -> str:
         return f"SCAN, split {split}" + (" (seqloom's own draw, of the published sizes)" if split == "simple" else "")
     if data.dataset:
         return data.dataset if _is_on_hub(record) else last_part(data.dataset)
-    return ", ".join(last_part(path) for path in data.train_files)
+    return ", ".join(last_part(path) for path in data.train_files or ())
 
 
 def _source_name(entry: dict[str, Any]) -> str:
@@ -224,30 +225,6 @@ def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _architecture(config: dict[str, Any]) -> str:
-    """The model in words, from its config."""
-    layers = f"{config['encoder_layers']}+{config['decoder_layers']} layers"
-    if config["model_type"] == "transformer_seq2seq":
-        sides = sorted({config["encoder_attention_heads"], config["decoder_attention_heads"]})
-        widths = sorted({config["encoder_ffn_dim"], config["decoder_ffn_dim"]})
-        return (
-            f"Transformer encoder-decoder (Vaswani et al. 2017): {layers}, {config['d_model']} wide, "
-            f"{' and '.join(map(str, sides))} heads, feed-forward networks {' and '.join(map(str, widths))} wide with "
-            f"{ACTIVATIONS[config['activation_function']]}, {'pre' if config['normalize_before'] else 'post'}-norm, "
-            f"{config['position_embedding_type']} positions"
-        )
-    attention = {
-        "none": "no attention (Sutskever et al. 2014)",
-        "bahdanau": "Bahdanau attention",
-        "luong": f"Luong attention ({config['attention_score']}{', input feeding' * config['input_feeding']})",
-    }[config["attention"]]
-    return (
-        f"{CELLS[config['cell_type']]} encoder-decoder: {layers}, {config['hidden_size']} wide, embeddings "
-        f"{config['embedding_size']} wide, {'bidirectional' if config['bidirectional'] else 'unidirectional'} encoder, "
-        f"{attention}"
-    )
-
-
 def _licence(licence: str | None) -> str:
     code = "The files of code beside the weights are Apache-2.0."
     if licence is None:
@@ -260,7 +237,8 @@ def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult
     split = evaluation["split"]
     on_hub, origin = _is_on_hub(record), data["splits"][split]
     from_files = isinstance(origin, list)
-    kind = settings.data.dataset if on_hub or settings.data.dataset == "scan" else "local"
+    dataset = settings.data.dataset or "local"
+    kind = dataset if on_hub or dataset == "scan" else "local"
     is_own_draw = settings.data.dataset == "scan" and settings.data.split in (None, "simple")
     return [
         EvalResult(
@@ -348,11 +326,11 @@ def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:
     return "\n\n".join([*parts, *([_table(["split", "file", "bytes:", "sha256"], names)] if names else [])])
 
 
-def _tokenizer(settings: Settings, config: dict[str, Any]) -> str:
+def _tokenizer(settings: Settings, config: Seq2SeqConfig) -> str:
     tokenizer = settings.tokenizer
-    source, target = config["vocab_size"], config["decoder_vocab_size"] or config["vocab_size"]
+    source, target = config.vocab_size, config.decoder_vocab_size
     sizes = f"{source:,} entries for both sides"
-    if not config["share_encoder_decoder_embeddings"]:
+    if not config.share_encoder_decoder_embeddings:
         sizes = f"{source:,} entries for the source and {target:,} for the target"
     if tokenizer.path:
         return f"{without_places(tokenizer.path)}, {sizes}"
@@ -363,11 +341,11 @@ def _tokenizer(settings: Settings, config: dict[str, Any]) -> str:
     return f"{' and '.join(kinds)}, {sizes}{normal}{', lower case' * tokenizer.lowercase}; trained on the training data"
 
 
-def _hyper_parameters(settings: Settings, record: dict[str, Any], config: dict[str, Any]) -> str:
+def _hyper_parameters(settings: Settings, record: dict[str, Any], config: Seq2SeqConfig) -> str:
     training, plan = settings.training, record["data"]["plan"]
-    if training.batch_tokens is None:
+    if training.batch_size is not None:
         batch = f"{plural(training.batch_size, 'pair')}"
-    else:
+    elif training.batch_tokens is not None:
         batch = f"{plural(training.batch_tokens, 'token')}, padding included"
     decay = f"; weight decay {training.weight_decay:g}" if training.weight_decay else ""
     name = {"adamw": "AdamW", "adam": "Adam"}[training.optim]
@@ -380,7 +358,7 @@ def _hyper_parameters(settings: Settings, record: dict[str, Any], config: dict[s
         "gradient": "not clipped" if training.max_grad_norm is None else f"clipped at norm {training.max_grad_norm:g}",
         "batch": f"{batch}; {plural(training.batches_per_update, 'batch').replace('batchs', 'batches')} an update; "
         f"{plan['target_tokens_per_update']:,.0f} target tokens an update, {plan['padding']:.1%} padding",
-        "dropout": f"{config['dropout']:g}",
+        "dropout": f"{config.dropout:g}",
         "label smoothing": f"{training.label_smoothing_factor:g}",
         "precision": PRECISIONS.get(record["precision"], record["precision"]),
         "seed": str(training.seed),

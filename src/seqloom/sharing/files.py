@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files as files_of
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from seqloom import run_folder
 from seqloom.settings.schema import Settings
@@ -25,13 +25,17 @@ TELLING = (run_folder.RECORD, run_folder.LOG, run_folder.CURVE)
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Weights, configs, tokenizer and the code that they name, in a folder that may hold other things as well."""
-    code = {path.name for path in Path(str(files_of("seqloom.modeling"))).glob("*_seq2seq*.py")}
+    """Weights, configs, tokenizer, the code that they name and what that imports, in a folder of other things too."""
+    code: set[str] = set()
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            references = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map", {})
-            flat = [part for value in references.values() for part in (value if isinstance(value, list) else [value])]
+            named = json.loads((folder / name).read_text(encoding="utf-8"))
+            references = [*named.get("auto_map", {}).values()]
+            references += [pipeline["impl"] for pipeline in named.get("custom_pipelines", {}).values()]
+            flat = [part for value in references for part in (value if isinstance(value, list) else [value])]
             code |= {f"{reference.partition('.')[0]}.py" for reference in flat if reference}
+    for path in [folder / name for name in code if (folder / name).is_file()]:
+        code |= {Path(other).name for other in get_relative_import_files(path)}
     names = {"config.json", "generation_config.json"} | TOKENIZER_FILES | code
     return [path for path in sorted(folder.iterdir()) if path.is_file() and
             (path.name in names or path.name.endswith(WEIGHTS))]  # fmt: skip

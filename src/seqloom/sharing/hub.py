@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
@@ -34,20 +33,26 @@ def check_header(card: ModelCard) -> None:
         ) from None
 
 
+def repository_of(hub: HubSettings) -> str:
+    """The name of the repository, which is given wherever anything is pushed."""
+    assert hub.push_to_hub is not None
+    return hub.push_to_hub
+
+
 def commit(hub: HubSettings, files: dict[str, Path | bytes], message: str, delete: Sequence[str] = ()) -> CommitInfo:
     """One commit of all files; those that the repository has already are not sent again.
 
     Weights of an earlier push that have no successor are deleted where new ones come, and so is ``delete``.
     """
-    api, repository = HfApi(), {"repo_id": hub.push_to_hub, "revision": hub.hub_revision}
-    operations: list[Any] = [
+    api, repository, revision = HfApi(), repository_of(hub), hub.hub_revision
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=file) for name, file in files.items()
     ]
     if any(name.endswith(WEIGHTS) for name in files):
-        there = api.list_repo_files(**repository)
+        there = api.list_repo_files(repository, revision=revision)
         stale = [name for name in there if (name.endswith(WEIGHTS) or name in delete) and name not in files]
         operations += [CommitOperationDelete(path_in_repo=name) for name in stale]
-    return api.create_commit(operations=operations, commit_message=message, **repository)
+    return api.create_commit(repository, operations, commit_message=message, revision=revision)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import HubSettings
 from seqloom.sharing.card import draft_card, is_as_made, make_card
 from seqloom.sharing.files import TELLING, model_files, shared_files
-from seqloom.sharing.hub import check_header, commit, explained
+from seqloom.sharing.hub import check_header, commit, explained, repository_of
 from seqloom.sharing.privacy import last_part
 from seqloom.sharing.verify import check_record, load_pushed, reproduce
 
@@ -31,18 +31,19 @@ def prepare_repository(hub: HubSettings) -> None:
     Raises:
         ValueError: The Hub cannot be reached or does not allow it.
     """
-    what, then = f"nothing can be pushed to {hub.push_to_hub}", "leave push_to_hub out to train without pushing"
+    name = repository_of(hub)
+    what, then = f"nothing can be pushed to {name}", "leave push_to_hub out to train without pushing"
     with explained(what, then):
         api = HfApi()
-        api.create_repo(hub.push_to_hub, private=hub.hub_private_repo, exist_ok=True)
-        is_private = api.repo_info(hub.push_to_hub).private
+        api.create_repo(name, private=hub.hub_private_repo, exist_ok=True)
+        is_private = api.repo_info(name).private
         if hub.hub_private_repo not in (None, is_private):
             raise ValueError(
                 f"it is there already and {'private' if is_private else 'public'}, while hub_private_repo is "
                 f"{str(hub.hub_private_repo).lower()}: change its settings on the Hub, or take another name"
             )
         if hub.hub_revision:
-            api.create_branch(hub.push_to_hub, branch=hub.hub_revision, exist_ok=True)
+            api.create_branch(name, branch=hub.hub_revision, exist_ok=True)
         check_header(draft_card(hub, ""))
 
 
@@ -77,7 +78,7 @@ def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> 
     """
     settings = load_settings(run_folder.finished(folder) / run_folder.SETTINGS)
     record = run_folder.read_record(folder)
-    name = hub.push_to_hub
+    name = repository_of(hub)
     own = own_card(folder, name, last_part(settings.output_dir))
     what = f"{folder} was not pushed to {name}"
     then = f"the model is whole in {folder}; push it later with: seqloom push {folder} {name}"

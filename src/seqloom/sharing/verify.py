@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from seqloom import run_folder
+from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
 from seqloom.decoding.translate import translate
 from seqloom.scoring import metrics
 from seqloom.scoring.predictions import Predictions, read_predictions
@@ -24,10 +25,10 @@ LEAST_SAME = 0.95
 machine, in another precision or batch."""
 
 
-def load_pushed(name: str, revision: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_pushed(name: str, revision: str) -> tuple[Seq2SeqLM, PreTrainedTokenizerBase]:
     """The model as strangers get it: downloaded anew, and run by the code that was pushed with it."""
     with tempfile.TemporaryDirectory() as cache:
-        options = {"revision": revision, "cache_dir": cache}
+        options: dict[str, Any] = {"revision": revision, "cache_dir": cache}
 
         def pushed_class(config: str, auto_class: str) -> Any:
             path = HfApi().hf_hub_download(name, config, **options)
@@ -82,7 +83,7 @@ def reproduce(
     folder: Path,
     record: dict[str, Any],
     settings: Settings,
-    model: PreTrainedModel,
+    model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     sample_size: int = SAMPLE_SIZE,
 ) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -17,7 +17,19 @@ def plural(number: int, word: str) -> str:
     return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
+def with_interval(value: float, low_high: Sequence[float] | None, sign: str = "") -> str:
+    """``1.50 [1.00, 2.00]``; with ``+`` as the sign, differences have theirs."""
+    bounds = f" [{low_high[0]:{sign}.2f}, {low_high[1]:{sign}.2f}]" if low_high else ""
+    return f"{value:{sign}.2f}{bounds}"
+
+
+def p_value(p: float | None) -> str:
+    """``0.049``, ``< 0.001``; nothing where there is none."""
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def listing(values: Iterable[Any]) -> str:
+    """``a, b, c``: names to choose from; ``none``."""
     return ", ".join(str(value) for value in values) or "none"
 
 
@@ -25,6 +37,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one is most like, if any."""
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return near[0] if near else None
+
+
+def together(items: Sequence[str]) -> str:
+    """``a, b and c``: all of them in a sentence."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils.constants import FSDP_MODEL_NAME
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom import run_folder
 from seqloom.support.disk import damage, discard, explained_when_full, remove, replace_folder, seal, sync
@@ -29,7 +29,11 @@ STATE_FILE = "progress.json"
 
 
 def save_checkpoint(
-    folder: Path, accelerator: Accelerator, progress: Progress, optimizer=None, save_total_limit: int = 2
+    folder: Path,
+    accelerator: Accelerator,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer | None = None,
+    save_total_limit: int = 2,
 ) -> None:
     """Saves weights, optimizer, schedule, scaler, random states of every process, and the progress.
 
@@ -87,7 +91,7 @@ def last_checkpoint(folder: Path, say: Callable[[str], object] = print) -> Path 
     Raises:
         ValueError: There are checkpoints, but none is whole.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in reversed(step_folders(folder)):
         what = damage(path)
         if what is None:
@@ -114,7 +118,7 @@ def load_checkpoint(checkpoint: Path, accelerator: Accelerator) -> Progress:
     return Progress(**json.loads((checkpoint / STATE_FILE).read_text()))
 
 
-def save_model(model: PreTrainedModel, tokenizer, folder: Path, step: int) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, step: int) -> None:
     """Writes a folder that `from_pretrained` loads, aside and then renamed; and of which update it is.
 
     Raises:
@@ -161,7 +165,7 @@ def recover(folder: Path) -> None:
         remove(left)
 
 
-def save_tokenizer(tokenizer, folder: Path) -> None:
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a tokenizer into a folder, each file whole or not at all."""
     aside = folder / "saving-tokenizer"
     with explained_when_full(aside):
@@ -176,7 +180,7 @@ def save_tokenizer(tokenizer, folder: Path) -> None:
         remove(aside)
 
 
-def state_bytes(optimizer) -> int | None:
+def state_bytes(optimizer: torch.optim.Optimizer | None) -> int | None:
     """About how large a checkpoint is: weights, and what the optimizer keeps of each."""
     if optimizer is None:
         return None

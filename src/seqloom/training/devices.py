@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -15,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from seqloom import run_folder
+from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import Settings
 from seqloom.support.machine import available_cores
 
@@ -95,7 +97,9 @@ def shard_on_cpu(accelerator: Accelerator) -> None:
         state.distributed_type = PartialState().distributed_type = DistributedType.FSDP  # all instances share one state
 
 
-def prepare(accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer):
+def prepare(
+    accelerator: Accelerator, model: PreTrainedModel, optimizer: torch.optim.Optimizer
+) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     """Model and optimizer as Accelerate wraps them: as they are, for DDP, or sharded by FSDP2."""
     hidden = ("get_input_embeddings", "get_output_embeddings") if accelerator.is_fsdp2 else ()
     # Accelerate 1.15 shards input and output embeddings apart from the rest, but torch 2.13 wants all that share a
@@ -114,11 +118,12 @@ def full_state_dict(accelerator: Accelerator, model: torch.nn.Module) -> dict[st
     All processes must ask together: where the model is sharded, each gives its part.
     """
     if isinstance(model, FSDPModule):
-        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+        return cast(dict[str, torch.Tensor], state)  # which could hold more than weights, as a model's does not
     return accelerator.unwrap_model(model).state_dict()
 
 
-def whole_model(accelerator: Accelerator, model: torch.nn.Module) -> PreTrainedModel:
+def whole_model(accelerator: Accelerator, model: torch.nn.Module) -> Seq2SeqLM:
     """The model without Accelerate's wrapping; a copy, where it is sharded, that no other process is needed for.
 
     All processes must ask together.

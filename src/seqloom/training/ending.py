@@ -7,9 +7,10 @@ import json
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM
 
 from seqloom import run_folder
+from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.scoring import metrics
 from seqloom.scoring.score import score_split, table
 from seqloom.sharing.card import write_card
@@ -43,7 +44,7 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
         "example": splits.get(split or "", splits["validation"])[0]["source"],
     }
     penalty = settings.generation.coverage_penalty
-    decoding = {"coverage_penalty": penalty} if penalty else {}  # all else is in the generation config
+    decoding: dict[str, Any] = {"coverage_penalty": penalty} if penalty else {}  # all else is in the generation config
     if accelerator.is_main_process:
         with disk.explained_when_full(run.folder / "saving-model"):
             model.save_pretrained(run.folder)
@@ -63,7 +64,7 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
     return record
 
 
-def choose_weights(run: Run) -> tuple[PreTrainedModel, str]:
+def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
     """The best validation's model, or the mean of several if that scores as well; and which it is, in words."""
     settings, accelerator, progress, best = run.settings, run.accelerator, run.progress, run_folder.best(run.folder)
     what = disk.damage(best) if accelerator.is_main_process else None
@@ -81,6 +82,7 @@ def choose_weights(run: Run) -> tuple[PreTrainedModel, str]:
         average = AutoModelForSeq2SeqLM.from_pretrained(best).to(accelerator.device)
         steps = checkpoints.load_average(average, run.folder)
         goal = metrics.Goal.of(settings.training)
+        assert progress.best_score is not None  # a best model has one
         score = validate(dataclasses.replace(run, model=average, average=None))[goal.name]
         say(
             accelerator,

@@ -13,9 +13,11 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import load_tokenizer, target_tokenizer
+from seqloom.decoding.loading import Seq2SeqLM
+from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.privacy import last_part
 
 LISTED = 6
@@ -46,8 +48,23 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return frozen
 
 
+def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2SeqLM:
+    """A model of random weights as a training begins with: its attention, what is frozen, what is computed twice.
+
+    Raises:
+        ValueError: As for `freeze`.
+    """
+    attention = training.attn_implementation
+    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
+    freeze(model, training.freeze)
+    if training.gradient_checkpointing:
+        # The older transformers have the second name alone; in the newer ones it warns.
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    return model
+
+
 @torch.no_grad()
-def initialise(model: PreTrainedModel, tokenizer, name: str, patterns: Sequence[str]) -> str:
+def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, patterns: Sequence[str]) -> str:
     """Takes over another model's weights, wherever they fit.
 
     Args:
@@ -65,7 +82,9 @@ def initialise(model: PreTrainedModel, tokenizer, name: str, patterns: Sequence[
     wanted = _matching(model, patterns, "training.init_parameters")
     other = _load(name)
     given = dict(other.named_parameters(remove_duplicate=False))
-    taken, rows, missing = [], [], []
+    taken: list[str] = []
+    rows: list[str] = []
+    missing: list[str] = []
     tables = _tables(model, wanted)
     if tables:
         theirs = load_tokenizer(name)

@@ -8,8 +8,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, get_scheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from seqloom.data.tokenization import check_matches, target_tokenizer
 from seqloom.data.updates import UpdateStream
@@ -17,7 +18,7 @@ from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
 from seqloom.support.console import say
 from seqloom.training.devices import prepare
-from seqloom.training.initialisation import freeze, initialise
+from seqloom.training.initialisation import fresh_model, initialise
 from seqloom.training.material import Material
 from seqloom.training.state import Progress, Run
 
@@ -38,17 +39,17 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     max_steps = material.max_steps(settings)
     optimizer, scheduler = make_optimizer(model, settings, max_steps)
     average = make_average(model, settings, accelerator)
-    model, optimizer = prepare(accelerator, model, optimizer)
+    wrapped, optimizer = prepare(accelerator, model, optimizer)
     accelerator.register_for_checkpointing(scheduler)
     set_seed(training.seed, device_specific=True)  # every process drops out other units
     return Run(
-        settings, folder, accelerator, model, optimizer, scheduler, tokenizer, material.train_stream,
+        settings, folder, accelerator, wrapped, optimizer, scheduler, tokenizer, material.train_stream,
         material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, Progress(),
         average=average,
     )  # fmt: skip
 
 
-def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> PreTrainedModel:
+def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_stream: UpdateStream) -> PreTrainedModel:
     """A model of the settings' family, for the tokenizer's vocabularies, with its generation config."""
     fields = {name: value for name, value in settings.model.items() if name != "model_type"}
     config = model_config_class(settings.model["model_type"])(
@@ -63,12 +64,7 @@ def make_model(settings: Settings, tokenizer, train_stream: UpdateStream) -> Pre
         decoder_start_token_id=tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
     )
     check_matches(tokenizer, config)
-    attention = settings.training.attn_implementation
-    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
-    freeze(model, settings.training.freeze)
-    if settings.training.gradient_checkpointing:
-        # The older transformers have the second name alone; in the newer ones it warns.
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    model = fresh_model(config, settings.training)
     generation = settings.generation
     longest = generation.max_new_tokens
     if longest is None:
@@ -100,7 +96,9 @@ def make_average(model: PreTrainedModel, settings: Settings, accelerator: Accele
     return average
 
 
-def make_optimizer(model: nn.Module, settings: Settings, max_steps: int | None):
+def make_optimizer(
+    model: nn.Module, settings: Settings, max_steps: int | None
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """Optimizer and schedule. Biases and normalisation weights do not decay."""
     training = settings.training
     if max_steps is None and training.lr_scheduler_type in ("cosine", "linear"):

@@ -32,7 +32,7 @@ def train(run: Run) -> None:
         try:
             train_until_over(run, log, console, signals)
         except (ValueError, OSError) as error:
-            error.is_own = True  # what befell one process, the others cannot tell
+            vars(error)["is_own"] = True  # what befell one process, the others cannot tell
             raise
     say(run.accelerator, summary(run, log))
 

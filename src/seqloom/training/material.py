@@ -97,7 +97,7 @@ def gather_material(
     return Material(pairs, tokenizer, train_stream, validation_stream, report, plan, checkpoint)
 
 
-def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
+def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None) -> PreTrainedTokenizerBase:
     """Loads the tokenizer, or trains it on the training data."""
     if resumed is not None:
         return load_tokenizer(resumed)
@@ -114,7 +114,11 @@ def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None):
 
 
 def make_sampled(
-    pairs: Data, settings: Settings, tokenizer, accelerator: Accelerator, report: EncodingReport
+    pairs: Data,
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    report: EncodingReport,
 ) -> Callable[[int], Data] | None:
     """What encodes the training pairs anew for every epoch, where their segmentations are drawn; else None.
 
@@ -135,7 +139,12 @@ def make_sampled(
 
 
 def make_stream(
-    dataset, settings: Settings, tokenizer, accelerator: Accelerator, is_validation: bool = False, dataset_of=None
+    dataset: Data,
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    accelerator: Accelerator,
+    is_validation: bool = False,
+    dataset_of: Callable[[int], Data] | None = None,
 ) -> UpdateStream:
     """Encoded pairs as updates; validation data as single batches that no pair is too long for."""
     training = settings.training

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
+import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
-from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 
 from seqloom.data.updates import UpdateStream
+from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import Settings
 
 
@@ -47,12 +51,12 @@ class Run:
     accelerator: Accelerator
     model: nn.Module
     """As Accelerate wraps it; ``accelerator.unwrap_model(run.model)`` is the model itself."""
-    optimizer: Any
-    scheduler: Any
-    tokenizer: Any
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    tokenizer: PreTrainedTokenizerBase
     train_stream: UpdateStream
     validation_stream: UpdateStream
-    validation_pairs: Any
+    validation_pairs: Dataset
     """The texts that are decoded in validations."""
     max_steps: int | None
     progress: Progress
@@ -62,9 +66,11 @@ class Run:
     """The weights' exponential moving average, with ``training.ema_decay``."""
 
     @property
-    def scored_model(self) -> PreTrainedModel:
+    def scored_model(self) -> Seq2SeqLM:
         """The model that is validated and saved: the moving average where there is one, else the one that learns."""
-        return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
+        if self.average is None:
+            return self.accelerator.unwrap_model(self.model)
+        return cast(Seq2SeqLM, self.average.module)
 
 
 def is_over(run: Run) -> bool:

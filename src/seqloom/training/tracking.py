@@ -38,6 +38,9 @@ class RunLog:
     infinite) is left out, since neither JSON nor every tracker knows such.
     """
 
+    loss: float
+    seconds: float
+
     def __init__(self, run: Run):
         self.run = run
         self.last_validation = run.progress.step  # where no checkpoint says otherwise

@@ -24,8 +24,8 @@ def validate(run: Run) -> dict[str, float]:
                 loss = model(**inputs, num_items_in_batch=1, label_smoothing=0.0, use_cache=False).loss
             total += loss.item()
         num_tokens += position.num_tokens
-    total = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").item()
-    scores = {"loss": total / num_tokens}
+    loss_sum = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").item()
+    scores = {"loss": loss_sum / num_tokens}
     if name := run.settings.training.eval_metric:
         sources, references = run.validation_pairs["source"][:], run.validation_pairs["target"][:]
         mine = slice(accelerator.process_index, None, accelerator.num_processes)

@@ -86,7 +86,5 @@ def words(size: int = VOCAB) -> Tokenizer:
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
-def pair(**changes) -> ours.Seq2SeqPairTokenizer:
-    return ours.Seq2SeqPairTokenizer(
-        tokenizer_object=words(), target_tokenizer_object=words(10), **{**SPECIAL, **changes}
-    )
+def pair() -> ours.Seq2SeqPairTokenizer:
+    return ours.Seq2SeqPairTokenizer(tokenizer_object=words(), target_tokenizer_object=words(10), **SPECIAL)

@@ -19,7 +19,7 @@ SPENT = {"seconds": "seconds", "updates": "updates", "tokens": "target tokens", 
 
 
 @dataclass(frozen=True)
-class Progress:
+class Validations:
     """A run's validations, one after another, and what was spent before each."""
 
     steps: list[int]
@@ -33,7 +33,7 @@ class Progress:
     """Of the whole training."""
 
 
-def read_progress(folder: Path) -> Progress | None:
+def read_validations(folder: Path) -> Validations | None:
     """From ``training_log.jsonl``; None where there is none, or none that counts tokens, seconds and validations."""
     if not (folder / run_folder.LOG).is_file():
         return None
@@ -50,7 +50,7 @@ def read_progress(folder: Path) -> Progress | None:
     rate = tokens[-1] / seconds[-1]
     names = set.intersection(*(set(line) for line in validations))
     spent = [line["target_tokens"] for line in validations]
-    return Progress(
+    return Validations(
         [line["step"] for line in validations],
         spent,
         [float(np.interp(count, tokens, seconds)) + max(0.0, count - tokens[-1]) / rate for count in spent],
@@ -63,17 +63,17 @@ def read_progress(folder: Path) -> Progress | None:
     )
 
 
-def read_all(candidates: Sequence[Candidate]) -> dict[str, list[Progress]]:
+def read_all(candidates: Sequence[Candidate]) -> dict[str, list[Validations]]:
     """The runs of every candidate; without those that have no log."""
     found = {}
     for candidate in candidates:
-        runs = [run for folder in candidate.folders if (run := read_progress(folder)) is not None]
+        runs = [run for folder in candidate.folders if (run := read_validations(folder)) is not None]
         if runs:
             found[candidate.name] = runs
     return found
 
 
-def common_metric(runs: dict[str, list[Progress]]) -> str:
+def common_metric(runs: dict[str, list[Validations]]) -> str:
     """The metric that all runs were validated with, else ``loss``."""
     names = set.intersection(*(set(run.scores) for group in runs.values() for run in group)) if runs else set()
     return min(names - {"loss"}, default="loss")
@@ -93,16 +93,18 @@ def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
     return {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
 
 
-def best_of_all(runs: dict[str, list[Progress]], metric: str) -> float:
+def best_of_all(runs: dict[str, list[Validations]], metric: str) -> float:
     """The best score that every run reaches."""
     better, worse = (max, min) if metrics.higher_is_better(metric) else (min, max)
     return worse(better(run.scores[metric]) for group in runs.values() for run in group)
 
 
 def to_quality(
-    runs: Sequence[Progress], metric: str, quality: float | None, training_flops: float
+    runs: Sequence[Validations], metric: str, quality: float | None, training_flops: float
 ) -> dict[str, Any] | None:
     """Seconds, updates, target tokens and FLOPs before the first validation that is as good; None if a run has none."""
+    if quality is None:
+        return None
     sign = 1 if metrics.higher_is_better(metric) else -1
     spent: dict[str, list[float]] = {name: [] for name in SPENT}
     for run in runs:

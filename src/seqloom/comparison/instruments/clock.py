@@ -22,7 +22,7 @@ Series = dict[int, float]  # length → time
 SHORT = 0.03
 """Seconds that a quick step's runs last together in a round: a single one would be lost in the clock's noise."""
 MOST_RUNS = 10
-LONG = 1.0
+LONG_RUN = 1.0
 """Seconds; the first run of a step that lasts longer counts too."""
 UNDISTURBED = 0.9
 """Share of a core that one thread has on a quiet machine, at least."""
@@ -49,12 +49,12 @@ def median_seconds(
         Each step's median, in seconds.
     """
     first = first or {name: seconds_of(step, device) for name, step in steps.items()}
-    taken = {name: [first[name]] if first[name] > LONG else [] for name in steps}
+    taken = {name: [first[name]] if first[name] > LONG_RUN else [] for name in steps}
     shown = bool(title) and has_terminal()
     with tqdm(total=repeats * len(steps), desc=title, disable=not shown, dynamic_ncols=True, unit=" timings") as bar:
         for number in range(repeats):
             for name in list(steps) if number % 2 else reversed(list(steps)):
-                if len(taken[name]) <= number or first[name] <= LONG:
+                if len(taken[name]) <= number or first[name] <= LONG_RUN:
                     runs = min(MOST_RUNS, math.ceil(SHORT / first[name]))
                     taken[name] += [seconds_of(steps[name], device) for _ in range(runs)]
                 bar.update()

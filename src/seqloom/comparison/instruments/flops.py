@@ -20,9 +20,10 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from seqloom.comparison.candidates import Candidate
+from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
 from seqloom.decoding.translate import GREEDY
 
 MOST_SENTENCES = 10_000
@@ -34,8 +35,7 @@ def costs(candidate: Candidate) -> dict[str, Any]:
 
     Returns:
         ``source_length`` and ``target_length`` in tokens, the end token included: medians of the test data;
-        ``training_flops`` and ``generation_flops`` a target token; ``parameters``, ``embedding_parameters``;
-        ``is_recurrent``.
+        ``training_flops`` and ``generation_flops`` a target token; ``parameters``, ``embedding_parameters``.
     """
     model, tokenizer = candidate.load()
     source_length, target_length = typical_lengths(candidate, tokenizer)
@@ -46,7 +46,6 @@ def costs(candidate: Candidate) -> dict[str, Any]:
         "training_flops": training_flops(model, source_length, target_length) / target_length,
         "generation_flops": generation_flops(model, source_length, target_length) / target_length,
         **parameters(model),
-        "is_recurrent": any(isinstance(module, nn.RNNBase) for module in model.modules()),
     }
 
 
@@ -60,7 +59,7 @@ def typical_lengths(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) ->
     return source, target
 
 
-def parameters(model: nn.Module) -> dict[str, int]:
+def parameters(model: Seq2SeqLM) -> dict[str, int]:
     """``parameters``, tied ones once; and ``embedding_parameters``, those of tables and of the output matrix."""
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     if (output := model.get_output_embeddings()) is not None:
@@ -72,7 +71,7 @@ def parameters(model: nn.Module) -> dict[str, int]:
     }
 
 
-def typical_batch(model: PreTrainedModel, rows: int, source_length: int, target_length: int) -> dict[str, torch.Tensor]:
+def typical_batch(model: Seq2SeqLM, rows: int, source_length: int, target_length: int) -> dict[str, torch.Tensor]:
     """Pairs without padding: ``input_ids``, ``attention_mask`` (rows, source), ``labels`` (rows, target)."""
     special = {getattr(model.config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")}
     token = next(number for number in itertools.count() if number not in special)  # models treat those apart
@@ -84,7 +83,7 @@ def typical_batch(model: PreTrainedModel, rows: int, source_length: int, target_
     }
 
 
-def training_flops(model: PreTrainedModel, source_length: int, target_length: int, rows: int = 1) -> int:
+def training_flops(model: Seq2SeqLM, source_length: int, target_length: int, rows: int = 1) -> int:
     """FLOPs of forward and backward pass.
 
     Args:
@@ -98,7 +97,7 @@ def training_flops(model: PreTrainedModel, source_length: int, target_length: in
     return counter.get_total_flops()
 
 
-def generation_flops(model: PreTrainedModel, source_length: int, target_length: int, rows: int = 1) -> int:
+def generation_flops(model: Seq2SeqLM, source_length: int, target_length: int, rows: int = 1) -> int:
     """FLOPs of writing ``target_length`` tokens greedily with the cache, the encoder's included."""
     model.eval()
     batch = typical_batch(model, rows, source_length, target_length)
@@ -107,7 +106,7 @@ def generation_flops(model: PreTrainedModel, source_length: int, target_length: 
     return counter.get_total_flops()
 
 
-def generate(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def generate(model: GenerativeModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """As many tokens as the labels have, greedily: (rows, 1 + target) ids."""
     length = batch["labels"].shape[1]
     inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from seqloom.comparison.instruments.flops import generate, typical_batch
+from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.modeling import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.machine import keep_freed_memory, peak_memory, synchronise
-from seqloom.training.initialisation import freeze
+from seqloom.training.initialisation import fresh_model
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -66,7 +67,7 @@ def watch(work: Work) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(work.num_threads), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "seqloom.comparison.instruments.footprint", json.dumps(dataclasses.asdict(work))]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    found = {"generation_memory_mib": None, "training_memory_mib": None, "energy": None, "error": None}
+    found: dict[str, Any] = {"generation_memory_mib": None, "training_memory_mib": None, "energy": None, "error": None}
     for line in done.stdout.splitlines():  # what was measured before an error stays
         found |= json.loads(line)
     if done.returncode:
@@ -86,7 +87,7 @@ def work_here(work: Work) -> Iterator[dict[str, Any]]:
     for kind, times in (("generation", 1), ("training", 3)):  # an optimizer's state is there from the second update on
         if kind == "training":
             keep_freed_memory()  # as a training does
-        model = make_model(config, training, device)
+        model = fresh_model(config, training).to(device)
         forget_peak(device)  # making a model takes more than having it
         step = make_step(kind, work, model, training)
         for _ in range(times):
@@ -104,17 +105,7 @@ def work_here(work: Work) -> Iterator[dict[str, Any]]:
         yield {"energy": energy}
 
 
-def make_model(config: PreTrainedConfig, training: TrainingSettings, device: torch.device) -> PreTrainedModel:
-    """One of random weights, as a training begins with."""
-    attention = training.attn_implementation
-    model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
-    freeze(model, training.freeze)
-    if training.gradient_checkpointing:
-        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-    return model.to(device)
-
-
-def make_step(kind: str, work: Work, model: PreTrainedModel, training: TrainingSettings) -> Callable[[], None]:
+def make_step(kind: str, work: Work, model: Seq2SeqLM, training: TrainingSettings) -> Callable[[], object]:
     """An update of the settings' optimizer and precision, or the decoding of a batch."""
     if kind == "generation":
         model.eval()
@@ -125,7 +116,7 @@ def make_step(kind: str, work: Work, model: PreTrainedModel, training: TrainingS
     batch = typical_batch(model, math.ceil(work.rows / pieces), work.source_length, work.target_length)
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[training.optim](learning, lr=1e-6, fused=True)
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.mixed_precision)
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(training.mixed_precision or "no")
     mixed = torch.autocast(model.device.type, precision) if precision else contextlib.nullcontext()
 
     def update() -> None:
@@ -144,7 +135,13 @@ def warm_up(work: Work, config: PreTrainedConfig, training: TrainingSettings, de
     """Brings into memory what is no model's own: libraries that load when first used, thread pools, workspaces."""
     with torch.device("meta"):
         AutoModelForSeq2SeqLM.from_config(config)  # loads its code, and holds no weights
-    tokens = {"vocab_size": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    tokens: dict[str, Any] = {
+        "vocab_size": 8,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+    }
     for small in (
         RnnSeq2SeqConfig(hidden_size=8, **tokens),
         TransformerSeq2SeqConfig(d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
@@ -152,9 +149,8 @@ def warm_up(work: Work, config: PreTrainedConfig, training: TrainingSettings, de
     ):  # fmt: skip
         sizes = dataclasses.replace(work, source_length=2, target_length=2, rows=2, decoded_rows=2)
         for kind in ("generation", "training"):
-            make_step(
-                kind, sizes, make_model(small, TrainingSettings(), device), TrainingSettings(optim=training.optim)
-            )()
+            model = fresh_model(small, TrainingSettings()).to(device)
+            make_step(kind, sizes, model, TrainingSettings(optim=training.optim))()
     gc.collect()
     synchronise(device)
 
@@ -166,7 +162,7 @@ def held_memory(device: torch.device) -> float:
         return counter(device) / 2**20
     status = Path("/proc/self/status")
     if status.exists():
-        return int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) / 2**10  # KiB
+        return int(re.findall(r"VmRSS:\s+(\d+)", status.read_text())[0]) / 2**10  # KiB
     return peak_memory(device)  # elsewhere: what was held at most so far
 
 
@@ -214,7 +210,7 @@ def has_meter(device: torch.device, powercap: Path = POWERCAP) -> bool:
 
 
 def count_energy(
-    step: Callable[[], None], seconds: float, device: torch.device, powercap: Path = POWERCAP
+    step: Callable[[], object], seconds: float, device: torch.device, powercap: Path = POWERCAP
 ) -> dict[str, Any] | None:
     """``joules`` by ``cpu`` and ``gpu`` of ``steps`` that are repeated for some ``seconds``; None without a counter."""
     if not has_meter(device, powercap):

@@ -6,15 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import Cache, CacheLayerMixin, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.cache_utils import CacheLayerMixin
 
+from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
 from seqloom.decoding.translate import GREEDY
 
-KINDS = {
-    "rnn": "recurrent without attention",
-    "rnn with attention": "recurrent with attention",
-    "transformer": "Transformer",
-}
 LIMITS = (
     "max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings",
     "max_source_positions", "max_target_positions",
@@ -34,14 +31,7 @@ def position_limit(config: PreTrainedConfig) -> int | None:
     return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
-def kind(config: PreTrainedConfig) -> str:
-    """One of `KINDS`; transformers' own encoder-decoders are Transformers."""
-    if config.model_type != "rnn_seq2seq":
-        return "transformer"
-    return "rnn" if config.attention == "none" else "rnn with attention"
-
-
-def writing(model: PreTrainedModel, sources: torch.Tensor, length: int, num_beams: int) -> Callable[[], Any]:
+def writing(model: GenerativeModel, sources: torch.Tensor, length: int, num_beams: int) -> Callable[[], Any]:
     """A call of `generate` that writes exactly ``length`` tokens for every source (batch, source)."""
     told = {
         **GREEDY, "num_beams": num_beams, "do_sample": False, "use_cache": True, "return_dict_in_generate": True,
@@ -58,7 +48,7 @@ def writing(model: PreTrainedModel, sources: torch.Tensor, length: int, num_beam
     return call
 
 
-def check_length(model: PreTrainedModel, sequences: torch.Tensor, length: int) -> None:
+def check_length(model: GenerativeModel, sequences: torch.Tensor, length: int) -> None:
     """Refuses outputs (batch, 1 + target) that are shorter or longer, or have ended before.
 
     Raises:
@@ -73,7 +63,7 @@ def check_length(model: PreTrainedModel, sequences: torch.Tensor, length: int) -
         )
 
 
-def weigh(model: PreTrainedModel, ids: torch.Tensor, lengths: Sequence[int]) -> dict[str, dict[str, Any]]:
+def weigh(model: Seq2SeqLM, ids: torch.Tensor, lengths: Sequence[int]) -> dict[str, dict[str, Any]]:
     """Bytes that are kept of one sentence at the end of greedy decoding.
 
     Returns:

@@ -31,13 +31,14 @@ def state_norms(layer: RnnSeq2SeqLayer, inputs: torch.Tensor, directions: torch.
     Args:
         layer: One-directional.
         inputs: (batch, length, input_size).
-        directions: v (batch, n): n is the hidden size, twice that for the LSTM (hidden and cell).
+        directions: v (batch, n): n is the hidden size times the cell's states (the LSTM's: hidden and cell).
 
     Returns:
         (batch, length + 1), by distance T - t from 0 on.
     """
-    size = layer.rnn.hidden_size
-    state = [inputs.new_zeros(len(inputs), size, requires_grad=True) for _ in range(directions.shape[1] // size)]
+    count = layer.cell.num_states
+    size = directions.shape[1] // count
+    state = [inputs.new_zeros(len(inputs), size, requires_grad=True) for _ in range(count)]
     states = [state]
     for step in range(inputs.shape[1]):
         _, *state = layer(inputs[:, step : step + 1], None, *state)  # (batch, hidden) each

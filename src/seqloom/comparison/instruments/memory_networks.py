@@ -20,12 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from seqloom.modeling.cells_rnn_seq2seq import CELLS
 from seqloom.modeling.configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from seqloom.modeling.configuration_transformer_seq2seq import TransformerSeq2SeqConfig
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer, RnnSeq2SeqPreTrainedModel
 from seqloom.modeling.modeling_transformer_seq2seq import TransformerSeq2SeqEncoderLayer, TransformerSeq2SeqStack
 
-SYSTEMS = {"rnn": "tanh-RNN", "lstm": "LSTM", "gru": "GRU", "transformer": "Transformer"}
+SYSTEMS = {**{name: CELLS[name].name for name in ("rnn", "lstm", "gru")}, "transformer": "Transformer"}
 NUM_SYMBOLS = 8
 NUM_RECALLED = 3
 """Arjovsky et al. recall ten; three are learnt in hundreds of updates, not in thousands."""
@@ -93,11 +94,12 @@ def build(system: str, task: str, hidden_size: int, seed: int) -> RecurrentNetwo
     torch.manual_seed(seed)
     sizes = {"adding": (2, 1), "copy": (NUM_SYMBOLS + 2, NUM_SYMBOLS + 2)}[task]
     if system == "transformer":
-        config = TransformerSeq2SeqConfig(
-            vocab_size=3, d_model=hidden_size, encoder_layers=1, encoder_attention_heads=4, scale_embedding=False,
-            encoder_ffn_dim=2 * hidden_size, dropout=0.0, normalize_before=True, attn_implementation="sdpa",
-        )  # fmt: skip
-        return TransformerNetwork(config, *sizes)
+        fields: dict[str, Any] = {
+            "vocab_size": 3, "d_model": hidden_size, "encoder_layers": 1, "encoder_attention_heads": 4,
+            "encoder_ffn_dim": 2 * hidden_size, "scale_embedding": False, "dropout": 0.0, "normalize_before": True,
+            "attn_implementation": "sdpa",
+        }  # fmt: skip
+        return TransformerNetwork(TransformerSeq2SeqConfig(**fields), *sizes)
     config = RnnSeq2SeqConfig(vocab_size=3, cell_type=system, hidden_size=hidden_size, bidirectional=False)
     return RecurrentNetwork(config, *sizes)
 
@@ -190,7 +192,7 @@ def train(training: Training) -> tuple[dict[str, Any], RecurrentNetwork | Transf
     return result, network
 
 
-def trained(training: Training, folder: Path) -> RecurrentNetwork | TransformerNetwork:
+def load_or_train(training: Training, folder: Path) -> RecurrentNetwork | TransformerNetwork:
     """The trained network: as `train_and_keep` left it, else trained anew."""
     network = build(training.system, training.task, training.hidden_size, training.seed)
     path = weights_file(training, folder)
@@ -223,7 +225,7 @@ def one_thread() -> Iterator[None]:
 
 
 def train_and_keep(training: Training, folder: Path) -> dict[str, Any]:
-    """Trains, and leaves the weights under the report's folder for `trained`."""
+    """Trains, and leaves the weights under the report's folder for `load_or_train`."""
     with one_thread():
         result, network = train(training)
     path = weights_file(training, folder)

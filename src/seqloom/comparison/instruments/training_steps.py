@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,19 +11,19 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from seqloom.comparison.instruments.clock import Series, cpu_share, local_exponent, median_seconds, seconds_of
+from seqloom.comparison.traits import recurrent_recipe
+from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.modeling import (
     RnnSeq2SeqConfig,
     RnnSeq2SeqForConditionalGeneration,
     TransformerSeq2SeqConfig,
     TransformerSeq2SeqForConditionalGeneration,
 )
-from seqloom.sharing.card import CELLS
 from seqloom.support.console import has_terminal
 from seqloom.support.machine import available_cores, cpu_threads
 
 PARTS = {"encoder": "encoder", "decoder": "decoder", "model": "whole model"}
 TRANSFORMER = "Transformer"
-ATTENTIONS = {"none": "no attention", "luong": "Luong attention", "bahdanau": "Bahdanau attention"}
 DEFAULT_WIDTH, LARGEST_WIDTH = 128, 256
 NUM_HEADS = 4
 LARGEST_GIB = 4.0
@@ -36,14 +36,15 @@ def systems(configs: Iterable[PreTrainedConfig]) -> dict[str, dict[str, Any]]:
     Returns:
         Name → fields of `RnnSeq2SeqConfig`; none for the Transformer.
     """
-    recipes = [{"cell_type": "gru", "attention": "none"}, {"cell_type": "gru", "attention": "luong"}]
+    recipes: list[dict[str, Any]] = [
+        {"cell_type": "gru", "attention": "none"},
+        {"cell_type": "gru", "attention": "luong"},
+    ]
     for config in configs:
-        if config.model_type == RnnSeq2SeqConfig.model_type:
-            fed = {"input_feeding": True} if config.input_feeding else {}
-            recipes.append({"cell_type": config.cell_type, "attention": config.attention, **fed})
+        if (recipe := recurrent_recipe(config)) is not None:
+            recipes.append(recipe)
     named = {
-        f"{CELLS[recipe['cell_type']]}, {ATTENTIONS[recipe['attention']]}"
-        + (", input feeding" if "input_feeding" in recipe else ""): recipe
+        RnnSeq2SeqConfig(**recipe).name_in_words + (", input feeding" if "input_feeding" in recipe else ""): recipe
         for recipe in recipes
     }
     return {**named, TRANSFORMER: {}}
@@ -56,9 +57,14 @@ def common_width(configs: Iterable[PreTrainedConfig]) -> int:
     return min(LARGEST_WIDTH, 8 * -(-widest // 8))
 
 
-def build(recipe: dict[str, Any], width: int, layers: int, vocab_size: int) -> PreTrainedModel:
+def build(recipe: dict[str, Any], width: int, layers: int, vocab_size: int) -> Seq2SeqLM:
     """An untrained system in training mode, without dropout."""
-    common = {"vocab_size": vocab_size, "encoder_layers": layers, "decoder_layers": layers, "dropout": 0.0}
+    common: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "encoder_layers": layers,
+        "decoder_layers": layers,
+        "dropout": 0.0,
+    }
     if recipe:
         return RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqConfig(hidden_size=width, **common, **recipe)).train()
     config = TransformerSeq2SeqConfig(
@@ -104,7 +110,7 @@ def training_step(model: PreTrainedModel, part: str, length: int, batch_size: in
 
 
 def time_lengths(
-    models: dict[str, PreTrainedModel],
+    models: Mapping[str, PreTrainedModel],
     recipes: dict[str, dict[str, Any]],
     lengths: Sequence[int],
     batch_size: int,
@@ -159,7 +165,7 @@ def too_much(known: Series, length: int, longest_step: float) -> dict[str, float
     return {"seconds": seconds} if seconds > longest_step else None
 
 
-def time_threads(models: dict[str, PreTrainedModel], length: int, batch_size: int, repeats: int) -> dict[str, Any]:
+def time_threads(models: Mapping[str, PreTrainedModel], length: int, batch_size: int, repeats: int) -> dict[str, Any]:
     """A step of the whole model with one CPU thread and with all cores."""
     cores = available_cores()
     steps = {name: training_step(model, "model", length, batch_size) for name, model in models.items()}

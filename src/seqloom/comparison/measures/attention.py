@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from transformers import AutoConfig
 from seqloom import run_folder
 from seqloom.attention.attend import cross_attention_map
 from seqloom.attention.maps import draw_map
-from seqloom.comparison.candidates import Candidate, Options, describe, kind
-from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.trainings import train_all
+from seqloom.comparison.traits import recorded, traits_of
 from seqloom.figures.style import look, new_figure
 from seqloom.scoring import metrics
 from seqloom.scoring.predictions import check_same_sentences, measure_sentences, read_predictions, read_scores
@@ -80,10 +82,10 @@ def by_length(candidates: Sequence[Candidate], num_buckets: int, bootstrap_sampl
         for system, predictions in found.items()
     }
     counts = [int(((lengths >= low) & (lengths <= high)).sum()) for low, high in buckets]
-    kinds = {candidate.name: describe(candidate.config) for candidate in candidates}
+    traits = {candidate.name: {"traits": asdict(candidate.traits)} for candidate in candidates}
     return {
         "metric": name, "unit": unit, "buckets": [list(bucket) for bucket in buckets], "counts": counts,
-        "scores": scores, "kinds": kinds,
+        "scores": scores, "kinds": traits,
     }  # fmt: skip
 
 
@@ -125,7 +127,7 @@ def example_maps(candidates: Sequence[Candidate]) -> dict[str, Any]:
         sources = read_predictions(candidate.predictions[0]).sources
         sources = sorted(sources, key=lambda source: (len(source), source))
         model, tokenizer = candidate.load()
-        if getattr(model.config, "attention", "") != "none":
+        if traits_of(model.config).has_cross_attention:
             maps[candidate.name] = cross_attention_map(model, tokenizer, sources[len(sources) // 2])
         if len(maps) == MOST_MAPS:
             break
@@ -172,9 +174,10 @@ def recall(
         predictions = read_predictions(run_folder.evaluation(out, "test") / run_folder.PREDICTIONS)
         lengths = np.array([len(reference.split()) for reference in predictions.references])
         _, statistics = measure_sentences("token_accuracy", predictions)
-        config = AutoConfig.from_pretrained(out)
-        systems[kind(config)] = {
-            "description": describe(config),
+        traits = traits_of(AutoConfig.from_pretrained(out))
+        systems[traits.name] = {
+            "description": traits.description,
+            "traits": asdict(traits),
             "parameters": record["model"]["parameters"],
             "scores": [entry["score"] for entry in in_buckets(statistics, lengths, buckets, 0)],
         }
@@ -199,7 +202,9 @@ def section(result: dict[str, Any]) -> Section:
     panels[-1].set_xlim(left=0)
     for panel in panels:
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize="small", frameon=False)
-    parts = [Plot("attention_or_none", figure, "Quality against the length of the source.")]
+    parts: list[Table | Plot | Passage] = [
+        Plot("attention_or_none", figure, "Quality against the length of the source.")
+    ]
     headline: dict[str, dict[str, str]] = {}
     if data:
         label = metrics.label(data["metric"])
@@ -264,8 +269,8 @@ def _finding(data: dict[str, Any]) -> str:
     """Whether models without attention fall behind on long sources, on the test data, and more than on short ones."""
     label = metrics.label(data["metric"])
     sign = 1 if metrics.higher_is_better(data["metric"]) else -1
-    without = [name for name, words in data["kinds"].items() if "no attention" in words]
-    others = [name for name in data["kinds"] if name not in without]
+    attends = {name: recorded(told).has_cross_attention for name, told in data["kinds"].items()}
+    without, others = ([name for name, answer in attends.items() if answer is is_so] for is_so in (False, True))
     ends = {name: (entries[0]["score"], entries[-1]["score"]) for name, entries in data["scores"].items()}
     expected = "Expected (Cho et al. 2014b; Bahdanau et al. 2015): without attention, long sources lose the most."
     told = "; ".join(f"{name} {first:.1f} and {last:.1f}" for name, (first, last) in ends.items())
@@ -273,7 +278,8 @@ def _finding(data: dict[str, Any]) -> str:
     if not without or not others:
         return f"{expected} Not to be seen here, for want of a model with attention and one without. {told}"
     best = max(others, key=lambda name: sign * ends[name][1])
-    seen, missed = [], []
+    seen: list[str] = []
+    missed: list[str] = []
     for name in without:
         short, long = (sign * (ends[best][end] - ends[name][end]) for end in (0, 1))
         gap = f"{name} is {short:.1f} points behind {best} on the shortest and {long:.1f} on the longest"
@@ -297,7 +303,11 @@ def _recall_finding(probe: dict[str, Any]) -> str:
     (first_low, first_high), (low, high) = probe["buckets"][0], probe["buckets"][-1]
     told = "; ".join(f"{name} {first:.0f} % and {last:.0f} %" for name, (first, last) in ends.items())
     falls = [name for name, (first, last) in ends.items() if last < first - 20]
-    without = [name for name in ends if "no attention" in name]
+    attends = {
+        name: recorded(system if "traits" in system else name).has_cross_attention
+        for name, system in probe["systems"].items()
+    }
+    without = [name for name in ends if attends[name] is False]
     others = [name for name in falls if name not in without]
     verdict = "SEEN" if without and set(without) <= set(falls) else "NOT SEEN"
     also = f" (but {', '.join(others)} falls too)" if others else ""

@@ -16,7 +16,6 @@ import torch
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.clock import Series, crossing, disturbance, exponent, local_exponent, verdict
 from seqloom.comparison.instruments.training_steps import (
-    ATTENTIONS,
     NUM_HEADS,
     PARTS,
     TRANSFORMER,
@@ -26,8 +25,9 @@ from seqloom.comparison.instruments.training_steps import (
     time_lengths,
     time_threads,
 )
-from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.figures.style import log_scale, look, new_figure, share_legend
+from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
-LONG = 256
+LONG_SEQUENCE = 256
 """Tokens from which on a length is long: fixed costs a step weigh little there."""
 NEAR = 0.15
 """How far a measured exponent may be from the one that is expected."""
@@ -104,7 +104,8 @@ def measure(
 
 def section(result: dict[str, Any]) -> Section:
     """Words, tables and plots of what `measure` returned."""
-    findings, parts = [], []
+    findings: list[str] = []
+    parts: list[Table | Plot | Passage] = []
     several = len(result["devices"]) > 1
     for device in result["devices"]:
         times = series_of(device)
@@ -158,22 +159,24 @@ def _growth(times: dict[str, dict[str, Series]]) -> list[str]:
     """Whether the exponents are the expected ones."""
     recurrent, decoders = [], []
     for name, series in times["encoder"].items():
-        found = exponent(series, LONG)
+        found = exponent(series, LONG_SEQUENCE)
         if name != TRANSFORMER and found is not None:
-            recurrent.append((f"{name}, exponent {found:.2f} {_range(series, LONG)}", abs(found - 1) <= NEAR))
+            recurrent.append((f"{name}, exponent {found:.2f} {_range(series, LONG_SEQUENCE)}", abs(found - 1) <= NEAR))
     rising = []
     for part, words in PARTS.items():
         series = times[part][TRANSFORMER]
-        short, last = exponent(series, at_most=LONG), local_exponent(series)
-        if short is not None and last is not None and max(series) > LONG:
+        short, last = exponent(series, at_most=LONG_SEQUENCE), local_exponent(series)
+        if short is not None and last is not None and max(series) > LONG_SEQUENCE:
             ends = "{:,} and {:,}".format(*sorted(series)[-2:])
-            text = f"{words}, exponent {short:.2f} up to {LONG} tokens, {last:.2f} between {ends}"
+            text = f"{words}, exponent {short:.2f} up to {LONG_SEQUENCE} tokens, {last:.2f} between {ends}"
             rising.append((text, last > 1 + NEAR and last > short))
     for name, series in times["decoder"].items():
         cell, _, attention = name.partition(", ")
-        plain = exponent(times["decoder"].get(f"{cell}, {ATTENTIONS['none']}", {}), LONG)
-        found = exponent(series, LONG)
-        if name != TRANSFORMER and attention != ATTENTIONS["none"] and None not in (plain, found):
+        plain = exponent(times["decoder"].get(f"{cell}, {ATTENTIONS['none']}", {}), LONG_SEQUENCE)
+        found = exponent(series, LONG_SEQUENCE)
+        if name == TRANSFORMER or attention == ATTENTIONS["none"]:
+            continue
+        if plain is not None and found is not None:
             text = f"decoder of {name}, exponent {found:.2f}, against {plain:.2f} without"
             decoders.append((text, found > plain + NEAR / 3))
     return [
@@ -264,7 +267,7 @@ def _accelerator(result: dict[str, Any]) -> list[str]:
 
 
 def _headline(result: dict[str, Any]) -> dict[str, dict[str, str]]:
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for device in result["devices"]:
         of_model = series_of(device)["model"]
         shared = set.intersection(*(set(series) for series in of_model.values()))
@@ -275,7 +278,7 @@ def _headline(result: dict[str, Any]) -> dict[str, dict[str, str]]:
         row = f"data handling: {step}, growth with length n ({device['name']})"
         rows[row] = {}
         for name, series in of_model.items():
-            power = exponent(series, LONG)
+            power = exponent(series, LONG_SEQUENCE)
             rows[row][name] = digits(series[length]) + " ms" + (f", n^{power:.2f}" if power is not None else "")
     return rows
 
@@ -289,7 +292,7 @@ def _pictures(
         for name, series in times[part].items():
             known = (series.get(length) for length in result["lengths"])
             rows.append([words, name, *("" if value is None else digits(value) for value in known)])
-            found = (exponent(series), exponent(series, LONG), local_exponent(series))
+            found = (exponent(series), exponent(series, LONG_SEQUENCE), local_exponent(series))
             powers.append([words, name, *("" if value is None else f"{value:.2f}" for value in found)])
     name = "data_handling" + ("" if device["type"] == "cpu" else f"_{device['type']}")
     caption = (
@@ -303,7 +306,7 @@ def _pictures(
             f"Milliseconds of forward and backward pass by length in tokens, {place}.",
         ),
         Table(
-            ["part", "system", "all lengths", f"{LONG} tokens and more", "the two longest"], powers,
+            ["part", "system", "all lengths", f"{LONG_SEQUENCE} tokens and more", "the two longest"], powers,
             f"Exponent k of time ∝ length^k, {place}.",
         ),
     ]  # fmt: skip

@@ -44,14 +44,12 @@ def measure(
         splits: Of SCAN.
         overrides: Words of the command line for the recipes of ``configs/``.
     """
-    is_own = all(
-        candidate.settings is not None and candidate.settings.data.dataset == "scan" for candidate in candidates
-    )
-    if candidates and is_own:
-        recipes = {candidate.name: candidate.settings for candidate in candidates}
-    else:
-        folder = files("seqloom.configs")
-        recipes = {name: load_settings(str(folder.joinpath(f"{name}.yaml")), overrides) for name in RECIPES}
+    own = {candidate.name: candidate.settings for candidate in candidates if candidate.settings is not None}
+    is_own = len(own) == len(candidates) and all(recipe.data.dataset == "scan" for recipe in own.values())
+    recipes = own
+    if not (candidates and is_own):
+        configs = files("seqloom.configs")
+        recipes = {name: load_settings(str(configs.joinpath(f"{name}.yaml")), overrides) for name in RECIPES}
     runs: dict[tuple[str, str, int], Settings] = {}
     done: dict[tuple[str, str, int], Path] = {}
     for name, recipe in recipes.items():
@@ -79,7 +77,7 @@ def _is_of_test(predictions: Path) -> bool:
     return read_scores(predictions.parent).get("split") == "test"
 
 
-def _on_split(recipe: Settings, split: str, seed: int, folder: Path) -> Settings:
+def _on_split(recipe: Settings, split: Any, seed: int, folder: Path) -> Settings:
     """The recipe for one split, of which exact match on the test commands is wanted and nothing else."""
     data = dataclasses.replace(recipe.data, dataset="scan", split=split)
     evaluation = dataclasses.replace(recipe.evaluation, split="test", metrics=["exact_match"], bootstrap_samples=0)
@@ -99,8 +97,8 @@ def section(result: dict[str, Any]) -> Section:
         told = ", ".join(f"{name} {by[split]:.1f} %" for name, by in scores.items())
         solved = [name for name, by in scores.items() if by[split] >= SOLVED]
         failed = [name for name, by in scores.items() if by[split] < FAILED]
-        verdict = [f"solved by {', '.join(solved)}"] * bool(solved) + [f"failed by {', '.join(failed)}"] * bool(failed)
-        findings.append(f"Split {split}: {told}" + (f" ({'; '.join(verdict)})." if verdict else "."))
+        ends = [f"solved by {', '.join(solved)}"] * bool(solved) + [f"failed by {', '.join(failed)}"] * bool(failed)
+        findings.append(f"Split {split}: {told}" + (f" ({'; '.join(ends)})." if ends else "."))
     others = [split for split in splits if split != "simple"]
     if "simple" in splits and others:
         gaps = {name: by["simple"] - fmean(by[split] for split in others) for name, by in scores.items()}

@@ -9,14 +9,16 @@ candidate writes outputs of exactly the same length, so that quality and habits 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from seqloom.comparison.candidates import Candidate, Options, describe
+from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.clock import cpu_share, disturbance, median_seconds, verdict
-from seqloom.comparison.instruments.generate_calls import KINDS, kind, ordinary_ids, position_limit, weigh, writing
+from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, weigh, writing
 from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.traits import recorded
 from seqloom.figures.style import log_scale, look, new_figure, share_legend
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
@@ -29,6 +31,8 @@ BATCH_SIZES, BATCH_LENGTH = (1, 8, 64), 32
 LENGTHS, LENGTH_BATCH = (16, 32, 64, 128), 8
 BEAMS = (1, 5)
 PARTS = {"cache": "decoder's cache", "encoder": "encoder's outputs"}
+KINDS = ("recurrent without attention", "recurrent with attention", "Transformer")
+"""Of models, in the order of the findings; others follow by their own names."""
 SAME = 0.1
 """Ratios less than this away from 1 count as no change."""
 
@@ -74,7 +78,7 @@ def measure(
     with cpu_threads(options.num_threads):
         for candidate in candidates:
             model, tokenizer = candidate.load()
-            ids = ordinary_ids(tokenizer, model.get_input_embeddings().num_embeddings)
+            ids = ordinary_ids(tokenizer, len(model.get_input_embeddings().get_parameter("weight")))
             limit = position_limit(model.config)
             fits = [(size, n) for size, n in places if limit is None or n < limit]  # the start token is one more
             for size, length in fits:
@@ -83,8 +87,7 @@ def measure(
                 for number in beams:
                     calls[candidate.name, number, size, length] = writing(model, sources, length, number)
             result["candidates"][candidate.name] = {
-                "description": describe(model.config),
-                "kind": kind(model.config),
+                "traits": asdict(candidate.traits),
                 "parameters": model.num_parameters(),
                 "limit": limit,
                 "seconds": {},
@@ -156,17 +159,18 @@ def _by_length(result: dict[str, Any]) -> list[str]:
     steady, growing = [], []
     for name, candidate in result["candidates"].items():
         for beams in result["beams"]:
-            times = {n: token_milliseconds(candidate, beams, result["length_batch"], n) for n in result["lengths"]}
-            times = {length: value for length, value in times.items() if value is not None}
+            found = {n: token_milliseconds(candidate, beams, result["length_batch"], n) for n in result["lengths"]}
+            times = {length: value for length, value in found.items() if value is not None}
             if len(times) < 2:
                 continue
             short, long = min(times), max(times)
             ratio = times[long] / times[short]
             text = f"{name} × {ratio:.2f} with {plural(beams, 'beam')} ({short:,} → {long:,} tokens)"
-            if candidate["kind"] == "rnn":
-                steady.append((text, ratio <= 1 + SAME))
-            else:
+            looks_back = recorded(candidate).looks_back
+            if looks_back:
                 growing.append((text, ratio > 1 + SAME))
+            elif looks_back is False:
+                steady.append((text, ratio <= 1 + SAME))
     return [
         *verdict("Without attention a token should cost the same however long the sentence is.", steady),
         *verdict(
@@ -203,9 +207,9 @@ def _beams(result: dict[str, Any]) -> list[str]:
     for name, candidate in result["candidates"].items():
         ratios = []
         for size in dict.fromkeys((result["batch_sizes"][0], result["batch_sizes"][-1])):
-            pair = [token_milliseconds(candidate, beams, size, result["batch_length"]) for beams in (few, many)]
-            if None not in pair:
-                ratios.append(f"{pair[1] / pair[0]:.2f} times as long with {plural(size, 'sentence')} a call")
+            short, long = (token_milliseconds(candidate, beams, size, result["batch_length"]) for beams in (few, many))
+            if short is not None and long is not None:
+                ratios.append(f"{long / short:.2f} times as long with {plural(size, 'sentence')} a call")
         if ratios:
             said.append(f"{name} {', '.join(ratios)}")
     return [f"{many} beams instead of {few} take: {'; '.join(said)}."] if said and many > few else []
@@ -213,19 +217,26 @@ def _beams(result: dict[str, Any]) -> list[str]:
 
 def _state(result: dict[str, Any]) -> list[str]:
     """Whether what is kept of a sentence grows as each kind should."""
-    expected = {"rnn": (False, False), "rnn with attention": (True, False), "transformer": (True, True)}
     words = {
-        "rnn": "stay the same",
-        "rnn with attention": "grow with the source (the attention's keys) and not with the output",
-        "transformer": "grow with the source and with the output (keys and values of both)",
+        (False, False): "stay the same",
+        (True, False): "grow with the source (the attention's keys) and not with the output",
+        (False, True): "grow with the output and not with the source",
+        (True, True): "grow with the source and with the output (keys and values of both)",
     }
+    of_kinds: dict[tuple[str, tuple[bool, bool]], list[str]] = {}  # kind; growth with the source, with the output
+    for name, candidate in result["candidates"].items():
+        traits = recorded(candidate)
+        if traits.has_cross_attention is not None and traits.has_constant_state is not None:
+            growth = (traits.has_cross_attention, not traits.has_constant_state)
+            of_kinds.setdefault((traits.kind, growth), []).append(name)
+    order = [*KINDS, *(kind for kind, *_ in of_kinds)]
     sentences = []
-    for sort, described in KINDS.items():
+    for (kind, growth), names in sorted(of_kinds.items(), key=lambda item: order.index(item[0][0])):
         cases = []
-        for name, candidate in result["candidates"].items():
-            kept = candidate["bytes"]
+        for name in names:
+            kept = result["candidates"][name]["bytes"]
             lengths = sorted(map(int, kept["cache"]))
-            if candidate["kind"] != sort or len(lengths) < 2 or None in kept["cache"].values():
+            if len(lengths) < 2 or None in kept["cache"].values():
                 continue
             base = kept["cache"][str(lengths[0])]
             grows = (kept["longer_source"] > base, kept["longer_output"] > base)
@@ -234,8 +245,8 @@ def _state(result: dict[str, Any]) -> list[str]:
                 f"source of {lengths[-1]:,}, × {kept['longer_output'] / base:.2f} with an output of {lengths[-1]:,}, × "
                 f"{kept['cache'][str(lengths[-1])] / base:.2f} with both"
             )
-            cases.append((text, grows == expected[sort]))
-        sentences += verdict(f"Kept of a sentence, {described}: it should {words[sort]}.", cases)
+            cases.append((text, grows == growth))
+        sentences += verdict(f"Kept of a sentence, {kind}: it should {words[growth]}.", cases)
     return sentences
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,18 +27,21 @@ from seqloom.comparison.instruments.gradient_norms import (
     source_norms,
     state_norms,
 )
-from seqloom.comparison.instruments.memory_networks import SYSTEMS, Training, adding, build, trained
+from seqloom.comparison.instruments.memory_networks import (
+    SYSTEMS,
+    RecurrentNetwork,
+    Training,
+    TransformerNetwork,
+    adding,
+    build,
+    load_or_train,
+)
+from seqloom.comparison.measures.gradient_figures import NAMES, candidates_plot, inputs_plot, states_plot
 from seqloom.comparison.measures.memory_tasks import plan
 from seqloom.comparison.sections import Plot, Section, Table
-from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.comparison.traits import recorded
 from seqloom.support.console import has_terminal
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-NAMES = {**SYSTEMS, "uniform": "tanh-RNN, uniform init."}
 GAINS = (1.0, 1.5, 2.0)
 DISTANCES = (10, 50, 100)
 """Those in the systems' tables."""
@@ -85,7 +89,7 @@ def measure(
         num_sentences: Of the candidates' test sentences.
         changes: Of the trainings, as for `memory_tasks.plan`.
     """
-    trainings = learnt(plan(options.seed, **changes))
+    trainings = measured_trainings(plan(options.seed, **changes))
     systems: dict[str, dict[str, Any]] = {}
     generator = torch.Generator().manual_seed(options.seed)
     inputs, wanted = adding(distance + 1, num_sequences, generator)
@@ -97,16 +101,16 @@ def measure(
             training = trainings["rnn" if name == "uniform" else name]
             networks = {"initial": build(training.system, training.task, training.hidden_size, training.seed)}
             if name == "uniform":
-                uniform_(networks["initial"].layer.rnn, options.seed)
+                uniform_(networks["initial"], options.seed)
             else:
-                networks["trained"] = trained(training, options.folder)
+                networks["trained"] = load_or_train(training, options.folder)
             systems[name] = {kind: _flow(network, inputs, wanted, options.seed) for kind, network in networks.items()}
             bar.update()
         gains = {}
         for gain in GAINS:
             training = trainings["rnn"]
-            network = scale_(build("rnn", "adding", training.hidden_size, training.seed), gain)
-            gains[f"{gain:g}"] = _flow(network, inputs, wanted, options.seed)["states"]
+            scaled = scale_(build("rnn", "adding", training.hidden_size, training.seed), gain)
+            gains[f"{gain:g}"] = _flow(scaled, inputs, wanted, options.seed)["states"]
             bar.update()
         models = {}
         for candidate in candidates:
@@ -123,7 +127,7 @@ def measure(
     }
 
 
-def learnt(trainings: Sequence[Training]) -> dict[str, Training]:
+def measured_trainings(trainings: Sequence[Training]) -> dict[str, Training]:
     """Those whose weights are measured: the adding problem at the middle length, clipped; by system."""
     chosen = [training for training in trainings if training.task == "adding" and training.clipping is not None]
     lengths = sorted({training.length for training in chosen})
@@ -131,27 +135,32 @@ def learnt(trainings: Sequence[Training]) -> dict[str, Training]:
 
 
 @torch.no_grad()
-def uniform_(rnn: nn.RNNBase, seed: int) -> None:
+def uniform_(network: nn.Module, seed: int) -> RecurrentNetwork:
     """torch's own initialisation, uniform in ± 1 / √hidden, in place of the package's orthogonal one."""
+    assert isinstance(network, RecurrentNetwork)
     torch.manual_seed(seed)
-    rnn.reset_parameters()
+    network.layer.rnn.reset_parameters()
+    return network
 
 
 @torch.no_grad()
-def scale_(network: nn.Module, gain: float) -> nn.Module:
+def scale_(network: nn.Module, gain: float) -> RecurrentNetwork:
     """Multiplies the recurrent matrix, in place; an orthogonal one then has that spectral radius."""
+    assert isinstance(network, RecurrentNetwork)
     network.layer.rnn.weight_hh_l0.mul_(gain)
     return network
 
 
-def _flow(network: nn.Module, inputs: torch.Tensor, wanted: torch.Tensor, seed: int) -> dict[str, Any]:
+def _flow(
+    network: RecurrentNetwork | TransformerNetwork, inputs: torch.Tensor, wanted: torch.Tensor, seed: int
+) -> dict[str, Any]:
     """Norms by distance, in float64: over the states (recurrent networks alone) and to the inputs."""
     network = network.double().requires_grad_(False)
     flow = {"inputs": _plain(input_norms(network, inputs.double(), wanted.double()).mean(0))}
-    if hasattr(network, "layer"):
+    if isinstance(network, RecurrentNetwork):
         layer = network.layer
         torch.manual_seed(seed)
-        size = layer.rnn.hidden_size * (2 if isinstance(layer.rnn, nn.LSTM) else 1)
+        size = network.config.hidden_size * layer.cell.num_states
         directions = nn.functional.normalize(torch.randn(len(inputs), size, dtype=torch.float64), dim=-1)
         norms = state_norms(layer, inputs[:, 1:].double(), directions)
         flow["states"] = _plain(norms.square().mean(0).sqrt())
@@ -178,15 +187,11 @@ def _measure_candidate(candidate: Candidate, options: Options, num_sentences: in
         kind: source_norms(measured.requires_grad_(False), tokenizer, sources, targets)
         for kind, measured in (("trained", model), ("initial", fresh))
     }
-    config = model.config
-    is_recurrent = config.model_type == "rnn_seq2seq"
     lengths = [len(row) for row in norms["trained"]]
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     third = math.ceil(len(order) / 3)
     return {
-        "recurrent": is_recurrent,
-        "attention": not is_recurrent or config.attention != "none",
-        "bidirectional": is_recurrent and config.bidirectional,
+        "traits": asdict(candidate.traits),
         "buckets": [
             {
                 "sentences": len(chosen),
@@ -213,13 +218,13 @@ def section(result: dict[str, Any]) -> Section:
     systems, models = result["systems"], result["candidates"]
     farthest = max(len(flow["inputs"]) for kinds in systems.values() for flow in kinds.values()) - 1
     parts: list[Any] = [
-        Plot("gradient_states", _states_plot(result), STATES_CAPTION),
+        Plot("gradient_states", states_plot(result), STATES_CAPTION),
         _systems_table(systems, "states", STATES_TABLE),
-        Plot("gradient_inputs", _inputs_plot(systems), INPUTS_CAPTION),
+        Plot("gradient_inputs", inputs_plot(systems), INPUTS_CAPTION),
         _systems_table(systems, "inputs", INPUTS_TABLE),
     ]
     if models:
-        plot = Plot("gradient_candidates", _candidates_plot(models), CANDIDATES_CAPTION)
+        plot = Plot("gradient_candidates", candidates_plot(models), CANDIDATES_CAPTION)
         parts += [plot, _candidates_table(models)]
     factors = {
         NAMES[name]: kinds["trained"]["states"]
@@ -268,13 +273,18 @@ def _factor(norms: Sequence[float]) -> str:
     return "–" if factor is None else f"{factor:.3f}"
 
 
+def _is_less(factor: float | None, other: float | None) -> bool:
+    """Whether a factor is less than another; not, where one is missing."""
+    return factor is not None and other is not None and factor < other
+
+
 def _falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
     """Does the tanh-RNN's gradient fall faster than LSTM's and GRU's?"""
     ours = factor_per_step(systems[plain][kind]["states"])
     gated = {name: factor_per_step(systems[name][kind]["states"]) for name in ("lstm", "gru")}
     verdicts = {
-        True: [NAMES[name] for name, factor in gated.items() if None not in (ours, factor) and ours < factor],
-        False: [NAMES[name] for name, factor in gated.items() if None in (ours, factor) or ours >= factor],
+        is_seen: [NAMES[name] for name, factor in gated.items() if _is_less(ours, factor) is is_seen]
+        for is_seen in (True, False)
     }
     seen = " and ".join(
         f"{'SEEN' if is_seen else 'NOT SEEN'} against {' and '.join(names)}"
@@ -328,10 +338,13 @@ def _candidates_findings(models: dict[str, Any]) -> list[str]:
     """Does attention bring the gradient to every source position more evenly?"""
     sentences = []
     for kind, when in (("initial", "With fresh weights"), ("trained", "Trained")):
-        even = {name: _evenness(model, kind) for name, model in models.items()}
-        text = ", ".join(f"{name} {value:.0%}" for name, value in even.items() if value is not None)
-        without = [even[name] for name, model in models.items() if not model["attention"] and even[name] is not None]
-        with_it = [even[name] for name, model in models.items() if model["attention"] and even[name] is not None]
+        measured = {name: _evenness(model, kind) for name, model in models.items()}
+        even = {name: value for name, value in measured.items() if value is not None}
+        text = ", ".join(f"{name} {value:.0%}" for name, value in even.items())
+        known = {name: recorded(models[name]).has_cross_attention for name in even}
+        without, with_it = (
+            [even[name] for name, attends in known.items() if attends is is_so] for is_so in (False, True)
+        )
         if without and with_it:
             verdict = "SEEN" if max(without) < min(with_it) else "NOT SEEN"
             said = (
@@ -339,7 +352,8 @@ def _candidates_findings(models: dict[str, Any]) -> list[str]:
                 f"evenly than with it. {when}: {verdict}; "
             )
         else:
-            said = f"{when}, models with{'' if with_it else 'out'} attention alone, so nothing to hold them against: "
+            alone = f"with{'' if with_it else 'out'} attention alone" if with_it or without else "of kinds not known"
+            said = f"{when}, models {alone}, so nothing to hold them against: "
         sentences.append(f"{said}the weakest position's gradient is this share of the strongest's: {text}.")
     return sentences
 
@@ -374,85 +388,3 @@ def _candidates_table(models: dict[str, Any]) -> Table:
             rows.append([name, lengths, kind, _factor(norms), weakest, f"{sum(norms) / len(norms):.2g}", *places])
     header = ["model", "tokens", "weights", "factor per token", "weakest / strongest", "mean norm"]
     return Table([*header, *(f"at {place}" for place in distances)], rows, CANDIDATES_TABLE)
-
-
-def _lines(panel: Axes, number: int, norms: Sequence[float], label: str, unit: float = 1.0) -> None:
-    """Norms by distance with a marker here and there."""
-    style = {**look(number), "markevery": max(1, len(norms) // 8)}
-    panel.plot(range(len(norms)), [norm / unit if norm > 0 else math.nan for norm in norms], label=label, **style)
-
-
-def _dress(panel: Axes, title: str, x_label: str, bottom: float | None = None) -> None:
-    panel.set_title(title, fontsize="medium")
-    panel.set_xlabel(x_label)
-    panel.set_xlim(left=0)
-    panel.set_yscale("log")
-    if bottom is not None:
-        panel.set_ylim(bottom=max(bottom, panel.get_ylim()[0]))
-
-
-def _share_scale(panels: Sequence[Axes]) -> None:
-    """The same norms at the same height; plain numbers where there are few powers of ten."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    lowest, highest = (choose(panel.get_ylim()[end] for panel in panels) for end, choose in ((0, min), (1, max)))
-    for panel in panels:
-        panel.set_ylim(lowest, highest)
-        if highest < 1000 * lowest:
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _states_plot(result: dict[str, Any]) -> Figure:
-    figure, panels = new_figure(3)
-    numbers = {name: number for number, name in enumerate(NAMES)}
-    for panel, kind, title in zip(panels, ("initial", "trained"), ("initialised", "trained"), strict=False):
-        for name, kinds in result["systems"].items():
-            if "states" in kinds.get(kind, {}):
-                _lines(panel, numbers[name], kinds[kind]["states"], NAMES[name])
-        _dress(panel, title, "distance (steps)", 1e-12)
-    for number, (gain, norms) in enumerate(result["gains"].items(), start=len(NAMES) - 1):
-        _lines(panels[2], 0 if float(gain) == 1 else number, norms, f"tanh-RNN, gain {gain}")
-    _dress(panels[2], "recurrent matrix scaled", "distance (steps)", 1e-12)
-    _share_scale(panels[:2])
-    panels[0].set_ylabel("norm of ∂state_T / ∂state_t")
-    share_legend(figure, panels[0])
-    panels[2].legend(fontsize="small", frameon=False, loc="upper left")
-    return figure
-
-
-def _inputs_plot(systems: dict[str, Any]) -> Figure:
-    figure, panels = new_figure(2)
-    numbers = {name: number for number, name in enumerate(NAMES)}
-    for panel, kind, title in zip(panels, ("initial", "trained"), ("initialised", "trained"), strict=True):
-        for name, kinds in systems.items():
-            if kind in kinds:
-                norms = kinds[kind]["inputs"]
-                _lines(panel, numbers[name], norms, NAMES[name], norms[1] or 1.0)
-        _dress(panel, title, "distance from the last input (steps)", 1e-9)
-    _share_scale(panels)
-    panels[0].set_ylabel("gradient norm / that at distance 1")
-    share_legend(figure, panels[0])
-    return figure
-
-
-def _candidates_plot(models: dict[str, Any]) -> Figure:
-    figure, panels = new_figure(2, 2, height=2.7)
-    sides = (
-        ("", "distance from the source's end (tokens)"),
-        ("_from_start", "position from the source's start (tokens)"),
-    )
-    kinds = (("initial", "fresh weights"), ("trained", "trained"))
-    for panel, (kind, title, side, x_label) in zip(
-        panels, [(*kind, *side) for kind in kinds for side in sides], strict=True
-    ):
-        for number, (name, model) in enumerate(models.items()):
-            norms = model["buckets"][-1][kind + side]
-            _lines(panel, number, norms, name, sum(norms) / len(norms) or 1.0)
-        _dress(panel, title, x_label)
-    _share_scale(panels)
-    for panel in panels[::2]:
-        panel.set_ylabel("gradient norm / mean")
-    share_legend(figure, panels[0])
-    return figure

@@ -8,6 +8,7 @@ FLOPs and find the Transformer ahead of recurrent and convolutional models; Kapl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from tqdm.auto import tqdm
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.budgets import common_metric, label, read_all
 from seqloom.comparison.instruments.flops import costs
-from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.sections import Passage, Plot, Section, Table
+from seqloom.comparison.traits import recorded
 from seqloom.figures.style import look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.support.console import has_terminal
@@ -44,7 +46,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         cost = costs(candidate)
         curves[candidate.name] = {
             "number": list(candidates).index(candidate),  # its look, the same in every plot
-            "is_recurrent": cost["is_recurrent"],
+            "traits": asdict(candidate.traits),
             "runs": [
                 {
                     "tokens": list(run.tokens),
@@ -98,7 +100,7 @@ def order(equal: dict[str, Any], higher_is_better: bool) -> list[str]:
 def section(result: dict[str, Any]) -> Section:
     """Curves, table, and who is ahead of whom."""
     curves, equal, metric = result["curves"], result["equal"], result["metric"]
-    parts: list[Table | Plot] = []
+    parts: list[Table | Plot | Passage] = []
     if curves:
         figure, panels = new_figure(3, height=3.2)
         for panel, budget in zip(panels, BUDGETS, strict=True):
@@ -170,14 +172,15 @@ def _findings(result: dict[str, Any]) -> list[str]:
             findings.append("The order is the same whichever of the three is held equal.")
         else:
             findings.append("The order depends on what is held equal: the three budgets do not agree.")
-    families = {name: curve["is_recurrent"] for name, curve in curves.items()}
-    names = orders["flops"]
-    if len({families[name] for name in names}) == 2:
-        is_seen = not families[names[0]]
+    traits = {name: recorded(curve) for name, curve in curves.items()}
+    names = [name for name in orders["flops"] if traits[name].is_recurrent or traits[name].is_transformer]
+    if len({traits[name].is_transformer for name in names}) == 2:
+        is_seen = traits[names[0]].is_transformer
         findings.append(
             f"Expected: at equal FLOPs a Transformer is ahead of recurrent models (Vaswani et al. 2017, table 2). "
             f"{'SEEN' if is_seen else 'NOT SEEN'}: {names[0]}, "
-            f"{'a Transformer' if is_seen else 'a recurrent model'}, is ahead here."
+            f"{'a Transformer' if is_seen else 'a recurrent model'}, is ahead "
+            f"{'here' if names[0] == orders['flops'][0] else 'of the two kinds'}."
         )
     return findings
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.measures.quality_figures import differences_figure, scores_figure
 from seqloom.comparison.sections import Passage, Plot, Section, Table
-from seqloom.figures.style import look, new_figure
+from seqloom.comparison.traits import recorded
 from seqloom.scoring import metrics
 from seqloom.scoring.against import paired_tests
 from seqloom.scoring.predictions import (
@@ -40,12 +41,7 @@ from seqloom.scoring.significance import (
     system_score,
 )
 from seqloom.support.console import has_terminal
-from seqloom.support.wording import plural
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+from seqloom.support.wording import p_value, plural, together, with_interval
 
 EXAMPLES = 3
 """Sentences of a pair that are shown for each of the two."""
@@ -58,8 +54,6 @@ TESTS = {
     "randomisation": "approximate randomisation",
     "exact": "McNemar's exact test",
 }
-PANELS = 3
-"""Metrics beside each other in a plot."""
 
 
 def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]:
@@ -107,7 +101,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         "candidates": [
             {
                 "name": candidate.name,
-                "family": candidate.config.model_type,
+                "traits": asdict(candidate.traits),
                 "runs": len(candidate.predictions),
                 "seeds": list(candidate.seeds),
                 "generation": kept[candidate.name][0].get("generation", {}),
@@ -196,15 +190,15 @@ def section(result: dict[str, Any]) -> Section:
     parts.append(
         Plot(
             "quality",
-            _scores_figure(result),
-            f"Scores of {_listing(names)} with their 95 % intervals"
+            scores_figure(result),
+            f"Scores of {together(names)} with their 95 % intervals"
             + (", and each seed's own score as a small dot. " if several else ". ")
             + _in_words(result),
         )
     )
     if pairs:
-        parts += [_tests_table(result), Plot("quality_differences", _differences_figure(result), _DIFFERENCES_CAPTION)]
-    signatures = [[_label(name), entry["signature"]] for name, entry in result["metrics"].items()]
+        parts += [_tests_table(result), Plot("quality_differences", differences_figure(result), _DIFFERENCES_CAPTION)]
+    signatures = [[metrics.label(name), entry["signature"]] for name, entry in result["metrics"].items()]
     parts.append(Table(["metric", "signature"], signatures, "How each score was made."))
     parts += _passages(result)
     decoding = {json.dumps(candidate["generation"], sort_keys=True) for candidate in result["candidates"]}
@@ -235,8 +229,8 @@ def section(result: dict[str, Any]) -> Section:
             + " Automatic metrics compare with one reference each, and are not the judgement of people."
         ),
         headline={
-            f"{_label(name)} (%) [95 % interval]": {
-                system: _with_interval(score["score"], score["interval"]) for system, score in entry["scores"].items()
+            f"{metrics.label(name)} (%) [95 % interval]": {
+                system: with_interval(score["score"], score["interval"]) for system, score in entry["scores"].items()
             }
             for name, entry in result["metrics"].items()
         },
@@ -276,7 +270,7 @@ def _differing(name: str, entry: dict[str, Any]) -> list[str]:
         said.append(f"{pair['better']} is better than {worse} by {gap} ({_p(pair)})")
     missing = [f"{pair['a']} and {pair['b']} ({pair['difference']:+.2f}, {_p(pair)})" for pair in others]
     direction = "" if entry["higher_is_better"] else " (less is better)"
-    sentences = f"{_label(name)}{direction}: " + (f"{_some(said)}." if said else "")
+    sentences = f"{metrics.label(name)}{direction}: " + (f"{_some(said)}." if said else "")
     if missing:
         sentences += (
             f" No difference was found between {_some(missing)}."
@@ -288,22 +282,22 @@ def _differing(name: str, entry: dict[str, Any]) -> list[str]:
 
 def _expected(result: dict[str, Any]) -> list[str]:
     """Whether Transformers are better than recurrent models."""
-    families = {candidate["name"]: candidate["family"] for candidate in result["candidates"]}
+    traits = {candidate["name"]: recorded(candidate) for candidate in result["candidates"]}
     verdicts = []
     for name, entry in result["metrics"].items():
         crossed = [
             pair
             for pair in entry["pairs"]
-            if {families[pair["a"]], families[pair["b"]]} == {"rnn_seq2seq", "transformer_seq2seq"}
+            for one, other in itertools.permutations((traits[pair["a"]], traits[pair["b"]]))
+            if one.is_recurrent and other.is_transformer
         ]
-        winners = [families[pair["better"]] for pair in crossed if pair["better"]]
-        behind = winners.count("rnn_seq2seq")
-        ahead = len(winners) - behind  # Transformers, seqloom's and others'
+        winners = [traits[pair["better"]].is_transformer for pair in crossed if pair["better"]]
+        ahead, behind = winners.count(True), winners.count(False)
         if crossed:
             verdict = "SEEN" if ahead > 0 == behind else "NOT SEEN"
             verdicts.append(
-                f"{verdict} in {_label(name)} (better in {ahead} of {plural(len(crossed), 'pair')} of the two kinds, "
-                f"worse in {behind})"
+                f"{verdict} in {metrics.label(name)} (better in {ahead} of {plural(len(crossed), 'pair')} of the two "
+                f"kinds, worse in {behind})"
             )
     if not verdicts:
         return []
@@ -324,12 +318,12 @@ def _scores_table(result: dict[str, Any], several: bool) -> Table:
         hub = (scores[candidate["name"]] for scores in result["untested"].values())
         runs = [str(candidate["runs"])] if several else []
         rows.append([candidate["name"], *runs, *cells, *("" if score is None else f"{score:.2f}" for score in hub)])
-    header = ["candidate", *(["seeds"] if several else []), *map(_label, result["metrics"]), *result["untested"]]
+    header = ["candidate", *(["seeds"] if several else []), *map(metrics.label, result["metrics"]), *result["untested"]]
     caption = "Scores in percent with 95 % intervals"
     caption += "; behind ±, the standard deviation of the seeds' scores." if several else "."
     if result["untested"]:
         caption += (
-            f" {_listing(list(result['untested']))} of the Hub: in its own unit and untested, since such a metric does "
+            f" {together(list(result['untested']))} of the Hub: in its own unit and untested, since such a metric does "
             "not tell what its score is made of."
         )
     return Table(header, rows, caption)
@@ -338,10 +332,10 @@ def _scores_table(result: dict[str, Any], several: bool) -> Table:
 def _tests_table(result: dict[str, Any]) -> Table:
     rows = [
         [
-            _label(name),
+            metrics.label(name),
             f"{pair['a']} − {pair['b']}",
-            _with_interval(pair["difference"], pair["interval"], "+"),
-            *(_number(pair[f"p_{test}"]) for test in ("bootstrap", "randomisation", "exact", "holm")),
+            with_interval(pair["difference"], pair["interval"], "+"),
+            *(p_value(pair[f"p_{test}"]) for test in ("bootstrap", "randomisation", "exact", "holm")),
             f"{pair['wins']:,} / {pair['losses']:,} / {pair['ties']:,}",
             pair["better"] or "not found",
         ]
@@ -370,7 +364,7 @@ def _passages(result: dict[str, Any]) -> list[Passage]:
             what = (
                 f"{pair[better]} is right and {pair[worse]} wrong"
                 if metric == "exact_match"
-                else f"{pair[better]} is farthest ahead of {pair[worse]} ({_label(metric)} of the sentence)"
+                else f"{pair[better]} is farthest ahead of {pair[worse]} ({metrics.label(metric)} of the sentence)"
             )
             lines = []
             for entry in found:
@@ -395,57 +389,6 @@ def _excerpts(texts: list[str]) -> list[str]:
     ]
 
 
-def _scores_figure(result: dict[str, Any]) -> Figure:
-    names = [candidate["name"] for candidate in result["candidates"]]
-    figure, panels = _panels(result, len(names))
-    for panel, (metric, entry) in zip(panels, result["metrics"].items(), strict=False):
-        for row, name in enumerate(names):
-            score, style = entry["scores"][name], look(row)
-            _point(panel, row, score["score"], score["interval"], style["color"], style["marker"], style["color"])
-            if len(score["runs"]) > 1:
-                below = np.full(len(score["runs"]), row + 0.22)
-                panel.plot(score["runs"], below, ".", color=style["color"], markersize=4, alpha=0.8)
-        _rows(panel, names, is_first=panel.get_subplotspec().is_first_col())
-        panel.set_xlabel(f"{_label(metric)} (%; {'more' if entry['higher_is_better'] else 'less'} is better)")
-    return figure
-
-
-def _differences_figure(result: dict[str, Any]) -> Figure:
-    pairs = [f"{pair['a']} −\n{pair['b']}" for pair in next(iter(result["metrics"].values()))["pairs"]]
-    figure, panels = _panels(result, 1.5 * len(pairs))
-    for panel, (metric, entry) in zip(panels, result["metrics"].items(), strict=False):
-        panel.axvline(0, color="0.45", lw=1, ls=":")
-        for row, pair in enumerate(entry["pairs"]):
-            _point(panel, row, pair["difference"], pair["interval"], "0.2", "o", "0.2" if pair["better"] else "white")
-        _rows(panel, pairs, is_first=panel.get_subplotspec().is_first_col())
-        is_better = "first better →" if entry["higher_is_better"] else "← first better"
-        panel.set_xlabel(f"{_label(metric)}, difference (points)\n{is_better}")
-    return figure
-
-
-def _panels(result: dict[str, Any], rows: float) -> tuple[Figure, list[Axes]]:
-    """A panel a metric."""
-    count = len(result["metrics"])
-    columns = min(count, PANELS)
-    figure, panels = new_figure(columns, math.ceil(count / columns), height=1.2 + 0.32 * rows)
-    for panel in panels[count:]:
-        panel.set_axis_off()
-    return figure, panels
-
-
-def _point(panel: Axes, row: int, value: float, bounds: list[float], colour: str, marker: str, fill: str) -> None:
-    panel.plot(bounds, [row, row], color=colour, lw=1.4)
-    panel.plot([value], [row], marker=marker, color=colour, markersize=6, mfc=fill)
-
-
-def _rows(panel: Axes, labels: list[str], is_first: bool) -> None:
-    """The first above the others; the names beside the first column alone."""
-    panel.set_ylim(len(labels) - 0.5, -0.5)
-    panel.set_yticks(range(len(labels)), labels if is_first else [])
-    panel.tick_params(axis="y", length=0)
-    panel.locator_params(axis="x", nbins=5)
-
-
 def _in_words(result: dict[str, Any]) -> str:
     """The best of each metric; of equals, all."""
     said = []
@@ -453,31 +396,15 @@ def _in_words(result: dict[str, Any]) -> str:
         scores = {system: score["score"] for system, score in entry["scores"].items()}
         best = (max if entry["higher_is_better"] else min)(scores.values())
         chosen = [system for system, score in scores.items() if abs(score - best) <= ROUNDING]
-        whose = f"best for {_listing(chosen)}" if len(chosen) < len(scores) else "the same for all"
-        said.append(f"{_label(name)} is {f'{whose}, ' if len(scores) > 1 else ''}{best:.2f}")
+        whose = f"best for {together(chosen)}" if len(chosen) < len(scores) else "the same for all"
+        said.append(f"{metrics.label(name)} is {f'{whose}, ' if len(scores) > 1 else ''}{best:.2f}")
     return "; ".join(said) + "."
 
 
-def _label(metric: str) -> str:
-    return metrics.label(metric)
-
-
-def _with_interval(value: float, low_high: Sequence[float], sign: str = "") -> str:
-    return f"{value:{sign}.2f} [{low_high[0]:{sign}.2f}, {low_high[1]:{sign}.2f}]"
-
-
 def _p(pair: dict[str, Any]) -> str:
-    adjusted = "" if pair["p_holm"] == pair["p"] else f", {_number(pair['p_holm'])} after Holm"
-    return f"p {'' if pair['p'] < 0.001 else '= '}{_number(pair['p'])} by {TESTS[pair['test']]}{adjusted}"
-
-
-def _number(p: float | None) -> str:
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    adjusted = "" if pair["p_holm"] == pair["p"] else f", {p_value(pair['p_holm'])} after Holm"
+    return f"p {'' if pair['p'] < 0.001 else '= '}{p_value(pair['p'])} by {TESTS[pair['test']]}{adjusted}"
 
 
 def _some(items: list[str], limit: int = 6) -> str:
     return "; ".join(items[:limit]) + (f"; and {len(items) - limit} more" if len(items) > limit else "")
-
-
-def _listing(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

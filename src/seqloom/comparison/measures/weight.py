@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from seqloom import run_folder
-from seqloom.comparison.candidates import Candidate, Options, describe
+from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.budgets import (
     SPENT,
-    Progress,
+    Validations,
     best_of_all,
     common_metric,
     over_seeds,
@@ -28,6 +28,7 @@ from seqloom.comparison.instruments.budgets import (
 from seqloom.comparison.instruments.flops import costs
 from seqloom.comparison.instruments.footprint import POWERCAP, Work, has_meter, watch
 from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.traits import recorded
 from seqloom.figures.style import look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.settings.schema import TrainingSettings
@@ -78,10 +79,10 @@ def measure(
     found, works = {}, []
     with bar:
         for candidate in candidates:
-            config = candidate.config
-            cost = costs(candidate)
+            traits, cost = candidate.traits, costs(candidate)
             found[candidate.name] = {
-                "kind": describe(config),
+                "kind": traits.description,
+                "traits": dataclasses.asdict(traits),
                 **cost,
                 "model_bytes": file_size(candidate.folders[0]),
                 "seeds": len(candidate.folders),
@@ -132,7 +133,7 @@ def file_size(folder: Path) -> int | None:
     return None
 
 
-def speed(candidate: Candidate, runs: Sequence[Progress]) -> dict[str, Any]:
+def speed(candidate: Candidate, runs: Sequence[Validations]) -> dict[str, Any]:
     """Target tokens a second and seconds an epoch, validations not counted, and the hardware, as the runs have it."""
     rates = [run.tokens_per_second for run in runs]
     plans, machines = [], []
@@ -341,15 +342,20 @@ def _quality_findings(result: dict[str, Any], mark: str) -> list[str]:
 def _against(models: dict[str, Any], values: dict[str, float | None]) -> tuple[str | None, str]:
     """Whether every Transformer has more (SEEN), none has (NOT SEEN), or they mix; and the extremes' ratio in words."""
     known = {name: value for name, value in values.items() if value is not None}
-    recurrent = {name: value for name, value in known.items() if models[name]["is_recurrent"]}
-    others = {name: value for name, value in known.items() if name not in recurrent}
+    traits = {name: recorded(models[name]) for name in known}
+    recurrent = {name: value for name, value in known.items() if traits[name].is_recurrent}
+    others = {name: value for name, value in known.items() if traits[name].is_transformer}
     if not recurrent or not others:
         return None, ""
-    lightest, heaviest = min(others, key=others.get), max(recurrent, key=recurrent.get)
+    lightest, heaviest = min(others, key=others.__getitem__), max(recurrent, key=recurrent.__getitem__)
     if others[lightest] > recurrent[heaviest]:
         verdict = "SEEN"
     elif max(others.values()) <= min(recurrent.values()):
-        verdict, lightest, heaviest = "NOT SEEN", max(others, key=others.get), min(recurrent, key=recurrent.get)
+        verdict, lightest, heaviest = (
+            "NOT SEEN",
+            max(others, key=others.__getitem__),
+            min(recurrent, key=recurrent.__getitem__),
+        )
     else:
         verdict = "NOT CLEAR"
     if not recurrent[heaviest]:  # memory that is too little to be seen
