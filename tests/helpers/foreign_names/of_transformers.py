@@ -321,7 +321,7 @@ def check_native_format(monkeypatch, tmp_path):
 
 @leans_on(
     "module", "transformers", "transformers.cache_utils",
-    "cache_rnn_seq2seq modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq",
+    "cache_rnn_seq2seq generate_calls modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq",
     "the caches' home; the classes themselves can be had from transformers too",
 )  # fmt: skip
 def check_cache_utils():

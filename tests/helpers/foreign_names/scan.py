@@ -5,6 +5,7 @@ import importlib
 import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Protocol
 
 ROOT = Path(__file__).parents[3]
 SOURCES = sorted(
@@ -20,7 +21,8 @@ LIBRARIES = (
 PUBLIC = {
     "accelerate.utils", "datasets.distributed", "huggingface_hub.dataclasses", "huggingface_hub.errors",
     "huggingface_hub.utils", "sacrebleu.metrics", "safetensors.torch", "torch.distributed.checkpoint.state_dict",
-    "torch.distributed.fsdp", "torch.nn", "torch.nn.attention", "torch.nn.utils.rnn", "torch.optim.swa_utils",
+    "torch.distributed.fsdp", "torch.nn", "torch.nn.attention", "torch.nn.utils.rnn", "torch.optim.lr_scheduler",
+    "torch.optim.swa_utils",
     "torch.utils.data", "transformers.generation", "transformers.modeling_outputs", "transformers.pipelines",
     "transformers.utils.logging", "tokenizers.decoders", "tokenizers.models", "tokenizers.normalizers",
     "tokenizers.pre_tokenizers", "tokenizers.processors", "tokenizers.trainers",
@@ -51,7 +53,7 @@ def foreign_private_names() -> dict[str, set[str]]:
     What a class of ours defines or sets on itself (``def _name``, ``_name = …``, ``self._name = …``) is foreign where a
     base from elsewhere has it too, its own or, of a mixin, that of a class which mixes it in; else it is ours. What is
     merely used (``thing._name``, ``getattr(thing, "_name")``, ``_name=…`` in a call, ``from … import``) is foreign
-    unless some class of ours owns the name. Not found: an attribute that we set on ourselves and a base sets on its
+    unless some class of ours owns the name; so is what a protocol says of it. Not found: an attribute that we set on ourselves and a base sets on its
     instances only.
     """
     classes = our_classes()
@@ -61,11 +63,13 @@ def foreign_private_names() -> dict[str, set[str]]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
-                it = classes.get((str(path), node.name))
-                heirs = [heir for heir in mine if it is not None and issubclass(heir, it)]
+                it = classes.get((str(path), node.name), object)
+                heirs = [heir for heir in mine if it is not object and it in heir.__mro__]
                 bases = {base for heir in heirs for base in heir.__mro__} - mine - {object}
                 for name in defined_names(node):
-                    if any(hasattr(base, name) for base in bases):
+                    if Protocol in it.__mro__:
+                        used[name].add(path.stem)
+                    elif any(hasattr(base, name) for base in bases):
                         found[name].add(path.stem)
                     else:
                         own.add(name)
