@@ -53,8 +53,8 @@ def foreign_private_names() -> dict[str, set[str]]:
     What a class of ours defines or sets on itself (``def _name``, ``_name = …``, ``self._name = …``) is foreign where a
     base from elsewhere has it too, its own or, of a mixin, that of a class which mixes it in; else it is ours. What is
     merely used (``thing._name``, ``getattr(thing, "_name")``, ``_name=…`` in a call, ``from … import``) is foreign
-    unless some class of ours owns the name; so is what a protocol says of it. Not found: an attribute that we set on ourselves and a base sets on its
-    instances only.
+    unless some class of ours owns the name; so is what a protocol says of it. Not found: an attribute that we set on
+    ourselves and a base sets on its instances only.
     """
     classes = our_classes()
     mine = set(classes.values())
