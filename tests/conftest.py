@@ -28,6 +28,14 @@ torch.set_num_threads(1)
 quick.reserve_all()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Comparisons train and measure throughout."""
+    for item in items:
+        if "comparison" in item.path.parts or item.path.stem == "test_guest_family":
+            item.add_marker("slow")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     quick.enter(item)

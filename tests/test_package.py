@@ -89,6 +89,7 @@ class TestEvaluate:
         assert Path(evaluate.__file__).name == "__init__.py"
         assert issubclass(importlib.import_module("seqloom.scoring.metrics").TextMetric, evaluate.Metric)
 
+    @pytest.mark.slow
     def test_without_the_library(self):
         """The name is missing then, as it should be, rather than the script found again and again."""
         code = (

@@ -312,6 +312,7 @@ class TestHelp:
         lines = describe(Train).partition("Examples:")[0].splitlines()
         assert 95 < max(map(len, lines)) <= 100
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "program",
         [["-m", "seqloom", "train"], ["-m", "seqloom", "compare"], ["-m", "seqloom"], ["train.py"], ["evaluate.py"]],
@@ -327,12 +328,14 @@ class TestHelp:
         heavy = {"torch", "transformers", "numpy", "datasets", "accelerate", "huggingface_hub", "matplotlib"}
         assert not imported & heavy
 
+    @pytest.mark.slow
     def test_whoever_imports_seqloom_has_the_models(self):
         """In a script that is called like one of ours too, whatever its words."""
         code = "import sys; sys.argv = ['train.py', '--help']; import seqloom; print('transformers' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout == "True\n"
 
+    @pytest.mark.slow
     def test_names_come_when_they_are_asked_for(self):
         code = (
             "import sys; sys.argv = ['/usr/bin/seqloom']; import seqloom\n"
@@ -343,6 +346,7 @@ class TestHelp:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines() == ["False True True", "True translate rnn_seq2seq False"]
 
+    @pytest.mark.slow
     def test_reader_who_leaves(self):
         read, write = os.pipe()
         os.close(read)

@@ -365,6 +365,7 @@ def encoding_settings(**changes) -> DataSettings:
     return DataSettings(**{"train_files": ["a", "b"], "max_source_length": 2, "max_target_length": 2, **changes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_proc", [None, 2])
 def test_encode_drops_and_counts(tokenizer, num_proc):
     pairs = Dataset.from_dict({"source": [s for s, _ in PAIRS], "target": [t for _, t in PAIRS]})

@@ -103,6 +103,7 @@ class TestMixing:
         assert not held_out & {*pairs.splits["train"]["source"]}
         assert "mix" not in load_pairs(settings, 1, splits=["validation", "test"]).provenance
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("streaming", [False, True])
     def test_goes_on_after_a_kill(self, tmp_path, data, sets, monkeypatch, streaming):
         mix = [{**sets["b"], "weight": 1}, {"train_files": data["few"], "weight": 2}]
@@ -120,6 +121,7 @@ class TestMixing:
             assert f"| b.jsonl | 1 | 40 | {record['data']['mix'][1]['drawn']:,} |" in card
         assert str(Path(sets["b"]["train_files"][0]).parent) not in card
 
+    @pytest.mark.slow
     def test_refusals(self, tmp_path, data, sets):
         for message, entry in (
             (r"data.mix\[0\].wieght is unknown; did you mean data.mix\[0\].weight", {**sets["b"], "wieght": 1}),

@@ -189,6 +189,7 @@ class TestSubwordRegularisation:
             monkeypatch.setattr(module, "validate", see)
         return trained, validated
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", list(KINDS))
     def test_anew_in_every_epoch(self, tmp_path, data, read, kind):
         trained, validated = read
@@ -223,6 +224,7 @@ class TestSubwordRegularisation:
             assert sorted(rows) == sorted(tokenizer(sources).input_ids)
         assert record["data"]["train"].startswith("60 of 60 pairs kept")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("kind", "streaming"), [("byte_bpe", False), ("unigram", True)])
     def test_goes_on_after_a_kill(self, tmp_path, data, monkeypatch, kind, streaming):
         changes = {"tokenizer": self.KINDS[kind], "data": {"streaming": streaming, "shuffle_buffer": 37},
@@ -240,6 +242,7 @@ class TestSubwordRegularisation:
         with pytest.raises(ValueError, match="another tokenizer section"):
             run(tmp_path / "whole", data, resume=True, **changes)
 
+    @pytest.mark.slow
     def test_the_cache_and_other_processes(self, data, tokenizers):
         """An epoch's encoding is found again, after use too; and is the same from several processes."""
         fields = {"train_files": data["few"], "validation_files": data["validation"]}
@@ -254,6 +257,7 @@ class TestSubwordRegularisation:
         assert files[0] == files[2] != files[1]
         assert rows[0] == rows[2] == rows[3] != rows[1]
 
+    @pytest.mark.slow
     def test_pairs_too_long_when_drawn_keep_their_own(self, tmp_path, data, read):
         """Every epoch has the same pairs, and each fits the limits and the batch."""
         trained, _ = read

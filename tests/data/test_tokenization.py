@@ -76,6 +76,7 @@ def test_saved_and_loaded(kind, tmp_path):
         assert there_and_back(loaded, TARGETS[0]) == TARGETS[0]
 
 
+@pytest.mark.slow
 def test_same_data_same_tokenizer():
     script = """
 import json, sys
@@ -209,6 +210,7 @@ def test_pair_or_plain_comes_back_by_itself(family, trust_remote_code, pair, tmp
     assert type(AutoTokenizer.from_pretrained(folder)) is PreTrainedTokenizerFast
 
 
+@pytest.mark.slow
 def test_pair_travels_without_seqloom(pair, tmp_path):
     folder = tmp_path / "pair"
     pair.save_pretrained(folder)

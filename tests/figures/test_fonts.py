@@ -35,6 +35,7 @@ class TestFonts:
         assert [str(warning.message)[:35] for warning in caught] == ["no installed font has Hangul (한국어), d"[:35]]
         assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["□□□", "⟨end⟩"]
 
+    @pytest.mark.slow
     def test_finds_one(self):
         """Among files of which matplotlib's own list of fonts need not know."""
         file = next((file for file in font_manager.findSystemFonts() if ord("한") in fonts._characters(file)), None)

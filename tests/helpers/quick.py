@@ -31,7 +31,7 @@ def reserve(owner: object, name: str, deed: str) -> None:
 
     @functools.wraps(original)
     def reserved(*args, **kwargs):
-        if not is_slow:
+        if not is_slow and ["/sbin/ldconfig", "-p"] not in args:  # ctypes.util.find_library, a few milliseconds
             pytest.fail(f"this test {deed}: mark it with @pytest.mark.slow")
         return original(*args, **kwargs)
 

@@ -16,6 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqEncoderOutput
 
+pytestmark = pytest.mark.slow
+
 # torch.export and torch.compile
 
 

@@ -75,6 +75,7 @@ def losses(trainer) -> list:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 @pytest.mark.filterwarnings("ignore:`.*gradient_checkpointing")
 @pytest.mark.parametrize("precision", [{}, {"bf16": True, "gradient_checkpointing": True}], ids=["fp32", "bf16"])
@@ -101,6 +102,7 @@ def test_trainer_trains_and_evaluates_by_generating(name, precision, tokenizer, 
     assert after["eval_exact"] > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_trainer_smooths_labels_as_the_model_does(name, tokenizer, pairs, tmp_path):
     model = learner(name)
@@ -114,6 +116,7 @@ def test_trainer_smooths_labels_as_the_model_does(name, tokenizer, pairs, tmp_pa
     assert losses(trainer)[-1] < 0.9 * losses(trainer)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_trainers_accumulated_batches_are_one_large_batch(name, tokenizer, pairs, tmp_path):
     results = []
@@ -133,6 +136,7 @@ def test_trainers_accumulated_batches_are_one_large_batch(name, tokenizer, pairs
     assert any((value - fresh[key]).abs().max() > 1e-2 for key, value in results[0][1].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_resumed_trainer_is_the_unbroken_one(name, tokenizer, pairs, tmp_path):
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}

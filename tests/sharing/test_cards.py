@@ -122,6 +122,7 @@ def rows(card: str, heading: str) -> dict[str, list[str]]:
     return {cells[0].strip(): [cell.strip().replace(r"\|", "|") for cell in cells[1:]] for cells in lines}
 
 
+@pytest.mark.slow
 class TestHeader:
     def test_is_what_the_hub_takes(self, run, variant):
         texts = [make_card(run), make_card(run, "me/speller", with_scores=False)]
@@ -185,6 +186,7 @@ class TestHeader:
         assert "Licence of the weights: cc-by-4.0." in make_card(run)
 
 
+@pytest.mark.slow
 class TestBody:
     def test_scores(self, run, record):
         card = make_card(run)
@@ -314,6 +316,7 @@ class TestBody:
         ]
 
 
+@pytest.mark.slow
 def test_the_code_runs(run, tmp_path):
     """In an interpreter that never hears of seqloom, from another folder, and gives what the scoring gave."""
     card = make_card(run, str(run))
@@ -330,6 +333,7 @@ def test_the_code_runs(run, tmp_path):
     assert str({"generated_text": first["hypothesis"]}) in piped
 
 
+@pytest.mark.slow
 def test_names(run, monkeypatch):
     assert make_card(run).count('"speller"') == 3
     card = make_card(run, "me/speller")
@@ -339,6 +343,7 @@ def test_names(run, monkeypatch):
     assert make_card(Path()) == make_card(run)
 
 
+@pytest.mark.slow
 class TestCurve:
     def test_picture(self, run, tmp_path, variant):
         """A PNG of the width of a page, the same every time."""
@@ -400,6 +405,7 @@ class TestCurve:
 
 
 class TestRefusals:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["settings.yaml", "record.json", "training_log.jsonl", "config.json"])
     def test_unfinished(self, variant, name):
         folder = variant()
@@ -412,6 +418,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="holds no finished run"):
             make_card(tmp_path / "nowhere")
 
+    @pytest.mark.slow
     def test_damaged(self, variant):
         for name in ("record.json", "training_log.jsonl", "config.json"):
             folder = variant()
@@ -419,6 +426,7 @@ class TestRefusals:
             with pytest.raises(ValueError, match=f"{name} is damaged"):
                 make_card(folder)
 
+    @pytest.mark.slow
     def test_of_another_version(self, variant):
         folder = variant()
         record = json.loads((folder / "record.json").read_text())

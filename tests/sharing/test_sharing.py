@@ -64,6 +64,7 @@ def scores(card: str) -> dict[str, float]:
 
 
 class TestPush:
+    @pytest.mark.slow
     def test_everything_goes_up(self, hub, folder):
         before, said = contents(folder), []
         with hub.client(hub.WRITE):
@@ -91,6 +92,7 @@ class TestPush:
         assert said[1] in files["README.md"].decode()
         assert contents(folder) == before  # nothing here has changed
 
+    @pytest.mark.slow
     def test_no_path_of_this_machine(self, hub, folder, trained):
         with hub.client(hub.WRITE):
             push_module.push(folder, TO)
@@ -99,6 +101,7 @@ class TestPush:
             assert str(ROOT).encode() not in data, name
         assert b"few.source" in hub["me/model"].files()["settings.yaml"]
 
+    @pytest.mark.slow
     def test_again_sends_nothing_twice(self, hub, folder):
         with hub.client(hub.WRITE):
             push_module.push(folder, TO)
@@ -112,6 +115,7 @@ class TestPush:
         }  # it was checked at a new revision
         assert not hub.seen("PUT", "/lfs/")
 
+    @pytest.mark.slow
     def test_private_and_branch(self, hub, folder):
         with hub.client(hub.WRITE):
             push_module.push(folder, HubSettings(push_to_hub="me/hidden", hub_private_repo=True, hub_revision="trial"))
@@ -119,6 +123,7 @@ class TestPush:
         assert WEIGHTS in hub["me/hidden"].files("trial")
         assert WEIGHTS not in hub["me/hidden"].files("main")
 
+    @pytest.mark.slow
     def test_own_card_is_kept(self, hub, folder):
         text = (folder / "README.md").read_text() + '\n## Thanks\n\nTo everybody who can "run".\n'
         (folder / "README.md").write_text(text)
@@ -129,6 +134,7 @@ class TestPush:
         assert pushed.count("me/model") == 3
         assert (folder / "README.md").read_text() == text
 
+    @pytest.mark.slow
     def test_moved_folder(self, hub, folder, tmp_path):
         """A card that was made is made again, for the new name, wherever the folder went and whatever made it."""
         moved = folder.rename(tmp_path / "elsewhere")
@@ -144,6 +150,7 @@ class TestPush:
         assert "another version" not in pushed
         assert "Downloaded at revision" in pushed
 
+    @pytest.mark.slow
     def test_nothing_else_goes_up(self, hub, folder, capsys):
         for name in ("nohup.out", "old_pytorch.bin", "notes.py", ".netrc"):
             (folder / name).write_text("password=secret")
@@ -154,6 +161,7 @@ class TestPush:
             "left out, as no part of the model: .netrc, nohup.out, notes.py, old_pytorch.bin" in capsys.readouterr().out
         )
 
+    @pytest.mark.slow
     def test_public_repository_does_not_pass_for_private(self, hub, folder):
         hub.create("me/model")
         with (
@@ -170,6 +178,7 @@ class TestPush:
         ):
             push_module.prepare_repository(HubSettings(push_to_hub="me/model", license="foo"))
 
+    @pytest.mark.slow
     def test_old_weights_do_not_stay(self, hub, folder):
         """A repository with both would load the old ones."""
         model = AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -184,6 +193,7 @@ class TestPush:
             push_module.push(folder, TO)
         assert [name for name in hub["me/model"].files() if name.startswith("model") and "py" not in name] == [WEIGHTS]
 
+    @pytest.mark.slow
     def test_without_evaluation(self, hub, folder):
         record = json.loads((folder / "record.json").read_text()) | {"evaluation": None}
         (folder / "record.json").write_text(json.dumps(record))
@@ -193,6 +203,7 @@ class TestPush:
         assert scores(hub["me/model"].files()["README.md"].decode()) == {}
 
 
+@pytest.mark.slow
 class TestScores:
     """A score that the pushed model does not give is not published."""
 
@@ -257,6 +268,7 @@ class TestScores:
         assert type(tokenizer).__name__ == "Seq2SeqPairTokenizer"
 
 
+@pytest.mark.slow
 class TestFailures:
     """One sentence says what happened and how to push later; what was trained stays as it is."""
 
@@ -343,6 +355,7 @@ class TestFailures:
         assert main(["push"]) == 2
 
 
+@pytest.mark.slow
 class TestTraining:
     """``train.py --push_to_hub NAME``."""
 
@@ -430,6 +443,7 @@ class TestTraining:
         assert "ISO 639" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_snippet_of_a_pushed_card_runs_without_seqloom(hub, folder, tmp_path):
     """As a stranger copies it, in a process that cannot import seqloom."""
     with hub.client(hub.WRITE):

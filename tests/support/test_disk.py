@@ -10,6 +10,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 class TestAside:
+    @pytest.mark.slow
     def test_settings_and_tokenizer(self, small_disk):
         (small_disk / "settings.yaml").write_text("as before")
         (small_disk / "ballast").write_bytes(bytes((os.statvfs(small_disk).f_bavail - 1) * 4096))

@@ -41,6 +41,7 @@ def seen(monkeypatch):
 class TestMovingAverage:
     """training.ema_decay"""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("family", ["rnn", "transformer"])
     def test_is_the_hand_written_one(self, tmp_path, data, seen, family):
         decay = 0.7
@@ -64,6 +65,7 @@ class TestMovingAverage:
         for name, tensor in raw.items():
             torch.testing.assert_close(tensor.double(), seen[-1][name])
 
+    @pytest.mark.slow
     def test_is_what_is_validated(self, tmp_path, data):
         """The log's loss is that of the folder it kept as best; the learning is not touched by it."""
         options = {"max_steps": 3, "eval_steps": 3, "learning_rate": 0.1}
@@ -84,6 +86,7 @@ class TestMovingAverage:
             count += encoded["labels"].numel()
         assert ours[-1]["eval_loss"] == pytest.approx(total / count, rel=1e-5)
 
+    @pytest.mark.slow
     def test_tied_weights_stay_tied(self, tmp_path, data):
         run(tmp_path, data, training={"ema_decay": 0.5})
         saved = weights(tmp_path / "run")
@@ -91,6 +94,7 @@ class TestMovingAverage:
         model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run")
         assert model.lm_head.weight is model.model.shared.weight
 
+    @pytest.mark.slow
     def test_goes_on_after_a_kill(self, tmp_path, data, monkeypatch):
         changes = {"training": {"ema_decay": 0.8, "max_steps": 8}, "model": {"dropout": 0.1}}
         run(tmp_path / "whole", data, **changes)
@@ -100,6 +104,7 @@ class TestMovingAverage:
         with pytest.raises(ValueError, match=r"training.ema_decay is None, but the run .* was started with 0.8"):
             run(tmp_path / "whole", data, resume=True, training={"max_steps": 9}, model=changes["model"])
 
+    @pytest.mark.slow
     def test_an_update_that_is_left_out(self, tmp_path, data, monkeypatch):
         """Weights that did not move are not averaged once more."""
         original = update.accumulate_gradients
@@ -145,6 +150,7 @@ class TestCheckpointsAveraged:
 
         return script
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("kind", "name", "scores", "steps"),
         [
@@ -168,6 +174,7 @@ class TestCheckpointsAveraged:
         kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints" / "weights").iterdir())
         assert kept == [f"step-{step:08d}.safetensors" for step in steps]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["last", "best"])
     def test_goes_on_after_a_kill(self, tmp_path, data, monkeypatch, kind):
         options = {

@@ -59,6 +59,7 @@ def damaging(path: Path) -> dict:
 class TestDamage:
     """A file that is not what was written is found and named, and the checkpoint before it is used."""
 
+    @pytest.mark.slow
     def test_every_file_and_every_way(self, two_checkpoints, tmp_path):
         shutil.copytree(two_checkpoints / "run", tmp_path / "run")
         before, last = checkpoints.step_folders(tmp_path / "run")
@@ -82,6 +83,7 @@ class TestDamage:
                 assert ("it is missing" in line) == (way == "deleted")
         assert checkpoints.last_checkpoint(tmp_path / "run", pytest.fail) == last
 
+    @pytest.mark.slow
     def test_every_bit_of_the_manifest(self, two_checkpoints, tmp_path):
         """It cannot vouch for itself, so each of its bits must matter."""
         shutil.copytree(two_checkpoints / "run", tmp_path / "run")
@@ -101,6 +103,7 @@ class TestDamage:
         path.write_bytes(content)
         assert disk.damage(last) is None
 
+    @pytest.mark.slow
     def test_goes_on_from_the_one_before(self, two_checkpoints, tmp_path, data, train):
         shutil.copytree(two_checkpoints / "run", tmp_path / "run")
         config = configure(tmp_path, data, "rnn", model={"dropout": 0.3})
@@ -110,6 +113,7 @@ class TestDamage:
         assert "step-00000006 is damaged (optimizer.bin: its content is not what was written); going on from" in output
         assert_same_run(tmp_path, two_checkpoints)
 
+    @pytest.mark.slow
     def test_none_is_whole(self, two_checkpoints, tmp_path, data, train):
         shutil.copytree(two_checkpoints / "run", tmp_path / "run")
         for folder in checkpoints.step_folders(tmp_path / "run"):
@@ -121,6 +125,7 @@ class TestDamage:
         assert "step-00000006 is damaged (model.safetensors: it is missing)" in line
         assert "step-00000003 is damaged" in line
 
+    @pytest.mark.slow
     def test_best_is_saved_again_from_its_checkpoint(self, two_checkpoints, tmp_path, data, train):
         shutil.copytree(two_checkpoints / "run", tmp_path / "run")
         config = configure(tmp_path, data, "rnn", model={"dropout": 0.3})
@@ -132,6 +137,7 @@ class TestDamage:
         )
         assert_same_run(tmp_path, two_checkpoints)
 
+    @pytest.mark.slow
     def test_best_of_earlier_is_replaced_or_told_of(self, tmp_path, data, train):
         worse = {"learning_rate": 1.0, "warmup_steps": 0, "eval_steps": 2, "max_steps": 4}
         config = configure(tmp_path, data, "rnn", training=worse)
@@ -148,6 +154,7 @@ class TestDamage:
         assert "the next validation's takes its place" in output
         assert json.loads((tmp_path / "run/record.json").read_text())["progress"]["best_step"] == 6
 
+    @pytest.mark.slow
     def test_what_is_kept(self, tmp_path, data, train):
         for limit, kept in ((1, ["step-00000007"]), (3, ["step-00000004", "step-00000006", "step-00000007"])):
             options = {"max_steps": 7, "eval_steps": 5, "save_steps": 2, "save_total_limit": limit}
@@ -225,6 +232,7 @@ class TestRecovery:
         found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
         assert found == {"checkpoints/best/best", "checkpoints/weights/weights", "thesis.tex"}
 
+    @pytest.mark.slow
     def test_at_the_resume(self, two_checkpoints, tmp_path, data, train):
         """Killed between the two renamings of the best model and of the last checkpoint, and while one was deleted."""
         shutil.copytree(two_checkpoints / "run", tmp_path / "run")
@@ -242,6 +250,7 @@ class TestRecovery:
         checkpoints.recover(tmp_path / "nowhere")
         assert not (tmp_path / "nowhere").exists()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("family", "events"), [("rnn", (5, 31, 50, 62)), ("transformer", (18, 41, 53, 70))])
     def test_a_few_kills(self, tmp_path, data, train, family, events):
         """Killed while it renames, writes, deletes, syncs, and resumed: in the end as if nothing had been."""
@@ -259,6 +268,7 @@ class TestRecovery:
         assert status == 0, output
         assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
+    @pytest.mark.slow
     def test_overwriting_killed(self, tmp_path, data, train):
         config = configure(tmp_path, data, "rnn")
         assert train(config)[0] == 0
@@ -269,6 +279,7 @@ class TestRecovery:
         assert status == 0, output
 
 
+@pytest.mark.slow
 class TestFullDisk:
     """One sentence, nothing half-written, and what was there before is whole."""
 

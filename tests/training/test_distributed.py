@@ -325,6 +325,7 @@ def shard_rows(parts: list[list[int]]):
             yield {"input_ids": [100 + number, *range(1, number % 5)], "labels": [*range(3, 4 + number % 7), 2]}
 
 
+@pytest.mark.slow
 class TestSplitStreams:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize("processes", [1, 2])
@@ -368,7 +369,6 @@ class TestSplitStreams:
         assert updates(0)[5:] == updates(5)
         assert len(updates(5)) > 3
 
-    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["split", "split-workers"])
     def test_loss_is_the_mean_over_all_processes_tokens(self, launched, name, pairs):
         """Computed by hand from both processes' batches, with weights that do not move."""
@@ -395,7 +395,6 @@ class TestSplitStreams:
         empty = [all((batch["labels"] == IGNORED).all() for batch in batches) for rank in ranks for *_, batches in rank]
         assert 0 < sum(empty) < len(empty)  # one part ended before the other
 
-    @pytest.mark.slow
     def test_resumed(self, launched, capsys):
         ours, theirs = (read_log(launched / name) for name in ("split-broken", "split-workers"))
         losses = [[line["loss"] for line in log if "loss" in line] for log in (ours, theirs)]

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from seqloom.training import ending, loop
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 class TestTheEnd:

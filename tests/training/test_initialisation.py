@@ -13,7 +13,7 @@ from helpers.runs import (
 from seqloom.data.tokenization import load_tokenizer
 from seqloom.training import learner, loop
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 class TestFreezing:

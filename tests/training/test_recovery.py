@@ -45,6 +45,7 @@ def spoil(monkeypatch, which, what):
     monkeypatch.setattr(update, "accumulate_gradients", accumulate)
 
 
+@pytest.mark.slow
 class TestNonFinite:
     """Such an update is left out and counted; the others are what they would have been."""
 
@@ -131,6 +132,7 @@ class TestMemory:
 
         monkeypatch.setattr(learner.AutoModelForSeq2SeqLM, "from_config", from_config)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("family", ["rnn", "transformer"])
     def test_update_stays_the_same(self, tmp_path, data, monkeypatch, capsys, family):
         run(tmp_path / "wide", data, family)
@@ -147,6 +149,7 @@ class TestMemory:
                 continue  # softmax cancels it: its gradient is rounding alone, which Adam makes large
             torch.testing.assert_close(weights(tmp_path / "narrow" / "run")[name], tensor, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.slow
     def test_not_even_one_pair(self, tmp_path, data, monkeypatch, capsys):
         self.narrow(monkeypatch, 0)
         assert train.main([configure(tmp_path / "new", data)]) == 1
@@ -218,6 +221,7 @@ def test_resumed_with_two_processes_or_another_number(tmp_path, data):
             torch.testing.assert_close(weights(tmp_path / name / "run")[key], tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_patience_survives_a_resume(tmp_path, data, monkeypatch):
     """Without a match anywhere the first validation stays the best, and the second after it ends the run."""
     options = {"max_steps": 30, "eval_steps": 3, "eval_metric": "exact_match", "early_stopping_patience": 2}
@@ -265,6 +269,7 @@ def test_a_process_that_dies_takes_the_others_along(tmp_path, data):
     assert train.main([config, "--resume"]) == 0
 
 
+@pytest.mark.slow
 class TestData:
     @pytest.mark.parametrize("split", ["few", "validation"])
     def test_changed_file_is_named(self, tmp_path, data, capsys, split):
@@ -288,6 +293,7 @@ class TestData:
         assert "few.source changed since the run began" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_odd_locale_and_clock(tmp_path):
     """Texts are UTF-8 whatever the locale says; a clock that jumps changes nothing."""
     pairs = {}
@@ -323,6 +329,7 @@ class TestRehearsal:
         assert re.search(r"memory, MiB: weights \d+, gradients \d+, optimizer \d+, peak of the process [\d,]+", said)
         assert "minutes for 6 updates" in said
 
+    @pytest.mark.slow
     def test_finds_the_largest_update(self, tmp_path, data, monkeypatch):
         """By positions: in a real run no batch is larger."""
         shapes = []

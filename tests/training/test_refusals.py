@@ -102,6 +102,7 @@ class TestRefusals:
         refused("is not empty", "--output_dir", str(tmp_path / "a file"))
         refused("Not a directory", "--output_dir", str(tmp_path / "a file" / "run"))
 
+    @pytest.mark.slow
     def test_runs(self, refused, tmp_path, data):
         run(tmp_path, data, training={"max_steps": 2})
         refused("is not empty; give --resume")
@@ -112,6 +113,7 @@ class TestRefusals:
         refused("there is no file nowhere", "--overwrite", "--test_files", "nowhere", "nowhere")
         refused("d_model=9", "--overwrite", model={"d_model": 9})
 
+    @pytest.mark.slow
     def test_overwrite(self, tmp_path, data):
         run(tmp_path, data, training={"max_steps": 2, "average_checkpoints": 2})
         (tmp_path / "run" / "notes").write_text("mine")
@@ -121,6 +123,7 @@ class TestRefusals:
         shutil.rmtree(tmp_path / "run")
         assert main([configure(tmp_path, data, training={"max_steps": 1}), "--overwrite"]) == 0  # nothing to delete
 
+    @pytest.mark.slow
     def test_a_loss_that_is_no_number(self, tmp_path, data, capsys):
         options = {"learning_rate": 1e30, "eval_steps": 50, "max_steps": 50}
         assert main([configure(tmp_path, data, training=options)]) == 1

@@ -22,7 +22,7 @@ from helpers.unbroken import without_clock
 from seqloom.settings.reading import load_settings
 from seqloom.training import checkpoints, loop
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 ROOT = Path(__file__).parents[2]

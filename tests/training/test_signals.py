@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 class TestStopping:
     """The update is finished, a checkpoint saved, and the status is what a scheduler understands."""
 
+    @pytest.mark.slow
     def test_the_real_command(self, tmp_path, data):
         config = configure(tmp_path, data, "rnn", training={"max_steps": 100_000, "eval_steps": 1000})
         process = subprocess.Popen(
@@ -49,6 +50,7 @@ class TestStopping:
         assert without_clock(tmp_path)[-1]["step"] == step
         assert not (tmp_path / "run" / "model.safetensors").exists()
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not learn that its launcher ended")
     def test_launcher_that_passes_nothing_on(self, tmp_path, data):
         """The scheduler ends `accelerate launch`; the training under it saves and ends, and is no orphan."""
@@ -66,6 +68,7 @@ class TestStopping:
         step = Progress(**json.loads((last(tmp_path) / "progress.json").read_text())).step
         assert without_clock(tmp_path)[-1]["step"] == step
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGUSR1", 128 + signal.SIGUSR1)])
     def test_stopped_and_gone_on(self, tmp_path, data, train, name, status):
         """Wherever it stops, before a validation or between two lines of the log: the log is the unbroken one's."""
@@ -81,6 +84,7 @@ class TestStopping:
         assert found == 0, output
         assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("end", "step"),
         [(end, step) for end, steps in (("3 of 9", (1, 3, 4, 6, 9)), ("4 of 8", (3, 4, 8)), ("epochs", (1, 4, 8)))
@@ -124,6 +128,7 @@ class TestStopping:
             found[end] = folder, changes
         return found
 
+    @pytest.mark.slow
     def test_killed_after_the_validation_that_followed_a_save(self, tmp_path, data, train, monkeypatch, ends):
         """A line of the log that is ahead of the checkpoint of the same update is not there twice."""
         whole, changes = ends["epochs"]

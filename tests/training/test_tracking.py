@@ -82,6 +82,7 @@ def bare_run(tmp_path, data):
 
 
 class TestLog:
+    @pytest.mark.slow
     def test_columns(self, tmp_path, data):
         """An epoch a line: its padding is the plan's, its tokens are the progress's."""
         plan = run(tmp_path / "plan", data, training={"max_steps": 1})["data"]["plan"]
@@ -97,6 +98,7 @@ class TestLog:
         peak = peak_memory(torch.device("cpu"))
         assert 0.5 * peak < line["memory_mib"] <= peak + 0.1  # it is rounded
 
+    @pytest.mark.slow
     def test_padding_is_not_of_how_the_work_is_cut(self, tmp_path, data):
         found = []
         for pieces in (1, 3):
@@ -116,6 +118,7 @@ class TestLog:
         del block
         assert peak_memory(torch.device("cpu")) >= during
 
+    @pytest.mark.slow
     def test_an_interval_cut_by_a_kill(self, tmp_path, data, monkeypatch):
         """Lines every fourth update, checkpoints every third: a line that a checkpoint cuts through is whole again."""
         options = {"training": {"logging_steps": 4, "eval_steps": 3, "max_steps": 9}}
@@ -150,6 +153,7 @@ class TestLog:
         assert found[0]["padding"] == pytest.approx(1 - 56 / 75)
         assert found[0]["tokens_per_second"] == 3.1
 
+    @pytest.mark.slow
     def test_updates_left_out(self, tmp_path, data, monkeypatch):
         """Their lines stand, but what is no number is neither in the file nor in its mean."""
         spoil(monkeypatch, {2, 3, 4})
@@ -205,6 +209,7 @@ class TestTrackers:
             assert [event.value for event in found[name]] == pytest.approx([value for _, value in pairs], rel=1e-6)
         assert [event.step for event in found["train/loss"]] == expected
 
+    @pytest.mark.slow
     def test_tensorboard(self, tmp_path, data):
         run(tmp_path, data, **self.OPTIONS)
         self.check(tmp_path / "run", [2, 4, 6, 8])
@@ -215,6 +220,7 @@ class TestTrackers:
         (settings,) = (tmp_path / "run" / "trackers").rglob("hparams.yml")
         assert "training.learning_rate: 0.01\n" in settings.read_text()
 
+    @pytest.mark.slow
     def test_goes_on_where_it_was(self, tmp_path, data, monkeypatch):
         """Killed two updates after a checkpoint: no number twice, no second set of hyper-parameters."""
         with monkeypatch.context() as patch:
@@ -229,6 +235,7 @@ class TestTrackers:
         assert len(list((tmp_path / "run" / "trackers").rglob("hparams.yml"))) == 1
         assert (tmp_path / "run" / "trackers" / "run_id").read_text() == identity
 
+    @pytest.mark.slow
     def test_others_are_not_told_twice(self, tmp_path, data, monkeypatch):
         """Those that cannot forget get each line once, across a kill."""
         seen = []
@@ -303,6 +310,7 @@ class TestConsole:
         expected = ["0 s", "59 s", "1 min", "23 min", "1 h 00 min", "1 h 00 min", "2 h 05 min", "1 d 0 h", "3 d 4 h"]
         assert [duration(value) for value in seconds] == expected
 
+    @pytest.mark.slow
     def test_in_a_file_and_in_a_terminal(self, tmp_path, data):
         """The real command. A file holds plain lines, a terminal shows a bar."""
         command = [sys.executable, "-m", "seqloom", "train"]

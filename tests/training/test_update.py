@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 class TestTheUpdate:
     """What an update computes does not depend on how its work is cut."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("model", list(SMALL))
     def test_accumulation_changes_nothing(self, tmp_path, data, model):
         found = []
@@ -39,6 +40,7 @@ class TestTheUpdate:
             assert other == pytest.approx(found[0], rel=1e-4, abs=1e-6)
         assert found[0] != found[1]  # the sums were in fact taken otherwise
 
+    @pytest.mark.slow
     def test_log_is_the_mean_over_tokens(self, tmp_path, data, monkeypatch):
         updates = []
         original = loop.make_update
@@ -57,6 +59,7 @@ class TestTheUpdate:
             assert line["gradient_norm"] == part[-1][2]
         assert record["progress"]["target_tokens"] == sum(n for _, n, *_ in updates)
 
+    @pytest.mark.slow
     def test_smoothing_is_of_the_training_loss_alone(self, tmp_path, data):
         found = {}
         for smoothing in (0.0, 0.3):
@@ -71,6 +74,7 @@ class TestTheUpdate:
                 assert plain["eval_loss"] == pytest.approx(smoothed["eval_loss"], rel=1e-6)
         assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "0.3" / "run").config.label_smoothing == 0.3
 
+    @pytest.mark.slow
     def test_the_norm_is_clipped_and_need_not_be(self, tmp_path, data):
         for limit in (1e-6, None):
             options = {"max_grad_norm": limit, "max_steps": 2, "optim": "adam", "adam_epsilon": 1.0, "eval_steps": 1}
@@ -101,12 +105,14 @@ class TestTheUpdate:
             optimizer.step()
             scheduler.step()
 
+    @pytest.mark.slow
     def test_learning_rates_in_the_log_are_the_schedules(self, tmp_path, data):
         options = {"lr_scheduler_type": "linear", "warmup_steps": 2, "max_steps": 6, "gradient_accumulation_steps": 2}
         run(tmp_path, data, training=options)
         rates = [line["learning_rate"] for line in read_log(tmp_path) if "loss" in line]
         assert rates == pytest.approx([0, 0.005, 0.01, 0.0075, 0.005, 0.0025])
 
+    @pytest.mark.slow
     def test_schedules_end_with_the_epochs(self, tmp_path, data):
         options = {"lr_scheduler_type": "linear", "max_steps": None, "num_train_epochs": 2, "eval_steps": None}
         record = run(tmp_path, data, training=options)
@@ -123,6 +129,7 @@ class TestTheUpdate:
             "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0, "2.weight": 0.1,
         }  # fmt: skip
 
+    @pytest.mark.slow
     def test_bf16(self, tmp_path, data):
         run(tmp_path / "bf16", data, training={"mixed_precision": "bf16", "eval_metric": "exact_match"})
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -132,11 +139,13 @@ class TestTheUpdate:
         assert half == pytest.approx(full, rel=0.02)
         assert {tensor.dtype for tensor in weights(tmp_path / "bf16" / "run").values()} == {torch.float32}
 
+    @pytest.mark.slow
     def test_checkpointed_activations_change_nothing(self, tmp_path, data):
         for name, is_on in (("on", True), ("off", False)):
             run(tmp_path / name, data, training={"gradient_checkpointing": is_on})
         assert read_losses(tmp_path / "on") == pytest.approx(read_losses(tmp_path / "off"), rel=1e-5)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("attention", ["eager", "sdpa"])
     def test_attention_of_the_training_is_not_the_models(self, tmp_path, data, attention, monkeypatch):
         used = []
