@@ -89,7 +89,7 @@ def type_name(hint: Any) -> str:
     """A field's type in words: ``int or null``, ``adamw|adam``, ``list of str``."""
     options = _options(hint)
     if len(options) > 1:
-        return " or ".join(map(kind, options))
+        return " or ".join(map(type_name, options))
     origin = typing.get_origin(hint)
     if origin is Literal:
         return "|".join(map(str, typing.get_args(hint)))
