@@ -31,7 +31,7 @@ INSIDE = {
     ),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
-        "initialisation", "checkpoints", "state", "devices", "signals",
+        "initialisation", "checkpoints", "stopping", "state", "devices", "signals",
     ),
     "settings": ("reading", "checks", "typed", "schema"),
     "data": ("updates", "batches", "encoding", "subwords", "pairs", "sources", "tokenization", "scan"),

@@ -16,7 +16,7 @@ from seqloom.commands.command import parse
 from seqloom.commands.compare import Compare, main
 from seqloom.comparison import report
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.compare import Request, commit, compare, recipes, scoring_words, words_for
+from seqloom.comparison.compare import Request, commit, compare, overrides_for, recipes, scoring_overrides
 from seqloom.comparison.measures import attention as attention_module
 from seqloom.comparison.measures import generalisation
 from seqloom.comparison.sections import Passage, Plot, Section, Table
@@ -130,7 +130,7 @@ class TestWords:
         words = (
             "--max_steps 5 --dataset null --test_files x y --evaluation.metrics chrf --training.seed 3 --num_beams 2"
         )
-        assert scoring_words(words.split()) == (
+        assert scoring_overrides(words.split()) == (
             ["--dataset", "null", "--test_files", "x", "y", "--evaluation.metrics", "chrf", "--num_beams", "2"]
         )
 
@@ -284,7 +284,7 @@ class TestScoring:
         config = configure(tmp_path, data, "rnn", evaluation={"metrics": ["cer"]}, data={"validation_size": 7})
         settings = load_settings(config)
         request = Request((config,), (str(tmp_path),), tmp_path / "out", overrides=("--num_beams", "2"))
-        words = words_for(str(tmp_path), request, {"config": [settings]})
+        words = overrides_for(str(tmp_path), request, {"config": [settings]})
         scoring, generation = load_scoring_settings(tmp_path, words)
         assert scoring.data == settings.data
         assert scoring.evaluation.metrics == ["cer"]
@@ -294,9 +294,9 @@ class TestScoring:
     def test_a_model_with_settings_or_told_data_keeps_its_own(self, data, tmp_path):
         settings = load_settings(configure(tmp_path, data, "rnn"))
         told = Request((), ("elsewhere",), tmp_path / "out", overrides=("--dataset", "scan"))
-        assert words_for("elsewhere", told, {"config": [settings]}) == ["--dataset", "scan"]
+        assert overrides_for("elsewhere", told, {"config": [settings]}) == ["--dataset", "scan"]
         settings.save(tmp_path / "settings.yaml")
-        assert words_for(str(tmp_path), Request((), (), tmp_path / "out"), {"config": [settings]}) == []
+        assert overrides_for(str(tmp_path), Request((), (), tmp_path / "out"), {"config": [settings]}) == []
 
 
 class TestTrainings:

@@ -13,12 +13,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from helpers.runs import SMALL, Killed, configure, kill_in, read_log, read_losses, run, same, weights, write_pairs
+from transformers import AutoModelForSeq2SeqLM
 
 from seqloom.commands import train
 from seqloom.data.batches import collate, cut
 from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.reading import load_settings
-from seqloom.training import learner, loop, update
+from seqloom.training import loop, update
 from seqloom.training.run import run_training
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -116,7 +117,7 @@ class TestMemory:
 
     def narrow(self, monkeypatch, rows):
         """A device with room for so many rows."""
-        original = learner.AutoModelForSeq2SeqLM.from_config
+        original = AutoModelForSeq2SeqLM.from_config
 
         def from_config(*args, **kwargs):
             model = original(*args, **kwargs)
@@ -130,7 +131,7 @@ class TestMemory:
             model.forward = narrow
             return model
 
-        monkeypatch.setattr(learner.AutoModelForSeq2SeqLM, "from_config", from_config)
+        monkeypatch.setattr(AutoModelForSeq2SeqLM, "from_config", from_config)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("family", ["rnn", "transformer"])

@@ -18,7 +18,7 @@ from typing import Any
 
 from seqloom.commands.command import Command, choices_of, fields_of, shown, shown_alone, usage_parts
 from seqloom.settings.schema import DERIVED, MixSettings, Settings
-from seqloom.settings.typed import field_types, is_section, kind
+from seqloom.settings.typed import field_types, is_section, type_name
 from seqloom.support.wording import listing
 
 COLUMN = 26
@@ -130,7 +130,7 @@ def keys_of(cls: type) -> list[Key]:
     for f, hint in field_types(cls):
         default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
         if not is_section(hint):
-            keys.append(Key(f.name, kind(hint), _default(default), docs[f.name]))
+            keys.append(Key(f.name, type_name(hint), _default(default), docs[f.name]))
     return keys
 
 

@@ -70,7 +70,7 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         ValueError: The request, the data or the output folder do not allow it, or a training failed.
     """
     names = names_of_subjects(request)
-    refuse_unknown_words(request)
+    refuse_unknown_keys(request)
     runs = recipes(request, names)
     models = finished_models(request, names, runs)
     check_same_pairs(runs, models, request.split)
@@ -85,9 +85,9 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
     return record
 
 
-def refuse_unknown_words(request: Request) -> None:
+def refuse_unknown_keys(request: Request) -> None:
     """Refuses models that are not there, and words that nothing reads; with a configuration its settings refuse."""
-    known = scoring_words(request.overrides)
+    known = scoring_overrides(request.overrides)
     wrong = next((word for word in request.overrides if word.startswith("--") and word not in known), None)
     if wrong and not request.configs:
         raise ValueError(
@@ -103,7 +103,7 @@ def finished_models(
 ) -> list[tuple[str, str, list[str]]]:
     """Name, place and words of the command line of every model that is taken as it is."""
     return [
-        (name, model, words_for(model, request, runs))
+        (name, model, overrides_for(model, request, runs))
         for name, model in zip(names[len(runs) :], request.models, strict=True)
     ]
 
@@ -282,10 +282,10 @@ def candidate_of_model(name: str, model: str, words: Sequence[str], request: Req
     return Candidate(name, (Path(model),), settings, seeds, (folder / run_folder.PREDICTIONS,))
 
 
-def words_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> list[str]:
+def overrides_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> list[str]:
     """The words of the command line that a model is scored with. One that says nothing of its data gets those of the
     first configuration, its metrics too."""
-    words = scoring_words(request.overrides)
+    words = scoring_overrides(request.overrides)
     is_told = {word.partition("=")[0].split(".")[-1].lstrip("-") for word in words} & {"dataset", "test_files"}
     if is_told or not runs or run_folder.is_run(Path(model)):
         return words
@@ -296,7 +296,7 @@ def words_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> 
     return [*(f"--{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()), *words]
 
 
-def scoring_words(overrides: Sequence[str]) -> list[str]:
+def scoring_overrides(overrides: Sequence[str]) -> list[str]:
     """Those of the overrides that scoring knows: a model that is trained has no learning rate."""
     sections = {"data": DataSettings, "generation": GenerationSettings, "evaluation": EvaluationSettings}
     known = {field.name for cls in (*sections.values(), ScoringSettings) for field in dataclasses.fields(cls)}

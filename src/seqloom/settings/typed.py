@@ -82,20 +82,20 @@ def typed(hint: Any, value: Any, name: str) -> Any:
                 continue
             if math.isfinite(number) and (origin is float or number.is_integer()):
                 return origin(number)
-    raise ValueError(f"{name} is {value!r}; it must be {kind(hint)}.")
+    raise ValueError(f"{name} is {value!r}; it must be {type_name(hint)}.")
 
 
-def kind(hint: Any) -> str:
+def type_name(hint: Any) -> str:
     """A field's type in words: ``int or null``, ``adamw|adam``, ``list of str``."""
     options = _options(hint)
     if len(options) > 1:
-        return " or ".join(map(kind, options))
+        return " or ".join(map(type_name, options))
     origin = typing.get_origin(hint)
     if origin is Literal:
         return "|".join(map(str, typing.get_args(hint)))
     if origin is list:
         inner = typing.get_args(hint)[0]
-        return "list of sections" if is_section(inner) else f"list of {kind(inner)}"
+        return "list of sections" if is_section(inner) else f"list of {type_name(inner)}"
     if origin is dict:
         return "dict"
     return "null" if hint is type(None) else hint.__name__

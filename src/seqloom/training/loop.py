@@ -20,7 +20,8 @@ from seqloom.support.console import say
 from seqloom.training import checkpoints
 from seqloom.training.devices import whole_model
 from seqloom.training.signals import Stopped, StopSignals
-from seqloom.training.state import Run, is_over
+from seqloom.training.state import Run
+from seqloom.training.stopping import is_due, is_over, note_score
 from seqloom.training.tracking import Console, RunLog, summary
 from seqloom.training.update import make_update
 from seqloom.training.validation import validate
@@ -82,11 +83,6 @@ def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSigna
         stop(run, number)
 
 
-def is_due(every: int | None, step: int) -> bool:
-    """Whether what is done every so many updates is to be done after update ``step``."""
-    return every is not None and step > 0 and step % every == 0
-
-
 def save(run: Run, log: RunLog) -> None:
     """Saves a checkpoint to resume from."""
     run.progress.log = log.state_dict()
@@ -115,12 +111,7 @@ def validate_and_save(run: Run, log: RunLog) -> None:
             f"lower training.learning_rate. Checkpoints from before it are in {run_folder.checkpoints(run.folder)}."
         )
     goal = metrics.Goal.of(training)
-    score = scores[goal.name]
-    is_best = goal.is_better(score, progress.best_score)
-    if is_best:
-        progress.best_score, progress.best_step, progress.validations_without_best = score, progress.step, 0
-    else:
-        progress.validations_without_best += 1
+    is_best = note_score(progress, goal, scores[goal.name])
     progress.seconds += time.perf_counter() - started
     log.validation(scores, is_best)
     if is_best or training.average_checkpoints:
@@ -129,7 +120,7 @@ def validate_and_save(run: Run, log: RunLog) -> None:
         if is_best:
             checkpoints.save_model(whole, run.tokenizer, run_folder.best(run.folder), progress.step)
         if most := training.average_checkpoints:
-            rank = goal.sign * score if training.average_kind == "best" else None
+            rank = goal.sign * scores[goal.name] if training.average_kind == "best" else None
             checkpoints.keep_weights(whole, run.folder, progress.step, most, rank)
     save(run, log)
     hub = run.settings.hub

@@ -13,7 +13,8 @@ from seqloom.support import disk
 from seqloom.support.console import say
 from seqloom.training import checkpoints
 from seqloom.training.devices import whole_model
-from seqloom.training.state import Run, is_over
+from seqloom.training.state import Run
+from seqloom.training.stopping import is_over
 
 
 def restore(run: Run, checkpoint: Path | None) -> None:

@@ -71,14 +71,3 @@ class Run:
         if self.average is None:
             return self.accelerator.unwrap_model(self.model)
         return cast(Seq2SeqLM, self.average.module)
-
-
-def is_over(run: Run) -> bool:
-    """Whether the updates, the epochs or the patience are spent."""
-    training, progress = run.settings.training, run.progress
-    patience = training.early_stopping_patience
-    return (
-        (run.max_steps is not None and progress.step >= run.max_steps)
-        or (training.num_train_epochs is not None and progress.epoch >= training.num_train_epochs)
-        or (patience is not None and progress.validations_without_best >= patience)
-    )

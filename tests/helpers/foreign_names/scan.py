@@ -34,7 +34,7 @@ def is_private(name: object) -> bool:
 
 
 def our_classes() -> dict[tuple[str, str], type]:
-    """Every class of the package by file and name."""
+    """Every class of the package by file and name, but for protocols, which only say what others have."""
     found = {}
     for path in SOURCES:
         for room, package in ((ROOT / "src" / "seqloom", "seqloom"), (ROOT / "modeling", "seqloom.modeling")):
@@ -42,7 +42,8 @@ def our_classes() -> dict[tuple[str, str], type]:
                 parts = path.relative_to(room).with_suffix("").parts
                 module = importlib.import_module(".".join((package, *parts)))
                 for thing in vars(module).values():
-                    if isinstance(thing, type) and thing.__module__ == module.__name__:
+                    is_ours = isinstance(thing, type) and thing.__module__ == module.__name__
+                    if is_ours and Protocol not in thing.__bases__:
                         found[str(path), thing.__name__] = thing
     return found
 
@@ -52,9 +53,9 @@ def foreign_private_names() -> dict[str, set[str]]:
 
     What a class of ours defines or sets on itself (``def _name``, ``_name = …``, ``self._name = …``) is foreign where a
     base from elsewhere has it too, its own or, of a mixin, that of a class which mixes it in; else it is ours. What is
-    merely used (``thing._name``, ``getattr(thing, "_name")``, ``_name=…`` in a call, ``from … import``) is foreign
-    unless some class of ours owns the name; so is what a protocol says of it. Not found: an attribute that we set on
-    ourselves and a base sets on its instances only.
+    merely used (``thing._name``, ``getattr(thing, "_name")``, ``_name=…`` in a call, ``from … import``, ``def _name``
+    of a protocol) is foreign unless some class of ours owns the name. Not found: an attribute that we set on ourselves
+    and a base sets on its instances only.
     """
     classes = our_classes()
     mine = set(classes.values())
@@ -62,14 +63,15 @@ def foreign_private_names() -> dict[str, set[str]]:
     for path in SOURCES:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                it = classes.get((str(path), node.name), object)
-                heirs = [heir for heir in mine if it is not object and it in heir.__mro__]
+            if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Protocol" for base in node.bases):
+                for name in defined_names(node):
+                    used[name].add(path.stem)
+            elif isinstance(node, ast.ClassDef):
+                it = classes.get((str(path), node.name))
+                heirs = [heir for heir in mine if it is not None and issubclass(heir, it)]
                 bases = {base for heir in heirs for base in heir.__mro__} - mine - {object}
                 for name in defined_names(node):
-                    if Protocol in it.__mro__:
-                        used[name].add(path.stem)
-                    elif any(hasattr(base, name) for base in bases):
+                    if any(hasattr(base, name) for base in bases):
                         found[name].add(path.stem)
                     else:
                         own.add(name)
