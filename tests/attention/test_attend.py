@@ -102,6 +102,7 @@ class TestMaps:
         close(found.cross.sum(-1), torch.ones(2, 2, 2))
         assert model.config._attn_implementation == "sdpa"
 
+    @pytest.mark.slow
     def test_beams(self):
         model, tokenizer = tiny("lstm-luong"), letters()
         options = OPTIONS | {"num_beams": 4, "length_penalty": 0.0}

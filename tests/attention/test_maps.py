@@ -41,6 +41,7 @@ class TestPicture:
         with pytest.raises(ValueError, match=r"shape \(4, 3\), but there are 3 target and 4 source labels"):
             draw_map(panel, maps.target_labels, maps.source_labels, maps.weights())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("layers", "heads", "choice", "expected"),
         [
@@ -76,6 +77,7 @@ class TestPicture:
         maps = made_maps(source=[*(f"w{i}" for i in range(39)), last], target=("x", "y", "z"))
         assert_nothing_is_cut_off(overview(maps))
 
+    @pytest.mark.slow
     def test_both_kinds(self):
         maps = made_maps(layers=2, heads=2, encoder_self=torch.rand(3, 4, 3, 3).softmax(-1))
         for what, count in (("all", 1 + 6 + 1 + 15), ("cross", 7), ("self", 16)):
@@ -86,10 +88,12 @@ class TestPicture:
                 (maps.cross if what == "cross" else maps.encoder_self)[-1, -1],
             )
 
+    @pytest.mark.slow
     def test_long_ones_stay_within_reason(self):
         maps = made_maps(source=[f"word{i}" for i in range(150)], target=[f"wort{i}" for i in range(200)])
         assert max(overview(maps).get_size_inches()) < 40
 
+    @pytest.mark.slow
     def test_made_of_a_model(self, tmp_path):
         save_png(attention_figure(tiny("post-norm"), letters(), SENTENCE, target="ab c"), tmp_path / "map.png")
         pixels = image.imread(tmp_path / "map.png")

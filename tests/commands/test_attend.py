@@ -26,6 +26,7 @@ class TestCommand:
             letters().save_pretrained(folder / name)
         return folder
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["lstm-luong", "post-norm"])
     def test_draws_and_prints(self, folders, name, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
@@ -54,6 +55,7 @@ class TestCommand:
         data = json.loads(Page((tmp_path / "map.html").read_text("utf-8")).texts["script application/json"])
         assert [one["source"] for one in data["sentences"]] == ["abc", "de"]
 
+    @pytest.mark.slow
     def test_options_reach_the_model(self, folders, tmp_path):
         words = ["attend", str(folders / "post-norm"), SENTENCE, "--html", f"{tmp_path}/map.html", "--overwrite"]
 
@@ -69,6 +71,7 @@ class TestCommand:
         assert data("--num_beams", "3")["sentences"][0]["output"] == beams
         assert len(data("--max_new_tokens", "2", "--tokens")["sentences"][0]["targetLabels"]) == 2
 
+    @pytest.mark.slow
     def test_never_overwrites_unasked(self, folders, tmp_path, capsys):
         for option, name in (("--output", "map.png"), ("--html", "map.html")):
             file = tmp_path / name

@@ -98,6 +98,7 @@ def test_commands_outside_the_grammar_are_refused(command):
     assert repr(command) in str(error.value)
 
 
+@pytest.mark.slow
 def test_parsing_agrees_with_composing_on_every_command():
     generated = commands()
     assert len(generated) == len(set(generated)) == 20_910
@@ -113,6 +114,7 @@ def test_the_order_of_commands():
     assert generated[-1] == "turn around right thrice after turn around right thrice"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_sizes_and_no_leak(splits, split):
     train, test = splits[split]["train"], splits[split]["test"]
@@ -121,18 +123,21 @@ def test_sizes_and_no_leak(splits, split):
     assert set(train) | set(test) == set(compose().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["length", "addprim_jump", "addprim_turn_left"])
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_line_for_line_the_published_split(splits, split, name):
     assert digest(splits[split][name]) == PUBLISHED[f"tasks_{name}_{split}.txt"]
 
 
+@pytest.mark.slow
 def test_length_is_split_by_actions(splits):
     lengths = {name: [len(target.split()) for _, target in rows] for name, rows in splits["length"].items()}
     assert max(lengths["train"]) == 22
     assert (min(lengths["test"]), max(lengths["test"])) == (24, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "primitive"), [("addprim_jump", "jump"), ("addprim_turn_left", "turn left")])
 def test_the_added_primitive_is_a_tenth_of_training_and_alone(splits, split, primitive):
     train = [source for source, _ in splits[split]["train"]]
@@ -145,6 +150,7 @@ def test_the_added_primitive_is_a_tenth_of_training_and_alone(splits, split, pri
     assert 0 < train[:1000].count(primitive) < 200  # mixed in, so that any slice has its share
 
 
+@pytest.mark.slow
 def test_the_random_draw_never_changes(splits):
     random.seed(0)
     state = random.getstate()

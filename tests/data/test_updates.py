@@ -138,6 +138,7 @@ def gradients(model, parts: list[dict], num_tokens: int) -> dict[str, torch.Tens
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm-luong", "gru-bahdanau", "post-norm", "rotary-swiglu-pre-norm"])
 def test_one_gradient_however_it_is_shared_out(name):
     """1x8, 2x4 and 8x1 rows, and two and three processes, some of them without rows: the same update."""

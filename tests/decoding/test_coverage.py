@@ -11,6 +11,8 @@ from helpers.tiny import SOURCES, START, close, pad
 
 from seqloom.decoding.coverage import SMALLEST, coverage_beam_search
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=EVERY_COLUMN)
 def name(request):

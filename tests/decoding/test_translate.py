@@ -25,6 +25,7 @@ def pair(request):
 
 
 class TestTranslate:
+    @pytest.mark.slow
     def test_as_the_sources_so_the_outputs(self, pair):
         model, tokenizer = pair
         sources = texts(20)
@@ -72,6 +73,7 @@ class TestTranslate:
         assert [next(outputs) for _ in range(6)] == [alone(model, tokenizer, source)[0] for source in read[:6]]
         assert len(read) == 8
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("num_beams", [1, 3])
     def test_n_best(self, pair, num_beams):
         model, tokenizer = pair

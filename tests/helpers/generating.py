@@ -4,13 +4,20 @@ from functools import lru_cache
 
 import torch
 
+from helpers import quick
 from helpers.tiny import RNNS, SOURCES, batch, pad, tiny
 
 END = 2
 
 
-@lru_cache
 def trained(name):
+    """A model that was taught; those who change it copy it."""
+    quick.refuse("trains a model")
+    return teach(name)
+
+
+@lru_cache
+def teach(name):
     """Taught four sentences, not quite by heart: they end at different lengths, and other beams stay likely."""
     model = tiny(name, noise=0, dropout=0.0).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02 if name in RNNS else 0.005)

@@ -25,14 +25,20 @@ def leave() -> None:
     is_slow = True
 
 
+def refuse(deed: str) -> None:
+    """Fails a test that is not marked."""
+    if not is_slow:
+        pytest.fail(f"this test {deed}: mark it with @pytest.mark.slow")
+
+
 def reserve(owner: object, name: str, deed: str) -> None:
     """Lets slow tests alone call ``owner.name``."""
     original = getattr(owner, name)
 
     @functools.wraps(original)
     def reserved(*args, **kwargs):
-        if not is_slow and ["/sbin/ldconfig", "-p"] not in args:  # ctypes.util.find_library, a few milliseconds
-            pytest.fail(f"this test {deed}: mark it with @pytest.mark.slow")
+        if ["/sbin/ldconfig", "-p"] not in args:  # ctypes.util.find_library, a few milliseconds
+            refuse(deed)
         return original(*args, **kwargs)
 
     setattr(owner, name, reserved)

@@ -19,6 +19,8 @@ from transformers import (
     TextStreamer,
 )
 
+pytestmark = pytest.mark.slow
+
 MASKED = -float("inf")
 
 

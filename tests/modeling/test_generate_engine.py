@@ -17,6 +17,8 @@ from transformers.generation import (
     CompileConfig,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=EVERY_COLUMN)
 def name(request):
@@ -80,7 +82,6 @@ def test_quantized_cache(model):
         generate(marian(), cache_implementation="quantized")
 
 
-@pytest.mark.slow
 def test_compile(model):
     """A compiled forward gives the same tokens; a Transformer's is one graph."""
     torch._dynamo.reset()
@@ -92,7 +93,6 @@ def test_compile(model):
         torch._dynamo.reset()
 
 
-@pytest.mark.slow
 def test_compile_config(model):
     """`generate` compiles by itself where a static cache lets it."""
     if is_rnn(model):

@@ -15,6 +15,8 @@ from transformers.generation import (
     GenerateEncoderDecoderOutput,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=EVERY_COLUMN)
 def name(request):

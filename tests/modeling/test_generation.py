@@ -10,6 +10,8 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 
+pytestmark = pytest.mark.slow
+
 WAYS = {
     "greedy": {"min_new_tokens": 16, "max_new_tokens": 16},
     "beams": {"num_beams": 4, "num_return_sequences": 4},

@@ -90,6 +90,7 @@ class TestAgainst:
         assert len(list((tmp_path / "out").iterdir())) == 1
         assert all(path.read_bytes() == content for path, content in before.items())
 
+    @pytest.mark.slow
     def test_two_models(self, folder, other, decoded, capsys):
         """The other one is scored on the first one's data, in its own folder; then both are kept."""
         results = against(folder, "--against", other)
@@ -172,6 +173,7 @@ class TestAgainst:
 class TestAgainstRefuses:
     """Likewise."""
 
+    @pytest.mark.slow
     def test_words(self, refused, folder, files):
         for words in (["--against"], ["--against", "--split", "test"], ["--against="]):
             refused("--against needs a value", str(folder), *words)

@@ -189,6 +189,7 @@ def corpus(size: int, several: bool = False) -> tuple[list[str], list]:
     ] if several else references
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True])
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
 def test_a_resamples_score_is_the_metrics_own(name, options, several):
@@ -223,6 +224,7 @@ def test_the_bootstrap_is_sacrebleus(name, scorer, monkeypatch):
     assert (high - low) / 2 == pytest.approx(theirs._ci, rel=0.02)
 
 
+@pytest.mark.slow
 def test_intervals():
     """The same every time, in plain Python, around the score, the narrower the more sentences; none unasked for."""
     predictions, references = corpus(50)

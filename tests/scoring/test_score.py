@@ -3,6 +3,7 @@
 import json
 
 import datasets
+import pytest
 import sacrebleu
 from helpers.scored import LETTERS, make_tokenizer, read, sentences, untrained, write
 from transformers import GPT2Config, GPT2LMHeadModel, MarianConfig, MarianMTModel
@@ -150,6 +151,7 @@ class TestScoring:
 class TestRefusals:
     """One line that says what is wrong, before anything is decoded or written."""
 
+    @pytest.mark.slow
     def test_settings(self, refused, folder):
         refused("--num_beam is unknown; did you mean --num_beams?", str(folder), "--num_beam", "3")
         refused("split is 'tset'; allowed are", str(folder), "--split", "tset")

@@ -100,6 +100,7 @@ def load_as(hub, login, name="me/model", **keywords):
         return AutoModelForSeq2SeqLM.from_pretrained(name, **keywords)
 
 
+@pytest.mark.slow
 class TestPrivate:
     @pytest.fixture
     def model(self, hub):
@@ -158,6 +159,7 @@ def pushed_then_changed(hub):
     return model, old, hub["me/model"].head
 
 
+@pytest.mark.slow
 class TestInterrupted:
     def test_cut_in_the_middle_of_the_weights(self, hub):
         """Nothing has happened then; the next push does it all."""

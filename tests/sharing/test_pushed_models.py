@@ -20,6 +20,8 @@ from transformers import pipeline
 
 from seqloom.data.tokenization import target_tokenizer
 
+pytestmark = pytest.mark.slow
+
 CODE = {
     "rnn": {
         "cache_rnn_seq2seq.py", "cells_rnn_seq2seq.py", "configuration_rnn_seq2seq.py", "export_rnn_seq2seq.py",
@@ -181,7 +183,6 @@ class TestPushed:
             assert (errors, warnings) == ([], [])
 
 
-@pytest.mark.slow
 class TestWithoutSeqloom:
     """Where `import seqloom` fails, all is loaded by name from the code beside the weights."""
 
@@ -248,7 +249,6 @@ class TestWithoutSeqloom:
         assert len(house.hub.requests) == before
 
 
-@pytest.mark.slow
 def test_with_seqloom(house):
     """One import, and no trust is asked: our classes are taken, with or without it."""
     few = [part for part in PARTS if part != "pipeline"]

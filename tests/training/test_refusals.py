@@ -87,6 +87,7 @@ class TestRefusals:
         refused("temperature", generation={"generate_kwargs": {"temperature": 0.5}})
         refused("give one of them", "--resume", "--overwrite")
 
+    @pytest.mark.slow
     def test_metrics_before_anything_is_trained(self, refused):
         refused("did you mean sacrebleu?", evaluation={"metrics": ["exact_match", "sacrebleau"]})
         refused("did you mean exact_match?", training={"eval_metric": "exact_mtach"})

@@ -106,6 +106,7 @@ class TestLog:
         assert found[0] == found[1]
         assert len(set(found[0])) == 2
 
+    @pytest.mark.slow
     def test_peak_memory(self):
         """In MiB, and it stays when the memory is given back."""
         before = peak_memory(torch.device("cpu"))
