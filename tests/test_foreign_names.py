@@ -24,7 +24,17 @@ from helpers.foreign_names.table import TABLE, Row
 ENTERED = (of_transformers, of_others)  # importing them enters their rows
 
 
-@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.kind}-{row.library}-{row.name}")
+ROWS = [
+    pytest.param(
+        row,
+        id=f"{row.kind}-{row.library}-{row.name}",
+        marks=[pytest.mark.slow] if row.name == "torch._higher_order_ops.scan" else [],  # it exports a program
+    )
+    for row in TABLE
+]
+
+
+@pytest.mark.parametrize("row", ROWS)
 def test_it_is_there_and_does_what_we_need(row, request):
     assert inspect.getdoc(row.check)
     given = {"name": row.name.rpartition(".")[2]}

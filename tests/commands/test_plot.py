@@ -93,6 +93,7 @@ class TestPlot:
         with pytest.raises(ValueError, match="15 runs are more than can be told apart in one picture: give at most 14"):
             plot.plot_runs([*folders, tmp_path])
 
+    @pytest.mark.slow
     def test_command(self, tmp_path, monkeypatch, capsys):
         """A run that is still going on; and nothing is overwritten unasked."""
         write_log(tmp_path / "a", old_log(), end='{"step": 7, "lo')

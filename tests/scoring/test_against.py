@@ -111,6 +111,7 @@ class TestAgainst:
         assert decoded == ["model", "other"] * 2
         assert "B: " + str(other) in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_generation_settings_are_for_both(self, folder, other, decoded, capsys):
         assert main([str(folder), "--against", str(other), "--max_new_tokens", "3"]) == 0
         for place in (folder, other):

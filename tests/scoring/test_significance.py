@@ -176,6 +176,7 @@ class TestComparing:
         found = compare_systems([a], [b], samples=60)
         assert json.loads(json.dumps(found, allow_nan=False)) == found == compare_systems([a], [b], samples=60)
 
+    @pytest.mark.slow
     def test_the_parts(self):
         """The scores are the metric's, the resampled differences those of the resampled scores."""
         a, b = (statistics("wer", texts, REFERENCES) for texts in (GOOD, BAD))
@@ -222,6 +223,7 @@ class TestComparing:
         assert doubtful
         assert all(one["better"] is None for one in doubtful)
 
+    @pytest.mark.slow
     def test_false_alarms(self):
         """Where there is no difference, randomisation and the exact test cry out in one case of twenty at most."""
         chance = np.random.default_rng(1)
