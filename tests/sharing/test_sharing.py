@@ -351,7 +351,7 @@ class TestFailures:
         assert "come first" in refused(str(folder), "--hub_private_repo", "true")
         assert "come first" in refused(str(folder))
         (folder / "record.json").unlink()
-        assert "has no record.json" in refused(str(folder), "me/model")
+        assert "it lacks record.json" in refused(str(folder), "me/model")
         assert main(["push"]) == 2
 
 
