@@ -26,6 +26,9 @@ ROOMS = (
 )  # fmt: skip
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
+    "commands": (
+        "attend", "compare", "demo", "plot", "push", "score", "train", "translate", "shell", "help", "command",
+    ),
     "comparison": (
         "compare", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
     ),
@@ -33,8 +36,14 @@ INSIDE = {
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
         "initialisation", "checkpoints", "stopping", "state", "devices", "signals",
     ),
+    "sharing": ("push", "card", "verify", "hub", "files", "privacy"),
+    "scoring": ("against", "score", "predictions", "metrics", "significance"),
+    "attention": ("attend", "page", "maps", "words"),
+    "decoding": ("translate", "coverage", "loading"),
     "settings": ("reading", "checks", "typed", "schema"),
     "data": ("updates", "batches", "encoding", "subwords", "pairs", "sources", "tokenization", "scan"),
+    "figures": ("curves", "fonts", "style"),
+    "support": ("console", "disk", "machine", "wording"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 
