@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
+pytestmark = pytest.mark.slow  # every model is written and read again
+
 
 def saved(model, folder):
     """The model after a visit to the disk, and its loading report."""

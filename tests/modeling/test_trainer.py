@@ -14,6 +14,8 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
+pytestmark = pytest.mark.slow  # transformers' Trainer and peft learn
+
 ONE_OF_EACH = ["lstm-luong", "post-norm"]
 
 

@@ -19,6 +19,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+pytestmark = pytest.mark.slow  # weights are written, read and moved
+
 ONE_OF_EACH = ["lstm-luong", "post-norm"]
 
 
