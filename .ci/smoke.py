@@ -52,7 +52,7 @@ commands = "jump twice\nwalk left\n"
 Path("commands.txt").write_text(commands, encoding="utf-8")
 Path("actions.txt").write_text("I_JUMP I_JUMP\nI_TURN_LEFT I_WALK\n", encoding="utf-8")
 pairs = ("--dataset", "null", "--test_files", "commands.txt", "actions.txt")
-run(str(scripts / "seqloom-evaluate"), FOLDER, *pairs, "--split", "test", "--output_dir", "scores")
+run(str(scripts / "seqloom"), "evaluate", FOLDER, *pairs, "--split", "test", "--output_dir", "scores")
 expect(Path("scores", "scores.json").is_file(), "two pairs are scored")
 
 lines = run(str(scripts / "seqloom"), "translate", FOLDER, text=commands).splitlines()
