@@ -269,6 +269,18 @@ def test_a_folder_with_settings_of_its_own(write):
     assert seen == ["old", "new"]
 
 
+@STREAMING
+def test_tables_that_pandas_reads(write, streaming):
+    """Those of the Hub, and of folders whose settings ask for more than we read."""
+    write("corpus/README.md", "---\nconfigs:\n- config_name: x\n  data_files: some.csv\n  skiprows: [1]\n---\n")
+    write("corpus/some.csv", "source,target\nskip\n" + "hello,hallo\n" * 20)
+    assert load(streaming, dataset="corpus")["train"] == [{"source": "hello", "target": "hallo"}] * 18
+    for further in ("", "CC-BY"):
+        write("corpus/some.csv", "source,target\nskip\n" + f"hello,hallo,{further}\n" * 20)
+        with pytest.raises(ValueError, match="Length of header or names does not match length of data"):
+            load(streaming, dataset="corpus")
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.jsonl.gz", "a.parquet", "corpus/train.csv"])
 def test_another_content_is_read_anew_whatever_its_date(write, name):
     seen, caches = [], []

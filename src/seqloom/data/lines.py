@@ -49,14 +49,9 @@ def chunks(path: str) -> Iterator[str]:
         raise
 
 
-def check_length(text: str | None, place: str) -> None:
-    """Refuses a text too long to be a side of a pair, before anything is made of it.
-
-    Raises:
-        ValueError: It has more than `LONGEST_TEXT` characters.
-    """
-    if text is not None and len(text) > LONGEST_TEXT:
-        raise ValueError(
-            f"{place} has a text of {len(text):,} characters; at most {LONGEST_TEXT:,} are allowed: "
-            "look whether the ends of the lines were lost, or cut the text into sentences."
-        )
+def too_long(text: str, place: str) -> ValueError:
+    """What is said of a text with more than `LONGEST_TEXT` characters, before anything is made of it."""
+    return ValueError(
+        f"{place} has a text of {len(text):,} characters; at most {LONGEST_TEXT:,} are allowed: "
+        "look whether the ends of the lines were lost, or cut the text into sentences."
+    )

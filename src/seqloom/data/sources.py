@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from itertools import zip_longest
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 import datasets
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset_builder, load_from_disk
 
-from seqloom.data.lines import check_length, lines
+from seqloom.data import lines
 from seqloom.data.scan import load_scan
 from seqloom.data.tables import KINDS, kind_of, read_table
 from seqloom.settings.schema import DataSettings
@@ -89,7 +90,7 @@ def read_files(paths: list[str], settings: DataSettings, stream: bool, where: st
 
 
 def _aligned(source: str, target: str, state: str) -> Iterator[dict[str, str]]:
-    number, both = 0, zip_longest(lines(source), lines(target))
+    number, both = 0, zip_longest(lines.lines(source), lines.lines(target))
     for number, (left, right) in enumerate(both, start=1):
         if left is None or right is None:
             shorter, longer = (source, target) if left is None else (target, source)
@@ -98,7 +99,8 @@ def _aligned(source: str, target: str, state: str) -> Iterator[dict[str, str]]:
                 " one must belong to line n of the other, so find where they part."
             )
         for path, text in ((source, left), (target, right)):
-            check_length(text, f"{path}, line {number}")
+            if len(text) > lines.LONGEST_TEXT:
+                raise lines.too_long(text, f"{path}, line {number}")
         yield {"source": left, "target": right}
     if not number:
         raise ValueError(f"{source} and {target} have no lines.")
@@ -159,8 +161,11 @@ def _table_folder(config: Any, files: dict[str, list[str]], settings: DataSettin
 
 
 def _csv_options(settings: DataSettings, separator: str) -> dict[str, Any]:
-    """Cells are texts as they stand, ``NA``, ``null`` and ``12`` too; tab-separated ones have no quoting."""
-    options = {"sep": separator, "keep_default_na": False, "converters": {settings.source: str, settings.target: str}}
+    """How pandas is to read the tables of the Hub. Cells are texts as they stand, ``NA``, ``null`` and ``12`` too; the
+    first column is none of rows' names, and a cell more than the header is an error; tabs have no quoting."""
+    warnings.filterwarnings("error", "Length of header or names does not match length of data")
+    columns = {settings.source: str, settings.target: str}
+    options = {"sep": separator, "keep_default_na": False, "converters": columns, "index_col": False}
     return {**options, "quoting": csv.QUOTE_NONE} if separator == "\t" else options
 
 
@@ -168,7 +173,10 @@ def choose_columns(data: Data, settings: DataSettings, where: str) -> Data:
     """The two columns that the settings name, as ``source`` and ``target``."""
     names = {side: getattr(settings, side) for side in PAIR}
     _check_two(names)
-    rows = data if isinstance(data, Dataset) else list(data.take(100))
+    try:
+        rows = data if isinstance(data, Dataset) else list(data.take(100))
+    except Warning as error:  # of `_csv_options`
+        raise ValueError(f"{where} cannot be read ({_reason(error)}).") from None
     if not len(rows):
         raise ValueError(f"{where} has no pairs.")
     flat = (data if isinstance(data, Dataset) else Dataset.from_list(rows, features=data.features)).flatten()

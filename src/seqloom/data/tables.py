@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seqloom.data.lines import check_length, chunks, lines, open_bytes
+from seqloom.data import lines
 from seqloom.support.wording import listing
 
 KINDS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -62,7 +62,8 @@ def read_table(path: str, source: str, target: str, separator: str | None = None
         rows = _cell_rows(path, names, _tabbed(path) if separator == "\t" else _quoted(path, separator))
     for number, pair in rows:
         for text in pair.values():
-            check_length(text, f"{path}, {_unit(path)} {number}")
+            if text is not None and len(text) > lines.LONGEST_TEXT:
+                raise lines.too_long(text, f"{path}, {_unit(path)} {number}")
         yield number, pair
 
 
@@ -116,7 +117,7 @@ def _cell_rows(path: str, names: dict[str, str], rows: Iterator[tuple[int, list[
 
 def _tabbed(path: str) -> Iterator[tuple[int, list[str]]]:
     """Tab-separated cells have no quoting."""
-    for number, line in enumerate(lines(path), start=1):
+    for number, line in enumerate(lines.lines(path), start=1):
         yield number, line.split("\t")
 
 
@@ -139,7 +140,7 @@ def _quoted(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 def _marked(path: str) -> Iterator[str]:
     """Lines whose lone carriage returns the csv module does not know, and one more, which no open quote lets stand."""
-    for line in lines(path, ends=True):
+    for line in lines.lines(path, ends=True):
         yield _LONE_RETURN.sub(_RETURN, line) if "\r" in line else line
     yield f"{_END}\n"
 
@@ -219,7 +220,7 @@ def _json_values(path: str) -> Iterator[tuple[int, Any]]:
     """The values of a list, or one behind the other as in JSON Lines, and in which line each begins."""
     # No number is used, and one of thousands of digits would be refused.
     decode = json.JSONDecoder(parse_int=lambda digits: 0).raw_decode
-    parts = chunks(path)
+    parts = lines.chunks(path)
     text, at, counted, line = "", 0, 0, 1
     is_list, may_end, needs_comma = None, True, False
     while True:
@@ -272,7 +273,7 @@ def _no_json(path: str, line: int, problem: str) -> ValueError:
 
 def _parquet_rows(path: str, names: dict[str, str]) -> Iterator[Row]:
     try:
-        with open_bytes(path) as stream, pq.ParquetFile(stream) as file:
+        with lines.open_bytes(path) as stream, pq.ParquetFile(stream) as file:
             columns = dict(_flat_fields(file.schema_arrow))
             for side, name in names.items():
                 if name not in columns:
