@@ -41,7 +41,9 @@ INSIDE = {
     "attention": ("attend", "page", "maps", "words"),
     "decoding": ("translate", "coverage", "loading"),
     "settings": ("reading", "checks", "typed", "schema"),
-    "data": ("updates", "batches", "encoding", "subwords", "pairs", "sources", "tokenization", "scan"),
+    "data": (
+        "updates", "batches", "encoding", "subwords", "pairs", "sources", "tables", "lines", "tokenization", "scan",
+    ),
     "figures": ("curves", "fonts", "style"),
     "support": ("console", "disk", "machine", "wording"),
 }  # fmt: skip

@@ -10,48 +10,17 @@ from dataclasses import replace
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from seqloom.data.encoding import encode
 from seqloom.data.pairs import load_pairs
 from seqloom.settings.schema import DataSettings
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROWS = [{"source": f"a{n} b", "target": f"c{n} d e"} for n in range(40)]
 # What other readers take for the end of a line: a lone carriage return, U+0085, U+2028, a form feed; and for no value.
 ODD = ["x\ry", "x\u0085y", "x\u2028y", "x\x0cy", "", " ", "NA", "null", "12", '"', 'a "b" c', "가 나", "ends in \r"]
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Writes a file of a folder of its own, which is the working directory; gives its name back."""
-    folder = tmp_path / "files"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def _write(name: str, content: str | bytes, compress: bool = True) -> str:
-        content = content.encode() if isinstance(content, str) else content
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(gzip.compress(content) if compress and name.endswith(".gz") else content)
-        return name
-
-    return _write
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    words = ["<unk>", "a", "b", "c"]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
 
 
 def texts(write, sources, targets, names=("train.en", "train.de")) -> list[str]:
@@ -135,7 +104,7 @@ def test_text_may_begin_with_a_mark_and_end_without_newline(write):
 @STREAMING
 @pytest.mark.parametrize("kind", ["csv", "tsv"])
 def test_cells_are_texts_as_they_stand(write, kind, streaming):
-    rows = [{"source": text, "target": f"0{n}"} for n, text in enumerate(ODD) if "\r" not in text]
+    rows = [{"source": text, "target": f"0{n}"} for n, text in enumerate(ODD)]
     paths = [table(write, f"a.{kind}", rows)]
     splits = load_pairs(DataSettings(train_files=paths, validation_files=paths, streaming=streaming), seed=0).splits
     assert list(splits["train"]) == list(splits["validation"]) == rows
@@ -311,7 +280,7 @@ def test_bytes_of_tables_that_are_no_text(write):
     for kind, text in {"csv": "source,target\nx,y\ncafé,y\n", "jsonl": '{}\n{}\n{"source": "café"}\n'}.items():
         settings = DataSettings(train_files=[write(f"a.{kind}", text.encode("latin-1"))])
         assert f"a.{kind}, line 3: byte" in message(settings)
-    assert "a.csv cannot be read" in message(DataSettings(train_files=["a.csv"], streaming=True))
+        assert f"a.{kind}, line 3: byte" in message(replace(settings, streaming=True))
 
 
 @STREAMING

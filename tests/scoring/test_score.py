@@ -165,6 +165,10 @@ class TestRefusals:
         refused("has no pairs", str(folder), "--test_files", *write(tmp_path, "one", ["a"]), "--test_split", "test[5:]")
         files = write(tmp_path, "only", ["a"])
         refused("there is no split 'train'", str(folder), "--test_files", *files, "--split", "validation")
+        (tmp_path / "cells.tsv").write_text("source\ttarget\na b\tA B\nc d\n")
+        (tmp_path / "cells.jsonl").write_text('{"source": "a", "target": "A"}\n\n{"target": "B"}\n')
+        for name, gap in (("cells.tsv", "line 3 has no target"), ("cells.jsonl", "line 3 has no source")):
+            refused(f"{name}, {gap}", str(folder), "--test_files", str(tmp_path / name))
 
     def test_without_settings_the_data_must_be_named(self, refused, folder):
         (folder / "settings.yaml").unlink()

@@ -257,6 +257,12 @@ def test_metric_for_best_model_may_be_the_metric_or_the_loss(load):
         (b"model: {model_type: rnn_seq2seq}\ndata: {dataset: scan}\n", "output_dir is missing"),
         (b"output_dir: x\ndata: {dataset: scan}\n", "model is missing"),
         (b"output_dir:\nmodel: {model_type: rnn_seq2seq}\n", "output_dir is None; it must be str"),
+        (b"output_dir: x\noutput_dir: y\n", r"bad.yaml, line 2: output_dir stands there a second time, after line 1"),
+        (b"data: {dataset: scan}\nmodel: {}\ndata:\n  split: length\n", r"line 3: data stands there a second time"),
+        (b"training:\n  seed: 1\n  max_steps: 2\n  'seed': 1\n", r"line 4: training.seed stands .* after line 2"),
+        (b"data: {mix: [{weight: 1, weight: 2}]}", r"line 1: data.mix.weight stands there a second time"),
+        (b"generation: {generate_kwargs: {a: {b: 1, b: 2}}}", r"generation.generate_kwargs.a.b stands there a second"),
+        (b"output_dir: [2024-13-45]", "bad.yaml is not YAML: month must be"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path, content, message):
@@ -264,6 +270,35 @@ def test_files_that_are_no_configuration(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_settings(path)
+
+
+@pytest.mark.parametrize(
+    "written", ["2024_01_02", "007", "0x10", "1e5", "12:30:00", "2024-13-45", "2024-01-02", "1.50"]
+)
+def test_a_text_of_the_file_is_what_is_written(tmp_path, written):
+    """Whatever number or date YAML would make of it."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"output_dir: {written}\nmodel: {{model_type: rnn_seq2seq, hidden_size: 0x10}}\n"
+        f"data: {{train_files: [{written}, b], source: {written}, mix: [{{weight: 1_0, train_files: {written}}}]}}\n"
+        "training: {max_steps: 1_000}\n"
+    )
+    settings = load_settings(path)
+    (mixed,) = settings.data.mix
+    assert [settings.output_dir, settings.data.source, *settings.data.train_files, *mixed.train_files] == [
+        written, written, written, "b", written,
+    ]  # fmt: skip
+    assert (settings.training.max_steps, mixed.weight, settings.model["hidden_size"]) == (1000, 10, 16)
+
+
+def test_one_anchor_may_be_used_twice(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "output_dir: x\nmodel: {model_type: rnn_seq2seq}\ntraining: {max_steps: 1}\n"
+        "data:\n  train_files: [a]\n  mix:\n  - &first {weight: 1, train_files: [b]}\n"
+        "  - <<: *first\n    weight: 2\n  - *first\n"
+    )
+    assert [entry.weight for entry in load_settings(path).data.mix] == [1, 2, 1]
 
 
 def test_an_override_cannot_go_into_what_is_no_section(tmp_path):

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, IterableDataset, ReadInstruction, concatenate_datasets, interleave_datasets
 
-from seqloom.data.sources import PAIR, Data, choose_columns, describe_file, read_dataset, read_files
+from seqloom.data.sources import PAIR, Data, TableFolder, choose_columns, describe_file, read_dataset, read_files
+from seqloom.data.tables import first_gap, kind_of
 from seqloom.settings.schema import DataSettings
 from seqloom.support.wording import listing
 
@@ -46,7 +47,8 @@ def load_pairs(settings: DataSettings, seed: int, splits: Sequence[str] = SPLITS
 
     Raises:
         ValueError: A file, dataset, split or column is missing, empty, unreadable or not text; two text files differ in
-            length or hold a line that is not UTF-8 (found when the line is read: in a stream, later).
+            length or hold a line that is not UTF-8, a table's row has more cells than its header (found when the line
+            is read: in a stream, later); a validation or test pair lacks a side.
     """
     files = {split: paths for split in SPLITS if (paths := getattr(settings, f"{split}_files"))}
     dataset, provenance = read_dataset(settings) if settings.dataset else ({}, {})
@@ -73,23 +75,57 @@ def load_pairs(settings: DataSettings, seed: int, splits: Sequence[str] = SPLITS
 
 
 def _read_split(
-    split: str, settings: DataSettings, dataset: dict[str, Data], section: str
+    split: str, settings: DataSettings, dataset: Mapping[str, Data], section: str
 ) -> tuple[Data, str | list[dict[str, Any]]]:
     """A split's pairs and where they come from: a slice of the data set, or files with their digests."""
     spec, stream = getattr(settings, f"{split}_split"), settings.streaming and split == "train"
+    tables: Sequence[str] = ()
+    separator = None
     if files := getattr(settings, f"{split}_files"):
         where, origin = f"{section}.{split}_files", [describe_file(path, stream) for path in files]
         data = _slice({split: read_files(files, settings, stream, where, str(origin))}, spec)
+        tables = files if spec == split else ()
     else:
         where, origin = f"split {spec!r} of {settings.dataset}", spec
-        data = choose_columns(_slice(dataset, spec), settings, where)
+        data = _slice(dataset, spec)
+        if isinstance(dataset, TableFolder):  # whose columns are chosen
+            tables, separator = dataset.files.get(spec, ()), dataset.separator
+        else:
+            data = choose_columns(data, settings, where)
     if stream and isinstance(data, Dataset):
         data = data.to_iterable_dataset()
     if not stream and isinstance(data, IterableDataset):
         data = _collect(data)
     if next(iter(data), None) is None:
         raise ValueError(f"{where} has no pairs.")
+    if split != "train" and isinstance(data, Dataset) and (gap := find_gap(data)):
+        tables = [path for path in tables if kind_of(path)]
+        places = (first_gap(path, settings.source, settings.target, separator) for path in tables)
+        refuse_gap(next(filter(None, places), f"{where}: {gap}"))
     return data, origin
+
+
+def find_gap(pairs: Dataset) -> str | None:
+    """Which pair lacks a side, if any: ``pair 3 has no target``. A side may be empty, but it must be there."""
+    number = 0
+    for batch in pairs.with_format("arrow").iter(batch_size=10_000):
+        for side in PAIR:
+            if batch[side].null_count:
+                return f"pair {number + batch[side].is_null().to_pylist().index(True) + 1} has no {side}"
+        number += len(batch)
+    return None
+
+
+def refuse_gap(gap: str) -> None:
+    """Says that pairs with a gap are not scored.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(
+        f"{gap}: whatever is validated or scored on needs both sides; write the missing one, an empty text where none "
+        "is meant, or take the row out (training pairs without a side are left out and counted)."
+    )
 
 
 def _mix(
@@ -160,7 +196,7 @@ def _exists(split: str, settings: DataSettings, available: Iterable[str]) -> boo
     return not missing
 
 
-def _slice(available: dict[str, Data], spec: str) -> Data:
+def _slice(available: Mapping[str, Data], spec: str) -> Data:
     """``train``, ``train[:1000]``, ``train[:10%]+test``; of streams neither percentages nor counts from the end."""
     if spec in available:
         return available[spec]
@@ -189,6 +225,7 @@ def _cut(train: Data, settings: DataSettings, seed: int) -> tuple[Data, Dataset,
                 "the validation pairs would be cut: give data.validation_files or a dataset with a validation split."
             )
         validation, train = _collect(train.take(size)), train.skip(size)
+        validation, _ = _part(validation)
         if next(iter(train), None) is None:
             raise ValueError(f"the training stream ends within data.validation_size, {size} pairs; make that smaller.")
         return train, validation, f"the first {size} pairs of the training stream"
@@ -196,7 +233,17 @@ def _cut(train: Data, settings: DataSettings, seed: int) -> tuple[Data, Dataset,
     if not size:
         raise ValueError(f"{len(train)} training pairs are too few to cut validation from; give a validation split.")
     parts = train.train_test_split(test_size=size, seed=seed)
-    return parts["train"], parts["test"], f"{size} pairs drawn from the training split with seed {seed}"
+    rest, (validation, broken) = parts["train"], _part(parts["test"])
+    rest = concatenate_datasets([rest, broken]) if len(broken) else rest  # which are counted in training
+    return rest, validation, f"{size} pairs drawn from the training split with seed {seed}"
+
+
+def _part(pairs: Dataset) -> tuple[Dataset, Dataset]:
+    """Those that have both sides, and those that lack one."""
+    if find_gap(pairs) is None:
+        return pairs, pairs.select(range(0))
+    whole = np.array([all(text is not None for text in row.values()) for row in pairs])
+    return pairs.select(np.flatnonzero(whole)), pairs.select(np.flatnonzero(~whole))
 
 
 def _collect(stream: IterableDataset) -> Dataset:

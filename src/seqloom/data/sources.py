@@ -7,39 +7,32 @@ Texts stay on disk: `datasets` maps its cache into memory or reads a stream. Inp
 from __future__ import annotations
 
 import csv
-import glob
-import gzip
 import hashlib
-import zlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    Features,
-    IterableDataset,
-    Value,
-    load_dataset,
-    load_dataset_builder,
-    load_from_disk,
-)
+import datasets
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset_builder, load_from_disk
 
+from seqloom.data import lines
 from seqloom.data.scan import load_scan
+from seqloom.data.tables import KINDS, kind_of, read_table
 from seqloom.settings.schema import DataSettings
 from seqloom.support.wording import listing
 
 Data: TypeAlias = Dataset | IterableDataset
 PAIR = Features({"source": Value("string"), "target": Value("string")})
-TABLES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
-def read_dataset(settings: DataSettings) -> tuple[dict[str, Data], dict[str, Any]]:
+def read_dataset(settings: DataSettings) -> tuple[Mapping[str, Data], dict[str, Any]]:
     """All splits of ``data.dataset``, and which version of it they are."""
     name = settings.dataset
     assert name is not None
+    about: dict[str, Any] = {}
     if name == "scan":
         split = settings.split or "simple"
         return load_scan(split), {"dataset": name, "split": split}
@@ -47,10 +40,22 @@ def read_dataset(settings: DataSettings) -> tuple[dict[str, Data], dict[str, Any
         if any(Path(name, mark).is_file() for mark in ("dataset_dict.json", "state.json")):  # made by save_to_disk
             data = load_from_disk(name)
             return data if isinstance(data, DatasetDict) else {"train": data}, {"dataset": name}
-        builder = load_dataset_builder(name, settings.config_name, revision=settings.revision)
+        options: dict[str, Any] = {"revision": settings.revision}
+        builder = load_dataset_builder(name, settings.config_name, **options)
+        if Path(name).exists():
+            files = {str(split): [*paths] for split, paths in builder.config.data_files.items()}
+            described = [describe_file(path, settings.streaming) for paths in files.values() for path in paths]
+            about = {"dataset": name, "files": described}
+            if folder := _table_folder(builder.config, files, settings):
+                return folder, about
+            # The builder knows a file by its date: what was read of another content must lie elsewhere.
+            digest = hashlib.sha256(str(described).encode()).hexdigest()[:16]
+            options["cache_dir"] = str(Path(datasets.config.HF_DATASETS_CACHE, f"seqloom-{digest}"))
         if hasattr(builder.config, "keep_default_na"):
-            options = _csv_options(settings, builder.config.sep)
-            builder = load_dataset_builder(name, settings.config_name, revision=settings.revision, **options)
+            options |= _csv_options(settings, builder.config.sep)
+        if len(options) > 1:
+            builder = load_dataset_builder(name, settings.config_name, **options)
+        about = about or {"dataset": name, "config_name": builder.config.name, "revision": builder.hash}
         if settings.streaming:
             data = builder.as_streaming_dataset()
         else:
@@ -61,10 +66,7 @@ def read_dataset(settings: DataSettings) -> tuple[dict[str, Data], dict[str, Any
             f"data.dataset {name!r} cannot be loaded ({_reason(error)}); check the name, data.config_name, data."
             "revision and the way to the Hub (private datasets need `hf auth login`), or give data.train_files instead."
         ) from None
-    if not Path(name).exists():
-        return data, {"dataset": name, "config_name": builder.config.name, "revision": builder.hash}
-    files = [path for paths in builder.config.data_files.values() for path in paths]
-    return data, {"dataset": name, "files": [describe_file(path, settings.streaming) for path in files]}
+    return data, about
 
 
 def read_files(paths: list[str], settings: DataSettings, stream: bool, where: str, state: str) -> Data:
@@ -76,77 +78,105 @@ def read_files(paths: list[str], settings: DataSettings, stream: bool, where: st
             raise ValueError(f"{path} of {where} is empty.")
         if path.endswith(".gz") and start != b"\x1f\x8b":
             raise ValueError(f"{path} of {where} is not compressed with gzip; compress it or take .gz off its name.")
-    kinds = {TABLES.get(Path(path.removesuffix(".gz")).suffix.lower(), "text") for path in paths}
-    if len(kinds) == 1 and "text" not in kinds:
-        (kind,) = kinds
-        return choose_columns(_read_tables(paths, kind, settings, stream), settings, where)
-    if kinds != {"text"} or len(paths) != 2:
+    kinds = {kind_of(path) for path in paths}
+    if len(kinds) == 1 and None not in kinds:
+        return _tables(paths, settings, stream, state)
+    if kinds != {None} or len(paths) != 2:
         raise ValueError(
             f"{where} is {listing(paths)}; give two line-aligned text files, source and target, "
-            f"or tables of one kind ({listing(TABLES)})."
+            f"or tables of one kind ({listing(KINDS)})."
         )
-    arguments = {"source": paths[0], "target": paths[1], "state": state}  # all of them name the cache
-    try:
-        return (IterableDataset if stream else Dataset).from_generator(_aligned, features=PAIR, gen_kwargs=arguments)
-    except Exception as error:
-        raise ValueError(str(error.__cause__ or error)) from None
+    return _generated(stream, _aligned, {"source": paths[0], "target": paths[1], "state": state})
 
 
 def _aligned(source: str, target: str, state: str) -> Iterator[dict[str, str]]:
-    number, lines = 0, zip_longest(_lines(source), _lines(target))
-    for number, (left, right) in enumerate(lines, start=1):
+    number, both = 0, zip_longest(lines.lines(source), lines.lines(target))
+    for number, (left, right) in enumerate(both, start=1):
         if left is None or right is None:
             shorter, longer = (source, target) if left is None else (target, source)
             raise ValueError(
-                f"{shorter} has {number - 1:,} lines and {longer} has {number + sum(1 for _ in lines):,}; line n of the"
+                f"{shorter} has {number - 1:,} lines and {longer} has {number + sum(1 for _ in both):,}; line n of the"
                 " one must belong to line n of the other, so find where they part."
             )
+        for path, text in ((source, left), (target, right)):
+            if len(text) > lines.LONGEST_TEXT:
+                raise lines.too_long(text, f"{path}, line {number}")
         yield {"source": left, "target": right}
     if not number:
         raise ValueError(f"{source} and {target} have no lines.")
 
 
-def _lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 text. Only a newline ends one: carriage returns, U+0085 and U+2028 also stand inside
-    sentences, and a line more on one side shifts all that follow."""
-    number = 0
-    try:
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x})"
-        raise ValueError(f"{path}, line {number}: {byte} is not UTF-8; convert the file or repair the line.") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged after line {number} ({error}); make or download it again.") from None
+def _rows(paths: list[str], source: str, target: str, separator: str | None, state: str) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        for _, pair in read_table(path, source, target, separator):
+            yield pair
 
 
-def _read_tables(paths: list[str], kind: str, settings: DataSettings, stream: bool) -> Data:
-    loader, options = kind, {}
-    if kind in ("csv", "tsv"):
-        loader, options = "csv", _csv_options(settings, "\t" if kind == "tsv" else ",")
-    names = [glob.escape(path) for path in paths]
-    for path in paths if kind != "parquet" and not stream else []:
-        for _ in _lines(path):  # says where a file is not UTF-8; the readers say it without the line, or too late
-            pass
+def _generated(stream: bool, generator: Callable[..., Iterator[dict[str, Any]]], arguments: dict[str, Any]) -> Data:
+    """What the generator gives, on disk or as a stream; all its arguments name the cache."""
     try:
-        data = load_dataset(loader, data_files=names, split="train", streaming=stream, **options)
-        next(iter(data), None)  # a stream that cannot be read fails here
-        return data
+        return (IterableDataset if stream else Dataset).from_generator(generator, features=PAIR, gen_kwargs=arguments)
     except Exception as error:
-        raise ValueError(f"{listing(paths)} cannot be read as {kind} ({_reason(error)}).") from None
+        raise ValueError(str(error.__cause__ or error)) from None
+
+
+def _tables(paths: list[str], settings: DataSettings, stream: bool, state: str, separator: str | None = None) -> Data:
+    """The two columns of tables. A stream has a shard a file, since ``paths`` is a list."""
+    columns = {side: getattr(settings, side) for side in PAIR}
+    _check_two(columns)
+    return _generated(stream, _rows, {"paths": paths, **columns, "separator": separator, "state": state})
+
+
+class TableFolder(Mapping[str, Data]):
+    """The splits of a local folder of tables, each read when it is asked for: its pairs, not all its columns."""
+
+    def __init__(self, files: dict[str, list[str]], settings: DataSettings, separator: str | None):
+        self.files, self.separator = files, separator
+        self._settings, self._read = settings, dict[str, Data]()
+
+    def __getitem__(self, split: str) -> Data:
+        if split not in self._read:
+            paths, stream = self.files[split], self._settings.streaming
+            state = str([describe_file(path, stream) for path in paths])
+            self._read[split] = _tables(paths, self._settings, stream, state, self.separator)
+        return self._read[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def _table_folder(config: Any, files: dict[str, list[str]], settings: DataSettings) -> TableFolder | None:
+    """The folder that a builder found, unless it has other files than tables or is to be read in a way of its own."""
+    if not all(kind_of(path) and Path(path).is_file() for paths in files.values() for path in paths):
+        return None
+    ours = {"name", "version", "data_dir", "data_files", "description", "sep", "delimiter"}
+    usual, separator = type(config)(), getattr(config, "sep", None)
+    if any(getattr(config, f.name) != getattr(usual, f.name) for f in fields(config) if f.name not in ours):
+        return None
+    separator = None if separator in (None, ",") else separator
+    return TableFolder(files, settings, separator) if separator is None or len(separator) == 1 else None
 
 
 def _csv_options(settings: DataSettings, separator: str) -> dict[str, Any]:
-    """Cells are texts as they stand, ``NA``, ``null`` and ``12`` too; tab-separated ones have no quoting."""
-    options = {"sep": separator, "keep_default_na": False, "converters": {settings.source: str, settings.target: str}}
+    """How pandas is to read the tables of the Hub. Cells are texts as they stand, ``NA``, ``null`` and ``12`` too; the
+    first column is none of rows' names, and a cell more than the header is an error; tabs have no quoting."""
+    warnings.filterwarnings("error", "Length of header or names does not match length of data")
+    columns = {settings.source: str, settings.target: str}
+    options = {"sep": separator, "keep_default_na": False, "converters": columns, "index_col": False}
     return {**options, "quoting": csv.QUOTE_NONE} if separator == "\t" else options
 
 
 def choose_columns(data: Data, settings: DataSettings, where: str) -> Data:
     """The two columns that the settings name, as ``source`` and ``target``."""
     names = {side: getattr(settings, side) for side in PAIR}
-    rows = data if isinstance(data, Dataset) else list(data.take(100))
+    _check_two(names)
+    try:
+        rows = data if isinstance(data, Dataset) else list(data.take(100))
+    except Warning as error:  # of `_csv_options`
+        raise ValueError(f"{where} cannot be read ({_reason(error)}).") from None
     if not len(rows):
         raise ValueError(f"{where} has no pairs.")
     flat = (data if isinstance(data, Dataset) else Dataset.from_list(rows, features=data.features)).flatten()
@@ -156,11 +186,14 @@ def choose_columns(data: Data, settings: DataSettings, where: str) -> Data:
         kind = getattr(flat.features[name], "dtype", type(flat.features[name]).__name__)
         if kind not in ("string", "large_string"):
             raise ValueError(f"data.{side} is {name!r}, but that column of {where} holds {kind} instead of text.")
-    if names["source"] == names["target"]:
-        raise ValueError(f"data.source and data.target are both {names['source']!r}; they must be two columns.")
     if isinstance(data, Dataset):
         return flat.select_columns([*names.values()]).rename_columns({name: side for side, name in names.items()})
     return data.map(_pick, fn_kwargs={"names": names}, remove_columns=[*rows[0]], features=PAIR)
+
+
+def _check_two(names: dict[str, str]) -> None:
+    if names["source"] == names["target"]:
+        raise ValueError(f"data.source and data.target are both {names['source']!r}; they must be two columns.")
 
 
 def _pick(row: dict[str, Any], names: dict[str, str]) -> dict[str, str | None]:

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
-from seqloom.data.pairs import load_pairs
+from seqloom.data.pairs import find_gap, load_pairs, refuse_gap
 from seqloom.data.tokenization import check_matches, load_tokenizer
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, load_model
 from seqloom.decoding.translate import translate
@@ -112,7 +112,12 @@ def score_split(
         batch_tokens: As for `translate`.
         about: Added to the scores.
         generate_kwargs: As for `translate`.
+
+    Raises:
+        ValueError: There is no such metric; a pair lacks a side.
     """
+    if gap := find_gap(pairs):
+        refuse_gap(f"the {split} split: {gap}")
     for name in settings.metrics:
         metrics.load_metric(name)  # a misspelt name shows before the decoding, not after
     generate_kwargs, generation = decoding_of(model.generation_config, generate_kwargs)

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, ScoringSettings, Settings
-from seqloom.settings.typed import build, field_types, from_words, is_section
+from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
 from seqloom.support.wording import unknown
 
 
@@ -28,14 +26,15 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
             is a section's field (``training.learning_rate``), or the field alone where only one section has it.
 
     Raises:
-        ValueError: The file is missing or is not YAML; a key is unknown; a value has the wrong type or makes no sense.
+        ValueError: The file is missing or is not YAML; a key is unknown or stands twice; a value has the wrong type or
+            makes no sense.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+    except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
@@ -58,7 +57,7 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     raw: dict[str, Any] = {}
     path = Path(model) / run_folder.SETTINGS
     if path.is_file():
-        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+        written = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
     given = list(_parse_overrides(overrides))
     keys = [_resolve(key, raw, ScoringSettings) for key, _ in given]

@@ -16,6 +16,10 @@ from seqloom.support.wording import listing, unknown
 T = TypeVar("T")
 
 
+class _Twice(ValueError):
+    """A key stands twice."""
+
+
 def field_types(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     """The fields of a dataclass, with their types."""
     hints = typing.get_type_hints(cls)
@@ -125,12 +129,74 @@ def from_words(hint: Any, words: Sequence[str]) -> Any:
     return values[0] if len(values) == 1 else values
 
 
+def from_yaml(text: str, name: str, cls: Any = Any) -> Any:
+    """The plain value of a YAML text, in which no key of a section stands twice: YAML would keep the last in silence.
+
+    Args:
+        text: The YAML.
+        name: What it is called in an error.
+        cls: The dataclass that it is for. What its fields of type str hold is what is written, 2024_01_02 or 007,
+            which YAML reads as other numbers.
+
+    Raises:
+        ValueError: It is no YAML, or a key stands twice.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _refuse_twice(node, name, "", set())
+            _keep_texts(node, cls)
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except _Twice:
+        raise
+    except (yaml.YAMLError, ValueError) as error:  # the latter of what looks like a date
+        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _refuse_twice(node: yaml.Node | None, name: str, section: str, seen: set[int]) -> None:
+    if id(node) in seen:  # an anchor that is referred to
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_twice(item, name, section, seen)
+    lines: dict[tuple[str, str], int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(key, yaml.ScalarNode):
+            line = key.start_mark.line + 1
+            if (key.tag, key.value) in lines:
+                raise _Twice(
+                    f"{name}, line {line}: {section}{key.value} stands there a second time, after line "
+                    f"{lines[key.tag, key.value]}, and only one of them could hold; take the other out."
+                )
+            lines[key.tag, key.value] = line
+        _refuse_twice(value, name, f"{section}{getattr(key, 'value', '')}.", seen)
+
+
+def _keep_texts(node: yaml.Node | None, hint: Any) -> None:
+    """Makes texts of the numbers and dates that stand where the type is one."""
+    (option, *_) = (option for option in _options(hint) if option is not type(None))
+    is_list = typing.get_origin(option) is list
+    inner = typing.get_args(option)[0] if is_list else option
+    for item in node.value if is_list and isinstance(node, yaml.SequenceNode) else [node]:
+        if is_section(inner) and isinstance(item, yaml.MappingNode):
+            hints = {f.name: inner_hint for f, inner_hint in field_types(inner)}
+            for key, value in item.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in hints:
+                    _keep_texts(value, hints[key.value])
+        elif inner is str and item is not None and item.tag.rpartition(":")[2] in ("int", "float", "timestamp"):
+            item.tag = "tag:yaml.org,2002:str"
+
+
 def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def _yaml(word: str) -> Any:
     try:
-        return yaml.safe_load(word)
-    except (yaml.YAMLError, ValueError):  # the latter of what looks like a date
+        return from_yaml(word, "")
+    except ValueError:  # also of what looks like a date
         return word

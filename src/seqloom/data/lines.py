@@ -1,0 +1,57 @@
+"""The lines of a UTF-8 file, plain or gzip; one that is damaged or no text says where."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import zlib
+from collections.abc import Iterator
+from typing import IO, cast
+
+LONGEST_TEXT = 1 << 24
+"""Characters of a side of a pair. What has more is a file whose ends of lines were lost, not a sentence."""
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+def open_bytes(path: str) -> IO[bytes]:
+    """The file's bytes, unpacked where its name ends in ``.gz``."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
+
+
+def lines(path: str, ends: bool = False) -> Iterator[str]:
+    """The lines of a UTF-8 text, with or without their ends. Only a newline ends one: carriage returns, U+0085 and
+    U+2028 also stand inside sentences, and a line more on one side shifts all that follow."""
+    number = 0
+    try:
+        with open_bytes(path) as file:
+            for number, line in enumerate(file, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield text if ends else text.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x})"
+        raise ValueError(f"{path}, line {number}: {byte} is not UTF-8; convert the file or repair the line.") from None
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is damaged after line {number} ({error}); make or download it again.") from None
+
+
+def chunks(path: str) -> Iterator[str]:
+    """The same text in pieces of a megabyte, wherever its lines end."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:
+        with open_bytes(path) as file:
+            while block := file.read(1 << 20):
+                if text := decoder.decode(block):
+                    yield text
+            decoder.decode(b"", final=True)
+    except (UnicodeDecodeError, *_DAMAGED):
+        for _ in lines(path):  # says in which line
+            pass
+        raise
+
+
+def too_long(text: str, place: str) -> ValueError:
+    """What is said of a text with more than `LONGEST_TEXT` characters, before anything is made of it."""
+    return ValueError(
+        f"{place} has a text of {len(text):,} characters; at most {LONGEST_TEXT:,} are allowed: "
+        "look whether the ends of the lines were lost, or cut the text into sentences."
+    )
