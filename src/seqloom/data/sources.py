@@ -11,7 +11,7 @@ import glob
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -106,17 +106,29 @@ def _aligned(source: str, target: str, state: str) -> Iterator[dict[str, str]]:
         raise ValueError(f"{source} and {target} have no lines.")
 
 
+def decoded(lines: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a UTF-8 text, as training and `translate` read them: without a byte order mark and their ends, line
+    feed or CRLF. Only a line feed ends one: other carriage returns, U+0085 and U+2028 also stand inside sentences, and
+    a line more on one side shifts all that follow.
+
+    Raises:
+        UnicodeDecodeError: A line is not UTF-8.
+    """
+    for index, line in enumerate(lines):
+        yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8" if index else "utf-8-sig")
+
+
 def _lines(path: str) -> Iterator[str]:
-    """The lines of a UTF-8 text. Only a newline ends one: carriage returns, U+0085 and U+2028 also stand inside
-    sentences, and a line more on one side shifts all that follow."""
     number = 0
     try:
         with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8-sig" if number == 1 else "utf-8")
+            for line in decoded(file):
+                yield line
+                number += 1
     except UnicodeDecodeError as error:
         byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x})"
-        raise ValueError(f"{path}, line {number}: {byte} is not UTF-8; convert the file or repair the line.") from None
+        where = f"{path}, line {number + 1}"
+        raise ValueError(f"{where}: {byte} is not UTF-8; convert the file or repair the line.") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged after line {number} ({error}); make or download it again.") from None
 
