@@ -55,6 +55,7 @@ class TestRefusals:
         refused("has 3 lines and", data={"train_files": [source, file("short", "a\nb\nc\n")]})
         refused("line 2: byte 2 (0xff) is not UTF-8", data={"train_files": [source, file("latin", b"a\nb\xff\nc\n")]})
         blank = file("blank", "\n" * 60)
+        refused("every target of the test split is empty", data={"test_files": [source, blank]})
         refused("0 of 60 pairs kept", data={"train_files": [source, blank]}, tokenizer={"kind": "char"})
         refused("0 of 60 pairs kept", data={"max_source_length": 1})
 

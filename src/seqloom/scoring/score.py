@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
-from seqloom.data.pairs import load_pairs
+from seqloom.data.pairs import check_scorable, load_pairs
 from seqloom.data.tokenization import check_matches, load_tokenizer
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, load_model
 from seqloom.decoding.translate import translate
@@ -86,6 +86,7 @@ def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:
     pairs = load_pairs(settings.data, settings.seed, splits=(split,))
     if split not in pairs.splits:
         raise ValueError(f"the data has no {split} split; choose another with --split, or name its files.")
+    check_scorable(pairs.splits[split], split)
     return pairs.splits[split], pairs.provenance
 
 
