@@ -73,8 +73,9 @@ def gather_material(
     """
     with accelerator.main_process_first():
         pairs = load_pairs(settings.data, settings.training.seed)
-    for split in {"validation", settings.evaluation.split} & {*pairs.splits}:
-        check_scorable(pairs.splits[split], split)
+    for split in ("validation", settings.evaluation.split or ""):
+        if split in pairs.splits:
+            check_scorable(pairs.splits[split], split)
     if resume and (folder / run_folder.DATA).is_file():
         check_unchanged(run_folder.read_json(folder / run_folder.DATA), pairs.provenance)
     checkpoint = tokenizer = None
