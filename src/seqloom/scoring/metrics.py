@@ -7,7 +7,8 @@ Ours are ``evaluate.Metric``s, thin around sacrebleu, jiwer and rouge_score. The
   pair. BLEU, chrF and TER use them all, as sacrebleu does; the others take the reference closest to the prediction.
 - Whatever is counted is added up over the whole corpus before it is divided; only ROUGE is a mean over sentences.
 - With ``bootstrap_samples`` a result has the score's 95 % ``interval`` too (see `seqloom.significance`).
-- Texts are compared as they are given: no lower case (ROUGE and TER apart) and no Unicode normalisation.
+- Texts are compared as they are given: no lower case (ROUGE and TER apart) and no Unicode normalisation. What a model's
+  tokenizer normalises, `seqloom.scoring.normalization` normalises in the references before.
 """
 
 from __future__ import annotations
