@@ -62,7 +62,8 @@ def read_predictions(path: str | Path) -> Predictions:
             if not isinstance(entry["scored_reference"], str) or not isinstance(normalization, str):
                 raise ValueError(f"line {number:,} of {path} has a scored_reference or normalization that is no text.")
         scored.append(entry.get("scored_reference", entry["reference"]))
-    return Predictions(*columns, scored if normalization else None, normalization)
+    sources, references, hypotheses = columns
+    return Predictions(sources, references, hypotheses, scored if normalization else None, normalization)
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
