@@ -37,7 +37,7 @@ INSIDE = {
         "initialisation", "checkpoints", "stopping", "state", "devices", "signals",
     ),
     "sharing": ("push", "card", "verify", "hub", "files", "privacy"),
-    "scoring": ("against", "score", "predictions", "metrics", "significance"),
+    "scoring": ("against", "score", "predictions", "metrics", "significance", "normalization"),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": ("translate", "coverage", "loading"),
     "settings": ("reading", "checks", "typed", "schema"),

@@ -1,6 +1,7 @@
 """`seqloom translate`: a line out for every line in."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,37 @@ from helpers.letters import alone, make_tokenizer, texts
 from helpers.tiny import tiny
 
 from seqloom.__main__ import main
+from seqloom.commands.translate import lines_of, one_line
+from seqloom.data.sources import _lines
+
+
+def piped(data: bytes, encoding="utf-8"):
+    return io.TextIOWrapper(io.BytesIO(data), encoding=encoding)
+
+
+class TestLines:
+    """What is read is what training reads of a file; what is written has one line for one output."""
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "ascii"])
+    @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+    @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+    def test_read_as_training_reads(self, tmp_path, encoding, mark, end):
+        lines = ["가나", "", "a\rb", "c\u2028d\x85", "\ufeffe", " f "]
+        data = mark + end.join(line.encode() for line in lines)
+        assert [*lines_of(piped(data, encoding))] == [*lines_of(piped(data + end, encoding))] == lines
+        (tmp_path / "lines").write_bytes(data)
+        assert [*_lines(str(tmp_path / "lines"))] == lines
+
+    def test_text_in_the_place_of_a_stream(self):
+        assert [*lines_of(io.StringIO("\ufeffa\r\nb\n"))] == ["a", "b"]
+
+    def test_says_which_line_is_not_utf8(self):
+        with pytest.raises(ValueError, match=r"the input is not UTF-8: byte 3 \(0xff\) of line 2 is not"):
+            [*lines_of(piped(b"a\nbc\xff\n"))]
+
+    def test_one_line(self):
+        assert one_line("a\nb\r\nc\rd\n") == "a b c d "
+        assert one_line(" a\u2028b\x85\t") == " a\u2028b\x85\t"
 
 
 class TestCommand:
@@ -26,6 +58,43 @@ class TestCommand:
         assert main(["translate", str(folder), "--num_beams", "2"]) == 0
         expected = [alone(tiny("lstm-luong"), make_tokenizer(), text, num_beams=2)[0] for text in texts(5)]
         assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+    def test_one_line_for_one_line_whatever_it_holds(self, folder, monkeypatch, capsys):
+        (letter,) = {*alone(tiny("lstm-luong"), make_tokenizer(), "abc")[0][:1]}
+        file = folder / "tokenizer.json"
+        tokenizer = json.loads(file.read_text(encoding="utf-8"))
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["\n"] = vocabulary.pop(letter)  # what the model says first ends a line
+        file.write_text(json.dumps(tokenizer), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdin", piped(b"abc\n\r\nabc"))
+        assert main(["translate", str(folder)]) == 0
+        first, _, third, rest = capsys.readouterr().out.split("\n")
+        assert first == third == alone(tiny("lstm-luong"), make_tokenizer(), "abc")[0].replace(letter, " ")
+        assert rest == ""
+
+    @pytest.mark.slow
+    def test_writes_utf8_whatever_the_locale(self, folder):
+        letter = alone(tiny("lstm-luong"), make_tokenizer(), "abc")[0][0]
+        file = folder / "tokenizer.json"
+        tokenizer = json.loads(file.read_text(encoding="utf-8"))
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["가"] = vocabulary.pop(letter)
+        file.write_text(json.dumps(tokenizer), encoding="utf-8")
+        command = [sys.executable, "-m", "seqloom", "translate", str(folder)]
+        environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+        done = subprocess.run(command, input=b"abc\n", capture_output=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.decode("utf-8").startswith("가")
+
+    @pytest.mark.slow
+    def test_ends_quietly_when_its_reader_goes(self, folder):
+        command = [sys.executable, "-m", "seqloom", "translate", str(folder)]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as running:
+            running.stdout.close()
+            _, errors = running.communicate(b"abc\n" * 20)
+        assert (running.returncode, errors) == (0, b"")
 
     @pytest.mark.slow
     def test_lines_end_with_line_feeds_alone(self, folder):

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
 from seqloom.data.encoding import encode
-from seqloom.data.pairs import load_pairs
+from seqloom.data.pairs import check_scorable, load_pairs
 from seqloom.settings.schema import DataSettings
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -366,6 +366,13 @@ def test_evaluation_keeps_every_pair(tokenizer):
     broken = Dataset.from_dict({"source": ["a", "b", None], "target": ["a", "b", "c"]})
     with pytest.raises(ValueError, match="pair 3 has no source"):
         encode(broken, tokenizer, encoding_settings(), drop=False)
+
+
+def test_a_split_without_a_reference_is_not_scored():
+    for targets in ([""], ["", " \t"], [None, ""]):
+        with pytest.raises(ValueError, match="every target of the test split is empty"):
+            check_scorable(Dataset.from_dict({"source": ["a"] * len(targets), "target": targets}), "test")
+    check_scorable(Dataset.from_dict({"source": ["a", "b"], "target": ["", "c"]}), "test")
 
 
 def test_nothing_left(tokenizer):

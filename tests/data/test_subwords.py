@@ -3,6 +3,7 @@
 import collections
 import itertools
 import math
+import pickle
 import random
 from pathlib import Path
 
@@ -141,6 +142,17 @@ class TestSegmentation:
             assert first == again
             drawn |= {tuple(side) for side in first}
         assert len(drawn) == 16  # of the sides too
+
+    @pytest.mark.parametrize("kind", ["byte_bpe", "unigram"])
+    def test_special_tokens_that_the_text_spells_out_are_text(self, tokenizers, kind):
+        settings = TokenizerSettings(bpe_dropout=0.5, sampling_alpha=0.1)
+        sampler = pickle.loads(pickle.dumps(subwords.Sampler(tokenizers[kind], settings, 1, 0)))
+        drawn = {tuple(sampler("seat </s> on it", "", row)[0]) for row in range(20)}
+        assert len(drawn) > 1
+        for ids in drawn:
+            assert ids.index(2) == len(ids) - 1
+            if kind == "byte_bpe":  # the other one lacks the signs
+                assert tokenizers[kind].decode(ids, skip_special_tokens=True) == "seat </s> on it"
 
     def test_refusals(self, tokenizers):
         for model, message in (

@@ -9,6 +9,7 @@ import unicodedata
 from types import SimpleNamespace
 
 import pytest
+from datasets.fingerprint import Hasher
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
 from seqloom.data.tokenization import check_matches, load_tokenizer, target_tokenizer, train_tokenizer
@@ -106,10 +107,42 @@ def test_sizes_are_bounds_for_words_and_characters():
     assert tokenizer.tokenize("a b") == ["a", "<unk>"]
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_that_the_text_spells_out(kind):
-    tokenizer = train(kind, [*SOURCES, *["a <unk> b </s> <pad>"] * 50])
+def test_special_tokens_that_the_text_spells_out_are_text(kind, shared, tmp_path):
+    spelt = ["a <unk> b </s> <pad>", "</s>", "<s> a</s>b <unk><unk> </s", "\u2060</s> \u2060 b"]
+    tokenizer = train(kind, [*SOURCES, *spelt * 50], [*SOURCES, *spelt * 50], shared=shared)
     assert [tokenizer.convert_tokens_to_ids(token) for token in ("<pad>", "<s>", "</s>", "<unk>")] == [0, 1, 2, 3]
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, pickle.loads(pickle.dumps(tokenizer)), load_tokenizer(tmp_path)):
+        encoded = one(spelt, text_target=spelt)
+        for text, ids, labels in zip(spelt, encoded.input_ids, encoded.labels, strict=True):
+            for side in (ids, labels):
+                assert [index for index in side if index < 4] == [2]
+                assert side[-1] == 2
+            assert one.decode(labels, skip_special_tokens=True) == text
+            assert one.decode([1, *labels[:-1], 0]) != text  # the special tokens themselves are still written
+            assert there_and_back(target_tokenizer(one), text) == text
+
+
+def test_words_in_lower_case_spell_special_tokens_too():
+    tokenizer = train("word", ["A </S> B"], ["a"], lowercase=True)
+    assert there_and_back(tokenizer, "a </S> b") == "a </s> b"
+    assert tokenizer("a </S> b").input_ids.count(2) == 1
+
+
+def test_a_tokenizer_that_took_special_tokens_for_themselves_still_does(tmp_path):
+    """As those were saved that had no word of it in their settings; what is encoded by the one is not the other's."""
+    tokenizer = train("byte_bpe")
+    tokenizer.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    assert config.pop("split_special_tokens") is True
+    file.write_text(json.dumps(config))
+    before = load_tokenizer(tmp_path)
+    assert before("I </s>").input_ids[-2:] == [2, 2]
+    assert before(SOURCES).input_ids == tokenizer(SOURCES).input_ids
+    assert Hasher.hash(before) != Hasher.hash(tokenizer)
 
 
 def test_reads_no_more_than_it_needs():

@@ -186,6 +186,12 @@ class TestCheckpointsAveraged:
         assert_same_run(tmp_path / "killed", tmp_path / "whole")
         assert records[0]["model"] == records[1]["model"]
 
+    def test_of_equal_scores_the_lower_loss_is_kept_then_the_earlier(self, tmp_path):
+        model = torch.nn.Linear(1, 1)
+        for step, loss in ((1, 3.0), (2, 2.0), (3, 2.5), (4, 2.5), (5, 1.0)):
+            checkpoints.keep_weights(model, tmp_path, step, 3, 0.0, loss)
+        assert checkpoints.load_average(model, tmp_path) == [2, 3, 5]
+
     def test_kept_weights_of_a_future_that_did_not_come(self, tmp_path, data, monkeypatch):
         """They were kept, then the run was killed before its checkpoint and resumed with other validations."""
         model = torch.nn.Linear(1, 1)

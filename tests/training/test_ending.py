@@ -23,13 +23,15 @@ class TestTheEnd:
         """Validations that find the given losses; returns the weights that each one saw."""
         seen = []
 
-        def script(*losses: float, name: str = "loss"):
+        def script(*losses: float | tuple[float, float], name: str = "loss"):
             remaining = list(losses)
 
             def validate(run):
                 model = run.accelerator.unwrap_model(run.model)
                 seen.append({key: value.detach().clone() for key, value in model.named_parameters()})
-                return {"loss": 1.0, name: remaining.pop(0)}
+                found = remaining.pop(0)
+                score, loss = found if isinstance(found, tuple) else (found, 1.0)
+                return {"loss": loss, name: score}
 
             for module in (loop, ending):
                 monkeypatch.setattr(module, "validate", validate)
@@ -70,6 +72,19 @@ class TestTheEnd:
         scripted(20.0, 30.0, 25.0, name=metric)
         record = run(tmp_path, data, training={"max_steps": 3, "eval_steps": 1, "eval_metric": metric})
         assert record["progress"]["best_step"] == best
+
+    def test_ties_fall_to_the_loss(self, tmp_path, data, scripted):
+        seen = scripted((0.0, 3.0), (0.0, 2.0), (0.0, 2.5), (0.0, 2.0), name="exact_match")
+        options = {"max_steps": 4, "eval_steps": 1, "eval_metric": "exact_match"}
+        record = run(tmp_path, data, training=options)
+        assert (record["progress"]["best_step"], record["progress"]["best_loss"]) == (2, 2.0)
+        assert same(weights(tmp_path / "run"), seen[1])
+
+    @pytest.mark.parametrize(("loss", "chosen"), [(1.9, "mean"), (2.0, "mean"), (2.1, "best")])
+    def test_ties_with_the_mean_fall_to_the_loss(self, tmp_path, data, scripted, loss, chosen):
+        scripted((0.0, 3.0), (0.0, 2.0), (0.0, 2.5), (0.0, loss), name="exact_match")
+        options = {"max_steps": 3, "eval_steps": 1, "eval_metric": "exact_match", "average_checkpoints": 2}
+        assert chosen in run(tmp_path, data, training=options)["model"]["weights"]
 
     def test_metric_for_best_model(self, tmp_path, data, scripted):
         scripted(20.0, 30.0, 25.0, name="exact_match")

@@ -9,6 +9,9 @@ from helpers.runs import (
 )
 
 from seqloom.commands.train import main
+from seqloom.scoring import metrics
+from seqloom.settings.schema import TrainingSettings
+from seqloom.training.refusals import check_direction
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -52,6 +55,7 @@ class TestRefusals:
         refused("has 3 lines and", data={"train_files": [source, file("short", "a\nb\nc\n")]})
         refused("line 2: byte 2 (0xff) is not UTF-8", data={"train_files": [source, file("latin", b"a\nb\xff\nc\n")]})
         blank = file("blank", "\n" * 60)
+        refused("every target of the test split is empty", data={"test_files": [source, blank]})
         refused("0 of 60 pairs kept", data={"train_files": [source, blank]}, tokenizer={"kind": "char"})
         refused("0 of 60 pairs kept", data={"max_source_length": 1})
 
@@ -91,6 +95,18 @@ class TestRefusals:
     def test_metrics_before_anything_is_trained(self, refused):
         refused("did you mean sacrebleu?", evaluation={"metrics": ["exact_match", "sacrebleau"]})
         refused("did you mean exact_match?", training={"eval_metric": "exact_mtach"})
+
+    def test_which_scores_are_better(self, refused, monkeypatch):
+        monkeypatch.setattr(metrics, "load_metric", lambda name: None)
+        refused("theirs decides which model is the best", training={"eval_metric": "theirs"})
+        refused("of wer, which decides, less is better",
+                training={"eval_metric": "wer", "greater_is_better": True})  # fmt: skip
+        refused("of loss, which decides, less is better", training={"greater_is_better": True})
+        for told in ({"eval_metric": "theirs", "greater_is_better": False}, {"eval_metric": "chrf"}, {},
+                     {"eval_metric": "theirs", "metric_for_best_model": "loss"},
+                     {"eval_metric": "wer", "greater_is_better": False}):  # fmt: skip
+            check_direction(TrainingSettings(**told))
+        assert metrics.Goal.of(TrainingSettings(eval_metric="theirs", greater_is_better=False)).is_better(1.0, 2.0)
 
     def test_folders(self, refused, tmp_path, data):
         other = tmp_path / "run"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import east_asian_width
 
 from seqloom.commands.command import Command
+from seqloom.commands.shell import say
 from seqloom.settings.schema import ScoringSettings
 
 if TYPE_CHECKING:
@@ -103,9 +104,9 @@ class Attend(Command):
             found = attend(model, tokenizer, sentence, target=self.target, words=not self.tokens, **generate_kwargs)
             check_choice(found, self.what, **choice)
             every.append(found)
-            print(f"{sentence}\n→ {found.output}   (log p {found.score:.2f})", end="\n\n")
+            say(f"{sentence}\n→ {found.output}   (log p {found.score:.2f})\n")
             if self.what != "self":
-                print(alignment_table(found, **choice), end="\n\n")
+                say(f"{alignment_table(found, **choice)}\n")
         for file, found in zip(images, every, strict=False):
             figure = overview(found, what=self.what, font=self.font and str(self.font), **choice)
             write_aside(file, partial(save_png, figure))
@@ -113,7 +114,7 @@ class Attend(Command):
             text = attention_page(every, what=self.what, title=Path(self.model).name, **choice)
             write_aside(page, lambda aside: aside.write_text(text, encoding="utf-8"))
         files = [*images, *([page] if page else [])]
-        print(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
+        say(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
 
 
 def alignment_table(found: AttentionMaps, layer: int | None = None, head: int | None = None) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from seqloom import run_folder
 from seqloom.commands.command import Command
+from seqloom.commands.shell import say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ class Plot(Command):
         figure = plot_runs(self.runs, self.x)
         disk.write_aside(self.output, lambda aside: save_png(figure, aside))
         names = run_folder.names_of(self.runs)
-        print(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {self.output}")
+        say(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {self.output}")
 
 
 def plot_runs(runs: Sequence[Path], x: str = "updates") -> Figure:

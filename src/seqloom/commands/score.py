@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from seqloom.commands.command import Command
-from seqloom.commands.shell import run
+from seqloom.commands.shell import run, say
 from seqloom.settings.schema import ScoringSettings
 
 
@@ -39,11 +39,11 @@ class Evaluate(Command):
 
         if self.against is not None:
             results = compare_models(self.model, self.against, self.overrides, overwrite=self.overwrite)
-            print(comparison_text(results))
+            say(comparison_text(results))
             return
         scores = evaluate_model(self.model, self.overrides, overwrite=self.overwrite)
-        print(table(scores["metrics"]))
-        print(f"predictions and scores are in {scores['folder']}")
+        say(table(scores["metrics"]))
+        say(f"predictions and scores are in {scores['folder']}")
 
 
 main = partial(run, Evaluate)

@@ -20,6 +20,8 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
     if asks_for_help(argv) or (alone and not argv):
         say(describe(command) if argv else summary(command))
         return 0 if argv else 2
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     is_main = not command.is_parallel or int(os.environ.get("RANK", "0")) == 0
     try:
         call = parse(command, argv)
@@ -62,7 +64,7 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 
 def say(text: str) -> None:
-    """Prints help, as much of it as is wanted."""
+    """Prints a text, as much of it as is wanted."""
     with reader_may_leave():
         print(text)
 

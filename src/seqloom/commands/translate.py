@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,27 +40,41 @@ class Translate(Command):
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides)
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
         tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-        sources = (line.removesuffix("\n") for line in utf8_lines(sys.stdin))
+        sources = lines_of(sys.stdin)
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
         batch_tokens = settings.generation.decode_batch_tokens
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # whatever the locale says, as they are read
         with reader_may_leave():
             for output in translate(
                 model, tokenizer, sources, batch_tokens=batch_tokens, read_ahead=read_ahead, **generate_kwargs
             ):
                 # One line each, or as many as there are hypotheses.
-                print(*(output if isinstance(output, list) else [output]), sep="\n", flush=read_ahead == 1)
+                lines = map(one_line, output if isinstance(output, list) else [output])
+                print(*lines, sep="\n", flush=read_ahead == 1)
 
 
-def utf8_lines(stream: TextIO) -> Iterator[str]:
-    """Lines that end with a line feed alone, in UTF-8 whatever the locale says: one output for each.
+def lines_of(stream: TextIO) -> Iterator[str]:
+    """The lines of a stream, read as training reads a file's.
 
     Raises:
         ValueError: A line is not UTF-8.
     """
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(encoding="utf-8", errors="strict", newline="\n")
+    from seqloom.data.lines import decoded
+
+    number = 0
+    # A stream that was put in the place of standard input may hold text alone.
+    lines = stream.buffer if hasattr(stream, "buffer") else (line.encode() for line in stream)
     try:
-        yield from stream
+        for line in decoded(lines):
+            yield line
+            number += 1
     except UnicodeDecodeError as error:
-        raise ValueError(f"the input is not UTF-8 ({error.reason} at byte {error.start:,} of a block).") from None
+        byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x}) of line {number + 1:,}"
+        raise ValueError(f"the input is not UTF-8: {byte} is not; convert it or repair the line.") from None
+
+
+def one_line(output: str) -> str:
+    """An output without the line ends that it may hold, each now a space: what reads lines counts one."""
+    return re.sub(r"\r\n|[\r\n]", " ", output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, cast
 
 LONGEST_TEXT = 1 << 24
@@ -18,18 +18,35 @@ def open_bytes(path: str) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
 
 
+def decoded(raw: Iterable[bytes], ends: bool = False) -> Iterator[str]:
+    """The lines of a UTF-8 text, as training and `translate` read them: without a byte order mark, and with or without
+    their ends, line feed or CRLF. Only a line feed ends one: other carriage returns, U+0085 and U+2028 also stand inside
+    sentences, and a line more on one side shifts all that follow.
+
+    Raises:
+        UnicodeDecodeError: A line is not UTF-8.
+    """
+    for index, line in enumerate(raw):
+        text = line.decode("utf-8" if index else "utf-8-sig")
+        yield text if ends else text.removesuffix("\n").removesuffix("\r")
+
+
 def lines(path: str, ends: bool = False) -> Iterator[str]:
-    """The lines of a UTF-8 text, with or without their ends. Only a newline ends one: carriage returns, U+0085 and
-    U+2028 also stand inside sentences, and a line more on one side shifts all that follow."""
+    """The lines of a file, as `decoded` reads them.
+
+    Raises:
+        ValueError: A line is not UTF-8, or the file is damaged.
+    """
     number = 0
     try:
         with open_bytes(path) as file:
-            for number, line in enumerate(file, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield text if ends else text.removesuffix("\n").removesuffix("\r")
+            for text in decoded(file, ends):
+                yield text
+                number += 1
     except UnicodeDecodeError as error:
         byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x})"
-        raise ValueError(f"{path}, line {number}: {byte} is not UTF-8; convert the file or repair the line.") from None
+        where = f"{path}, line {number + 1}"
+        raise ValueError(f"{where}: {byte} is not UTF-8; convert the file or repair the line.") from None
     except _DAMAGED as error:
         raise ValueError(f"{path} is damaged after line {number} ({error}); make or download it again.") from None
 

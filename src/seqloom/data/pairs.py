@@ -186,6 +186,19 @@ def check_unchanged(before: dict[str, Any], now: dict[str, Any]) -> None:
     )
 
 
+def check_scorable(pairs: Data, split: str) -> None:
+    """Refuses a split without a single reference: saying nothing would be all right there.
+
+    Raises:
+        ValueError: Every target is empty.
+    """
+    if isinstance(pairs, Dataset) and len(pairs) and not any(text and text.strip() for text in pairs["target"]):
+        raise ValueError(
+            f"every target of the {split} split is empty, so that there is nothing to score: look at data.target and "
+            "at the files."
+        )
+
+
 def _exists(split: str, settings: DataSettings, available: Iterable[str]) -> bool:
     """Whether there is such a split; where not, one that the settings ask for by name is an error."""
     key = f"{split}_split"

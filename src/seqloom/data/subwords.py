@@ -79,14 +79,17 @@ class Subwords:
         around = tokenizer.encode("a")
         inner = [index for index, special in enumerate(around.special_tokens_mask) if not special]
         self.before, self.after = around.ids[: inner[0]], around.ids[inner[-1] + 1 :]
-        added = [re.escape(token.content) for token in tokenizer.get_added_tokens_decoder().values()]
+        # What the tokenizer takes out of a text before it segments the rest.
+        tokens = tokenizer.get_added_tokens_decoder().values()
+        added = [re.escape(t.content) for t in tokens if not (t.special and tokenizer.encode_special_tokens)]
         self._added = re.compile("|".join(sorted(added, key=len, reverse=True)) or r"(?!)")
 
     def encode(self, text: str, uniform: Callable[[], float]) -> list[int]:
         """The ids of a text, special tokens included.
 
         Args:
-            text: As it was written. One that spells out a special token is segmented as always.
+            text: As it was written. One that spells out an added token is segmented as always; a special token
+                is one of them unless the tokenizer takes it for text.
             uniform: Gives the next of the random numbers, from 0 to 1.
         """
         normal = self.tokenizer.normalizer.normalize_str(text) if self.tokenizer.normalizer else text
@@ -212,11 +215,13 @@ class Sampler:
         return self._sides
 
     def _side(self, tokenizer: PreTrainedTokenizerBase) -> Subwords | None:
-        kind = type(tokenizer.backend_tokenizer.model).__name__
+        backend = tokenizer.backend_tokenizer
+        backend.encode_special_tokens = tokenizer.split_special_tokens  # else lost on the way to other processes
+        kind = type(backend.model).__name__
         if kind == "BPE" and self.settings.bpe_dropout:
-            return Subwords(tokenizer.backend_tokenizer, dropout=self.settings.bpe_dropout)
+            return Subwords(backend, dropout=self.settings.bpe_dropout)
         if kind == "Unigram" and self.settings.sampling_alpha is not None:
-            return Subwords(tokenizer.backend_tokenizer, alpha=self.settings.sampling_alpha)
+            return Subwords(backend, alpha=self.settings.sampling_alpha)
         return None
 
     def __call__(self, source: str, target: str, row: int) -> tuple[list[int] | None, list[int] | None]:

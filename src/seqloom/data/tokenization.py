@@ -10,13 +10,14 @@ char     The text, but for characters that the training data lacked or that were
 word     The words, one space between two, but for words that the training data lacked or that were too rare.
 ======== ==============================================================================================================
 
-What is lost has become ``<unk>``. A special token that a text itself spells out (``</s>``) is that token, never text.
+What is lost has become ``<unk>``. A special token that a text itself spells out (``</s>``) is text like any other: only
+the tokenizer's own end is the end. (Tokenizers of earlier development versions, and of others, take it for that token,
+and still do.)
 
 The same data gives the same tokenizer, except for unigram: its trainer in the library adds up scores in the order of a
 randomly seeded hash map, so near ties may fall either way. Train once, save, and load it everywhere else.
 """
 
-import re
 from collections.abc import Iterable
 from itertools import chain, islice
 from pathlib import Path
@@ -29,7 +30,14 @@ from seqloom.modeling.tokenization_seq2seq_pair import Seq2SeqPairTokenizer
 from seqloom.settings.schema import TokenizerSettings
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # ids 0 to 3
-OPTIONS: dict[str, Any] = {**SPECIAL_TOKENS, "padding_side": "right", "clean_up_tokenization_spaces": False}
+OPTIONS: dict[str, Any] = {
+    **SPECIAL_TOKENS,
+    "padding_side": "right",
+    "clean_up_tokenization_spaces": False,
+    "split_special_tokens": True,  # travels in tokenizer_config.json
+}
+SPELT = "\u2060"
+"""Stands, in the vocabulary of words, before a special token that a text spells out; decoding takes it off."""
 SUBWORD_KINDS = ("byte_bpe", "bpe", "unigram")
 SMALLEST_BYTE_BPE = len(SPECIAL_TOKENS) + 256
 
@@ -137,8 +145,7 @@ def _train(texts: Iterable[str], kind: str, size: int, size_name: str, settings:
             f"{size_name} is {size}, but byte_bpe needs {SMALLEST_BYTE_BPE} or more: "
             f"256 bytes and {len(SPECIAL_TOKENS)} special tokens."
         )
-    specials = re.compile("|".join(map(re.escape, SPECIAL_TOKENS.values())))
-    texts = (specials.sub(" ", text) for text in texts)
+    texts = iter(texts)
     first = next((text for text in texts if text.strip()), None)
     if first is None:
         raise ValueError("there is no text to train a tokenizer on: the training data is empty or blank.")
@@ -204,7 +211,11 @@ def _pipeline(kind: str, size: int, settings: TokenizerSettings) -> tuple[Tokeni
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
     else:
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # without a decoder, tokens are joined by spaces
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        steps += [normalizers.Replace(token, SPELT + token) for token in specials]
+        # Words are joined by spaces, but for those that begin with the prefix, as no word can.
+        join = decoders.WordPiece(prefix="\n", cleanup=False)
+        tokenizer.decoder = decoders.Sequence([join, *(decoders.Replace(SPELT + token, token) for token in specials)])
     tokenizer.normalizer = normalizers.Sequence(steps)
 
     end = SPECIAL_TOKENS["eos_token"]

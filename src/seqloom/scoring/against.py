@@ -15,10 +15,12 @@ from transformers import GenerationConfig
 from seqloom import run_folder
 from seqloom.decoding.loading import check_exists, load_model
 from seqloom.scoring import metrics, significance
+from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     Predictions,
     check_same_sentences,
     measure_sentences,
+    normalizations,
     read_predictions,
     read_scores,
 )
@@ -187,14 +189,17 @@ def compare_predictions(
     for name in settings.metrics:
         options, samples = settings.metric_kwargs.get(name, {}), settings.bootstrap_samples
         if name not in metrics.METRICS:  # of the Hub
-            both = [metrics.compute(name, system.hypotheses, system.references, **options) for system in (ours, theirs)]
+            both = [
+                metrics.compute(name, system.hypotheses, system.scored_references, **options)
+                for system in (ours, theirs)
+            ]
             scores = [result["score"] for result in both]
             results[name] = {
                 "scores": scores,
                 "intervals": [None, None],
                 "difference": scores[0] - scores[1],
                 "tests": None,
-                "signature": both[0]["signature"],
+                "signature": signed(both[0]["signature"], normalizations(ours, theirs)),
             }
             continue
         (signature, a), (_, b) = (measure_sentences(name, system, **options) for system in (ours, theirs))
@@ -204,7 +209,7 @@ def compare_predictions(
             "intervals": [significance.interval(system, samples) for system in (a, b)],
             "difference": tests["difference"],
             "tests": tests,
-            "signature": signature,
+            "signature": signed(signature, normalizations(ours, theirs)),
         }
     return results
 
@@ -227,7 +232,8 @@ def other_signatures(results: dict[str, Any], folders: dict[str, Path]) -> list[
         kept = read_scores(folder).get("metrics", {})
         for name, result in results["metrics"].items():
             signatures = [kept.get(name, {}).get("signature"), result["signature"]]
-            without_version = [re.sub(r"version:[^|]*", "", signature or "") for signature in signatures]
+            # How references are normalised goes with the predictions, not with the metric's arguments.
+            without_version = [re.sub(r"version:[^|]*|\|refs:[^|]*$", "", text or "") for text in signatures]
             if signatures[0] and without_version[0] != without_version[1]:
                 notes.append(
                     f"{name}: the score that is kept with {letter}'s predictions has another signature, "

@@ -7,7 +7,8 @@ Ours are ``evaluate.Metric``s, thin around sacrebleu, jiwer and rouge_score. The
   pair. BLEU, chrF and TER use them all, as sacrebleu does; the others take the reference closest to the prediction.
 - Whatever is counted is added up over the whole corpus before it is divided; only ROUGE is a mean over sentences.
 - With ``bootstrap_samples`` a result has the score's 95 % ``interval`` too (see `seqloom.significance`).
-- Texts are compared as they are given: no lower case (ROUGE and TER apart) and no Unicode normalisation.
+- Texts are compared as they are given: no lower case (ROUGE and TER apart) and no Unicode normalisation. What a model's
+  tokenizer normalises, `seqloom.scoring.normalization` normalises in the references before.
 """
 
 from __future__ import annotations
@@ -298,9 +299,12 @@ def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
         ) from error
 
 
-def higher_is_better(name: str) -> bool:
-    """Whether more is better. Metrics of the Hub do not say, and are taken to grow with quality; the loss does not."""
-    return METRICS[name].higher_is_better if name in METRICS else name != "loss"
+def higher_is_better(name: str, told: bool | None = None) -> bool:
+    """Whether more is better. Of metrics of the Hub, which do not say, the settings tell (``greater_is_better``), else
+    they are taken to grow with quality; the loss does not."""
+    if name in METRICS:
+        return METRICS[name].higher_is_better
+    return name != "loss" and told is not False
 
 
 def label(name: str) -> str:
@@ -314,20 +318,27 @@ class Goal:
 
     name: str
     """``loss``, or a metric of greedy outputs."""
+    greater_is_better: bool | None = None
+    """Of a metric of the Hub: what the settings say."""
 
     @classmethod
     def of(cls, training: TrainingSettings) -> Goal:
         """The one that the settings choose: ``metric_for_best_model``, else ``eval_metric``, else the loss."""
-        return cls(training.metric_for_best_model or training.eval_metric or "loss")
+        return cls(training.metric_for_best_model or training.eval_metric or "loss", training.greater_is_better)
 
     @property
     def sign(self) -> int:
         """1 where more is better, -1 where less is: of two scores times it, the greater one is the better."""
-        return 1 if higher_is_better(self.name) else -1
+        return 1 if higher_is_better(self.name, self.greater_is_better) else -1
 
-    def is_better(self, score: float, other: float | None) -> bool:
-        """Whether a score is better than another, or the first of all."""
-        return other is None or self.sign * score > self.sign * other
+    def is_better(
+        self, score: float, other: float | None, loss: float | None = None, other_loss: float | None = None
+    ) -> bool:
+        """Whether a score is better than another, or the first of all: of equal ones the lower loss decides, where both
+        are known."""
+        if other is None or score != other:
+            return other is None or self.sign * score > self.sign * other
+        return loss is not None and other_loss is not None and loss < other_loss
 
 
 def compute(

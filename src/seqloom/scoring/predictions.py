@@ -16,7 +16,17 @@ class Predictions(NamedTuple):
 
     sources: list[str]
     references: list[str]
+    """As they were given."""
     hypotheses: list[str]
+    scored: list[str] | None = None
+    """What the hypotheses were held against: the references as the model's tokenizer normalises them; None: as they
+    were given."""
+    normalization: str | None = None
+    """How they were normalised."""
+
+    @property
+    def scored_references(self) -> list[str]:
+        return self.references if self.scored is None else self.scored
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -24,7 +34,7 @@ def read_predictions(path: str | Path) -> Predictions:
 
     Raises:
         ValueError: It is missing or empty, or a line is not an object with the texts ``source``, ``reference`` and
-            ``hypothesis``.
+            ``hypothesis``; or one that has ``scored_reference`` or ``normalization`` has no text there.
     """
     path, names = Path(path), ("source", "reference", "hypothesis")
     if not path.is_file():
@@ -36,6 +46,7 @@ def read_predictions(path: str | Path) -> Predictions:
     if lines == [""]:
         raise ValueError(f"{path} has no predictions: it is empty.")
     columns: list[list[str]] = [[], [], []]
+    scored, normalization = [], None
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
@@ -46,7 +57,13 @@ def read_predictions(path: str | Path) -> Predictions:
             if not isinstance(text, str):
                 raise ValueError(f"line {number:,} of {path} has no text {name!r}; it needs {', '.join(names)}.")
             column.append(text)
-    return Predictions(*columns)
+        if "scored_reference" in entry:
+            normalization = entry.get("normalization")
+            if not isinstance(entry["scored_reference"], str) or not isinstance(normalization, str):
+                raise ValueError(f"line {number:,} of {path} has a scored_reference or normalization that is no text.")
+        scored.append(entry.get("scored_reference", entry["reference"]))
+    sources, references, hypotheses = columns
+    return Predictions(sources, references, hypotheses, scored if normalization else None, normalization)
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -93,7 +110,14 @@ def _clip(text: str, limit: int = 60) -> str:
 
 
 def measure_sentences(name: str, predictions: Predictions, **options: Any) -> tuple[str, Statistics]:
-    """The signature of one of seqloom's metrics, and the statistics that its score is computed from."""
-    references = [[reference] for reference in predictions.references]
+    """The signature of one of seqloom's metrics, but for `normalizations`, and the statistics that its score is made
+    of."""
+    references = [[reference] for reference in predictions.scored_references]
     result, statistics = metrics.METRICS[name]().measure(predictions.hypotheses, references, **options)
     return result["signature"], statistics
+
+
+def normalizations(*systems: Predictions) -> str | None:
+    """How the references were normalised for each; None where they are everywhere as they were given."""
+    found = list(dict.fromkeys(system.normalization or "as given" for system in systems))
+    return None if found == ["as given"] else " and ".join(found)

@@ -13,12 +13,13 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
-from seqloom.data.pairs import find_gap, load_pairs, refuse_gap
+from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
 from seqloom.data.tokenization import check_matches, load_tokenizer
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, load_model
 from seqloom.decoding.translate import translate
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
+from seqloom.scoring.normalization import normalized
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
@@ -86,6 +87,7 @@ def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:
     pairs = load_pairs(settings.data, settings.seed, splits=(split,))
     if split not in pairs.splits:
         raise ValueError(f"the data has no {split} split; choose another with --split, or name its files.")
+    check_scorable(pairs.splits[split], split)
     return pairs.splits[split], pairs.provenance
 
 
@@ -102,6 +104,9 @@ def score_split(
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
     """Decodes a split and scores it; writes ``predictions.jsonl`` and ``scores.json``.
+
+    References are normalised as the tokenizer normalises what the model learns (see `seqloom.scoring.normalization`);
+    where that changes one, both files and the metrics' signatures say so.
 
     Args:
         model, tokenizer: Any encoder-decoder and its tokenizer.
@@ -126,13 +131,16 @@ def score_split(
     bar = has_terminal()
     outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
     seconds = time.perf_counter() - started
+    scored = normalized(references, tokenizer)
     results = {
-        name: metrics.compute(
-            name,
-            outputs,
-            references,
-            bootstrap_samples=settings.bootstrap_samples,
-            **settings.metric_kwargs.get(name, {}),
+        name: scored.sign(
+            metrics.compute(
+                name,
+                outputs,
+                scored.texts,
+                bootstrap_samples=settings.bootstrap_samples,
+                **settings.metric_kwargs.get(name, {}),
+            )
         )
         for name in settings.metrics
     }
@@ -141,6 +149,7 @@ def score_split(
         "split": split,
         "sentences": len(sources),
         "generation": generation,
+        **({"normalization": scored.normalization} if scored.normalization else {}),
         "metrics": results,
         "bootstrap_samples": settings.bootstrap_samples,
         "seconds": round(seconds, 2),
@@ -150,8 +159,10 @@ def score_split(
     }
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / run_folder.PREDICTIONS).open("w", encoding="utf-8") as file:
-        for source, reference, hypothesis in zip(sources, references, outputs, strict=True):
+        for source, reference, text, hypothesis in zip(sources, references, scored.texts, outputs, strict=True):
             line = {"source": source, "reference": reference, "hypothesis": hypothesis}
+            if text != reference:
+                line |= {"scored_reference": text, "normalization": scored.normalization}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
     (folder / run_folder.SCORES).write_text(json.dumps(scores, indent=2, ensure_ascii=False), encoding="utf-8")
     return scores

@@ -195,7 +195,10 @@ class TrainingSettings:
     eval_samples: int | None = 500
     """Validation pairs that are decoded for it; null: all."""
     metric_for_best_model: str | None = None
-    """``loss`` or ``eval_metric``'s name; default: ``eval_metric``, else ``loss``."""
+    """``loss`` or ``eval_metric``'s name; default: ``eval_metric``, else ``loss``. Of equal scores that of
+    the lower loss is the better one."""
+    greater_is_better: bool | None = None
+    """Whether more of it is better, where it is a metric of the Hub, which does not say; seqloom's own do."""
     early_stopping_patience: int | None = None
     """Stop after this many validations without a better one."""
     save_steps: int | None = None

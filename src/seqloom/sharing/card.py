@@ -53,7 +53,7 @@ def write_card(folder: Path) -> None:
     figure = training_curve(
         log,
         metric,
-        higher_is_better=not metric or metrics.higher_is_better(metric),
+        higher_is_better=not metric or metrics.higher_is_better(metric, settings.training.greater_is_better),
         metric_label=metric and f"{_metric_name(metric)} (%)" if metric in metrics.METRICS else "",
         label_smoothing=settings.training.label_smoothing_factor,
         best_step=record["progress"]["best_step"],
@@ -276,7 +276,8 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
     has_intervals = any(result.get("interval") for result in evaluation["metrics"].values())
     rows = []
     for name, result in evaluation["metrics"].items():
-        direction = "↑" if metrics.higher_is_better(name) else "↓"
+        told = settings.training.greater_is_better if name == settings.training.eval_metric else None
+        direction = "↑" if metrics.higher_is_better(name, told) else "↓"
         bounds = result.get("interval")
         interval = [f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "none"] if has_intervals else []
         rows.append([f"{_metric_name(name)} {direction}", f"{result['score']:.2f}", *interval,

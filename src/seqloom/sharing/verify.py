@@ -67,10 +67,10 @@ def check_record(folder: Path, record: dict[str, Any], settings: Settings) -> No
     Raises:
         ValueError: They give another score.
     """
-    _, references, outputs = predictions(folder, record)
+    kept = predictions(folder, record)
     for name, result in record["evaluation"]["metrics"].items():
         options = settings.evaluation.metric_kwargs.get(name, {})
-        score = metrics.compute(name, outputs, references, **options)["score"]
+        score = metrics.compute(name, kept.hypotheses, kept.scored_references, **options)["score"]
         if abs(score - result["score"]) > 0.005:  # what a card shows: two decimals
             split = record["evaluation"]["split"]
             raise ValueError(
@@ -95,7 +95,8 @@ def reproduce(
     Raises:
         ValueError: Too many are others.
     """
-    sources, _, outputs = predictions(folder, record)
+    kept = predictions(folder, record)
+    sources, outputs = kept.sources, kept.hypotheses
     chosen = sorted(random.Random(settings.training.seed).sample(range(len(sources)), min(sample_size, len(sources))))
     options = {"batch_tokens": settings.generation.decode_batch_tokens, **record["evaluation"]["generation"]}
     again = translate(model, tokenizer, [sources[index] for index in chosen], **options)

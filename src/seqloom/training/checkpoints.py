@@ -193,7 +193,14 @@ def bytes_of(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int, score: float | None = None) -> None:
+def keep_weights(
+    model: PreTrainedModel,
+    folder: Path,
+    step: int,
+    most: int,
+    score: float | None = None,
+    loss: float | None = None,
+) -> None:
     """Adds the model's weights to those that `load_average` takes the mean of.
 
     Args:
@@ -201,7 +208,8 @@ def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int, sco
         folder: The run's.
         step: Updates made; weights that are kept from later ones, before the run was resumed, go.
         most: How many are kept.
-        score: More is better: the best are kept, of equals the earlier. None: the last.
+        score: More is better: the best are kept. None: the last.
+        loss: Of equal scores those with the lower one are kept, then the earlier.
     """
     weights = run_folder.weights(folder)
     weights.mkdir(parents=True, exist_ok=True)
@@ -209,22 +217,27 @@ def keep_weights(model: PreTrainedModel, folder: Path, step: int, most: int, sco
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     aside, newest = weights / "saving-weights", weights / f"step-{step:08d}.safetensors"
     with explained_when_full(aside, sum(map(bytes_of, tensors.values()))):
-        save_file(tensors, aside, metadata=None if score is None else {"score": repr(score)})
+        save_file(tensors, aside, metadata=None if score is None else {"score": repr(score), "loss": repr(loss)})
         sync(aside)
         os.replace(aside, newest)
         sync(weights)
     files = sorted(weights.glob("step-*.safetensors"), reverse=True)
     kept = [file for file in files if file <= newest]
     if score is not None:
-        kept.sort(key=_score_and_age, reverse=True)
+        kept.sort(key=_rank, reverse=True)
     for file in {*files} - {*kept[:most]}:
         file.unlink()
 
 
-def _score_and_age(file: Path) -> tuple[float, int]:
+def _rank(file: Path) -> tuple[float, float, int]:
+    """Score, loss and age: more is better."""
     with safe_open(file, "pt") as weights:
-        score = (weights.metadata() or {}).get("score", "-inf")  # kept as one of the last, before the run was resumed
-    return float(score), -int(file.stem.removeprefix("step-"))
+        kept = weights.metadata() or {}
+    score = kept.get("score", "-inf")  # kept as one of the last, before the run was resumed
+    loss = kept.get("loss", "None")
+    if loss == "None":
+        loss = "-inf"  # where it is unknown, the earlier stays
+    return float(score), -float(loss), -int(file.stem.removeprefix("step-"))
 
 
 def has_kept_weights(folder: Path) -> bool:

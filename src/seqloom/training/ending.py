@@ -83,11 +83,12 @@ def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
         steps = checkpoints.load_average(average, run.folder)
         goal = metrics.Goal.of(settings.training)
         assert progress.best_score is not None  # a best model has one
-        score = validate(dataclasses.replace(run, model=average, average=None))[goal.name]
+        scores = validate(dataclasses.replace(run, model=average, average=None))
+        score = scores[goal.name]
         say(
             accelerator,
             f"{goal.name}: average of {len(steps)} checkpoints {score:.4f}, best one {progress.best_score:.4f}",
         )
-        if not goal.is_better(progress.best_score, score):
+        if not goal.is_better(progress.best_score, score, progress.best_loss, scores["loss"]):
             model, chosen = average, f"the mean of those after updates {', '.join(f'{step:,}' for step in steps)}"
     return model, chosen

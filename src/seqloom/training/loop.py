@@ -111,7 +111,7 @@ def validate_and_save(run: Run, log: RunLog) -> None:
             f"lower training.learning_rate. Checkpoints from before it are in {run_folder.checkpoints(run.folder)}."
         )
     goal = metrics.Goal.of(training)
-    is_best = note_score(progress, goal, scores[goal.name])
+    is_best = note_score(progress, goal, scores[goal.name], scores["loss"])
     progress.seconds += time.perf_counter() - started
     log.validation(scores, is_best)
     if is_best or training.average_checkpoints:
@@ -121,7 +121,7 @@ def validate_and_save(run: Run, log: RunLog) -> None:
             checkpoints.save_model(whole, run.tokenizer, run_folder.best(run.folder), progress.step)
         if most := training.average_checkpoints:
             rank = goal.sign * scores[goal.name] if training.average_kind == "best" else None
-            checkpoints.keep_weights(whole, run.folder, progress.step, most, rank)
+            checkpoints.keep_weights(whole, run.folder, progress.step, most, rank, scores["loss"])
     save(run, log)
     hub = run.settings.hub
     if is_best and hub.push_to_hub and hub.hub_strategy == "best" and run.accelerator.is_main_process:

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from seqloom import run_folder
 from seqloom.data.batches import PlanSummary
 from seqloom.data.encoding import EncodingReport, encode
-from seqloom.data.pairs import Pairs, check_unchanged, load_pairs
+from seqloom.data.pairs import Pairs, check_scorable, check_unchanged, load_pairs
 from seqloom.data.sources import Data
 from seqloom.data.subwords import Sampler, is_sampled
 from seqloom.data.tokenization import load_tokenizer, train_tokenizer
@@ -73,6 +73,9 @@ def gather_material(
     """
     with accelerator.main_process_first():
         pairs = load_pairs(settings.data, settings.training.seed)
+    for split in ("validation", settings.evaluation.split or ""):
+        if split in pairs.splits:
+            check_scorable(pairs.splits[split], split)
     if resume and (folder / run_folder.DATA).is_file():
         check_unchanged(run_folder.read_json(folder / run_folder.DATA), pairs.provenance)
     checkpoint = tokenizer = None

@@ -9,18 +9,35 @@ from pathlib import Path
 from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.settings.reading import load_settings
-from seqloom.settings.schema import Settings
+from seqloom.settings.schema import Settings, TrainingSettings
 
 
 def refuse(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuses what cannot come to a good end.
 
     Raises:
-        ValueError: The output folder holds something else, or a metric is unknown.
+        ValueError: The output folder holds something else, or a metric is unknown, or which of its scores is better.
     """
     check_output_folder(folder, settings, resume, overwrite)
     for name in filter(None, (settings.training.eval_metric, *settings.evaluation.metrics)):
         metrics.load_metric(name)  # a misspelt name shows now, not after the training
+    check_direction(settings.training)
+
+
+def check_direction(training: TrainingSettings) -> None:
+    """Refuses a deciding metric of which it is not known, or wrongly told, whether more of it is better."""
+    goal = metrics.Goal.of(training)
+    is_known, told = goal.name == "loss" or goal.name in metrics.METRICS, training.greater_is_better
+    if not is_known and told is None:
+        raise ValueError(
+            f"{goal.name} decides which model is the best, but a metric of the Hub does not say whether more of it is "
+            "better: set training.greater_is_better to true or false."
+        )
+    if is_known and told is not None and told != metrics.higher_is_better(goal.name):
+        raise ValueError(
+            f"training.greater_is_better is {str(told).lower()}, but of {goal.name}, which decides, "
+            f"{'less' if told else 'more'} is better: leave it out."
+        )
 
 
 def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:

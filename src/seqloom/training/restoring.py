@@ -68,7 +68,7 @@ def check_best(run: Run) -> None:
         return  # there is no validation to come; finish says so
     else:
         remedy = "the next validation's takes its place"
-        progress.best_score = None
+        progress.best_score = progress.best_loss = None
     say(accelerator, f"{best} is {what}; {remedy}.")
 
 

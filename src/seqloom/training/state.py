@@ -33,6 +33,8 @@ class Progress:
     target_tokens: int = 0
     """Target tokens learnt from."""
     best_score: float | None = None
+    best_loss: float | None = None
+    """The validation loss beside it; unknown where a run goes on that was begun without it."""
     best_step: int = 0
     validations_without_best: int = 0
     skipped_updates: int = 0

@@ -17,11 +17,15 @@ def is_over(run: Run) -> bool:
     )
 
 
-def note_score(progress: Progress, goal: Goal, score: float) -> bool:
-    """Counts a validation, and whether it is the best so far: early stopping has patience with those that are not."""
-    is_best = goal.is_better(score, progress.best_score)
+def note_score(progress: Progress, goal: Goal, score: float, loss: float) -> bool:
+    """Counts a validation, and whether it is the best so far: early stopping has patience with those that are not.
+
+    Of equal scores the lower loss is the better one: a metric that is 0 at first tells nothing of what is learnt.
+    """
+    is_best = goal.is_better(score, progress.best_score, loss, progress.best_loss)
     if is_best:
-        progress.best_score, progress.best_step, progress.validations_without_best = score, progress.step, 0
+        progress.best_score, progress.best_loss = score, loss
+        progress.best_step, progress.validations_without_best = progress.step, 0
     else:
         progress.validations_without_best += 1
     return is_best

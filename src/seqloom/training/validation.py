@@ -7,6 +7,7 @@ from accelerate.utils import gather_object
 
 from seqloom.decoding.translate import GREEDY, translate
 from seqloom.scoring import metrics
+from seqloom.scoring.normalization import normalized
 from seqloom.training.devices import whole_model
 from seqloom.training.state import Run
 
@@ -36,5 +37,6 @@ def validate(run: Run) -> dict[str, float]:
         order = gather_object(list(range(len(sources)))[mine])
         outputs = [text for _, text in sorted(zip(order, gather_object(outputs), strict=True))]
         options = run.settings.evaluation.metric_kwargs.get(name, {})
+        references = normalized(references, run.tokenizer).texts
         scores[name] = metrics.compute(name, outputs, references, **options)["score"]
     return scores

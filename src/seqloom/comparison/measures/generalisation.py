@@ -67,7 +67,7 @@ def measure(
     scores: dict[str, dict[str, list[float]]] = {}
     for (name, split, _), path in done.items():
         predictions = read_predictions(path)
-        score = metrics.compute("exact_match", predictions.hypotheses, predictions.references)["score"]
+        score = metrics.compute("exact_match", predictions.hypotheses, predictions.scored_references)["score"]
         scores.setdefault(name, {}).setdefault(split, []).append(score)
     updates = {name: recipe.training.max_steps for name, recipe in recipes.items()}
     return {"scores": scores, "updates": updates, "is_own": is_own}

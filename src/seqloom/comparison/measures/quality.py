@@ -23,10 +23,12 @@ from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import recorded
 from seqloom.scoring import metrics
 from seqloom.scoring.against import paired_tests
+from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     Predictions,
     check_same_sentences,
     measure_sentences,
+    normalizations,
     read_predictions,
     read_scores,
 )
@@ -92,7 +94,8 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
             for system, runs in predictions.items()
         }
         statistics[name] = {system: [part for _, part in runs] for system, runs in measured.items()}
-        signature = next(iter(measured.values()))[0][0]
+        every = (run for runs in predictions.values() for run in runs)
+        signature = signed(next(iter(measured.values()))[0][0], normalizations(*every))
         results[name] = _results(name, statistics[name], signature, options.bootstrap_samples)
     if not results:
         raise ValueError("no score of the candidates is one of seqloom's own metrics; add chrf to evaluation.metrics.")
