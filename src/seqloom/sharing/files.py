@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from seqloom import run_folder
 from seqloom.settings.schema import Settings
+from seqloom.sharing.code import code_files
 from seqloom.sharing.privacy import shareable_settings, without_places
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
@@ -26,17 +26,7 @@ TELLING = (run_folder.RECORD, run_folder.LOG, run_folder.CURVE)
 
 def model_files(folder: Path) -> list[Path]:
     """Weights, configs, tokenizer, the code that they name and what that imports, in a folder of other things too."""
-    code: set[str] = set()
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            named = json.loads((folder / name).read_text(encoding="utf-8"))
-            references = [*named.get("auto_map", {}).values()]
-            references += [pipeline["impl"] for pipeline in named.get("custom_pipelines", {}).values()]
-            flat = [part for value in references for part in (value if isinstance(value, list) else [value])]
-            code |= {f"{reference.partition('.')[0]}.py" for reference in flat if reference}
-    for path in [folder / name for name in code if (folder / name).is_file()]:
-        code |= {Path(other).name for other in get_relative_import_files(path)}
-    names = {"config.json", "generation_config.json"} | TOKENIZER_FILES | code
+    names = {"config.json", "generation_config.json"} | TOKENIZER_FILES | code_files(folder)
     return [path for path in sorted(folder.iterdir()) if path.is_file() and
             (path.name in names or path.name.endswith(WEIGHTS))]  # fmt: skip
 

@@ -74,12 +74,12 @@ def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
             f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
             "more training.max_steps or num_train_epochs, or train anew with --overwrite."
         )
-    model = AutoModelForSeq2SeqLM.from_pretrained(best).to(accelerator.device)
+    model = AutoModelForSeq2SeqLM.from_pretrained(best, trust_remote_code=False).to(accelerator.device)
     chosen = f"the best validation's, after update {progress.best_step:,}"
     if run.average is not None:
         chosen += f" (their moving average with decay {settings.training.ema_decay})"
     if settings.training.average_checkpoints > 1 and checkpoints.has_kept_weights(run.folder):
-        average = AutoModelForSeq2SeqLM.from_pretrained(best).to(accelerator.device)
+        average = AutoModelForSeq2SeqLM.from_pretrained(best, trust_remote_code=False).to(accelerator.device)
         steps = checkpoints.load_average(average, run.folder)
         goal = metrics.Goal.of(settings.training)
         assert progress.best_score is not None  # a best model has one
