@@ -34,7 +34,7 @@ INSIDE = {
     ),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
-        "initialisation", "checkpoints", "stopping", "state", "devices", "signals",
+        "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
     ),
     "sharing": ("push", "card", "verify", "hub", "files", "code", "privacy"),
     "scoring": ("against", "score", "predictions", "naming", "metrics", "significance"),

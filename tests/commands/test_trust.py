@@ -1,10 +1,13 @@
 """A folder that somebody else made runs nothing of its own: every command says so in a sentence, and ends with 1."""
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dist_cp
 import yaml
 from accelerate.state import AcceleratorState
 from helpers.runs import configure, write_pairs
@@ -12,6 +15,8 @@ from helpers.runs import configure, write_pairs
 from seqloom.__main__ import main
 from seqloom.commands import train
 from seqloom.sharing import code
+from seqloom.support import disk
+from seqloom.training import checkpoints, states
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
@@ -214,3 +219,52 @@ class TestCode:
         released = frozenset({*code._installed_and_released(), code.sha256(path)})
         monkeypatch.setattr(code, "_installed_and_released", lambda: released)
         assert code.foreign_code(folder) == []
+
+
+class Bomb:
+    """Leaves the marker when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+class TestCheckpoints:
+    """A checkpoint is tensors and plain values, and what is more is refused before any of it is read."""
+
+    @pytest.mark.parametrize(
+        "name",
+        ["optimizer.bin", "random_states_0.pkl", "schedule.pt", "custom_checkpoint_0.pkl", "more.pkl", "scaler.pt"],
+    )
+    @pytest.mark.parametrize("is_archive", [True, False])
+    def test_pickles(self, folder, marker, capsys, name, is_archive):
+        checkpoint = checkpoints.step_folders(folder)[-1]
+        with (checkpoint / name).open("wb") as file:
+            (torch.save if is_archive else pickle.dump)({"state": Bomb(marker)}, file)
+        (checkpoint / disk.MANIFEST).unlink()
+        disk.seal(checkpoint)  # as if it had been saved so
+        line = refused(capsys, "train", folder / "settings.yaml", "--resume", "--output_dir", folder)
+        assert str(checkpoint / name) in line
+        assert "is a pickle, which an earlier" in line if "custom" in name else "reading it could run code" in line
+        assert not marker.exists()
+        pickle.loads(pickle.dumps(Bomb(marker)))
+        assert marker.exists()  # it would have
+
+    @pytest.mark.parametrize("place", ["metadata", "value"])
+    def test_sharded(self, tmp_path, marker, place):
+        """Of FSDP2, torch unpickles the metadata and every value that is no tensor."""
+        folder = tmp_path / "checkpoint" / "optimizer_0"
+        values = {"lr": 0.1, "betas": (0.9, 0.98), "foreach": None}
+        state = {"optimizer": {"state": {"weight": {"step": torch.tensor(1.0), "exp_avg": torch.ones(3).bfloat16()}}}}
+        state["optimizer"]["param_groups"] = values | ({"bomb": Bomb(marker)} if place == "value" else {})
+        dist_cp.save(state, storage_writer=dist_cp.FileSystemWriter(folder), no_dist=True)
+        if place == "metadata":
+            states.check_states(tmp_path / "checkpoint")
+            metadata = pickle.loads((folder / ".metadata").read_bytes())
+            metadata.planner_data = Bomb(marker)
+            (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+        with pytest.raises(ValueError, match="reading it could run code, so it is not read"):
+            states.check_states(tmp_path / "checkpoint")
+        assert not marker.exists()
