@@ -11,7 +11,7 @@ import yaml
 from seqloom import run_folder
 from seqloom.settings.schema import Settings
 from seqloom.sharing.code import code_files
-from seqloom.sharing.privacy import shareable_settings, without_places
+from seqloom.sharing.privacy import shareable_log, shareable_record, shareable_settings
 
 WEIGHTS = (".safetensors", ".safetensors.index.json")
 TOKENIZER_FILES = {
@@ -35,15 +35,12 @@ def shared_files(folder: Path, settings: Settings, record: dict[str, Any]) -> tu
     """What goes up, without a path of this machine; and the names of the folder's files that do not."""
     files: dict[str, Path | bytes] = {path.name: path for path in model_files(folder)}
     files |= {name: folder / name for name in TELLING if (folder / name).is_file()}
-    files[run_folder.SETTINGS] = yaml.safe_dump(
-        shareable_settings(settings), sort_keys=False, allow_unicode=True
-    ).encode()
+    known = record.get("places", ())
+    values = shareable_settings(settings, known)
+    files[run_folder.SETTINGS] = yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()
+    log = run_folder.read_log(folder)
+    if (shared := shareable_log(log, known)) != log:
+        files[run_folder.LOG] = "".join(f"{json.dumps(line)}\n" for line in shared).encode()
     files[run_folder.RECORD] = json.dumps(shareable_record(record), indent=2, ensure_ascii=False).encode()
     here = {path.name for path in folder.iterdir() if path.is_file()}
     return files, sorted(here - set(files) - {run_folder.CARD, *PRIVATE})
-
-
-def shareable_record(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without a path of this machine."""
-    evaluation = {name: value for name, value in (record["evaluation"] or {}).items() if name != "folder"}
-    return record | {"data": without_places(record["data"]), "evaluation": evaluation or None}

@@ -14,6 +14,7 @@ from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.scoring import metrics
 from seqloom.scoring.score import score_split, table
 from seqloom.sharing.card import write_card
+from seqloom.sharing.privacy import places_in
 from seqloom.support import disk
 from seqloom.support.console import say
 from seqloom.support.machine import environment
@@ -41,6 +42,7 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
         "environment": environment(accelerator.num_processes),
         "precision": accelerator.mixed_precision,
         "evaluation": None,
+        "places": places_in(settings.to_dict()),
         "example": splits.get(split or "", splits["validation"])[0]["source"],
     }
     penalty = settings.generation.coverage_penalty
