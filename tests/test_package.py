@@ -34,10 +34,10 @@ INSIDE = {
     ),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
-        "initialisation", "checkpoints", "stopping", "state", "devices", "signals",
+        "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
     ),
-    "sharing": ("push", "card", "verify", "hub", "files", "privacy"),
-    "scoring": ("against", "score", "predictions", "metrics", "significance", "normalization"),
+    "sharing": ("push", "card", "verify", "hub", "files", "code", "privacy"),
+    "scoring": ("against", "score", "predictions", "naming", "metrics", "significance", "normalization"),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": ("translate", "coverage", "loading"),
     "settings": ("reading", "checks", "typed", "schema"),

@@ -12,7 +12,7 @@ from helpers.tiny import tiny
 
 from seqloom.__main__ import main
 from seqloom.commands.translate import lines_of, one_line
-from seqloom.data.sources import _lines
+from seqloom.data.lines import lines as file_lines
 
 
 def piped(data: bytes, encoding="utf-8"):
@@ -30,7 +30,7 @@ class TestLines:
         data = mark + end.join(line.encode() for line in lines)
         assert [*lines_of(piped(data, encoding))] == [*lines_of(piped(data + end, encoding))] == lines
         (tmp_path / "lines").write_bytes(data)
-        assert [*_lines(str(tmp_path / "lines"))] == lines
+        assert [*file_lines(str(tmp_path / "lines"))] == lines
 
     def test_text_in_the_place_of_a_stream(self):
         assert [*lines_of(io.StringIO("\ufeffa\r\nb\n"))] == ["a", "b"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,10 @@ class Push(Command):
     """Whether a repository that is made now is private; else as the account has it."""
     hub_revision: str | None = None
     """Branch to push to, made if need be; else main."""
+    metrics: list[str] = field(default_factory=list)
+    """Metrics of the folder's record that are not seqloom's own and whose code may be run."""
+    trust_remote_code: bool = False
+    """Run code that the folder carries and that is not seqloom's own."""
 
     def run(self) -> None:
         from seqloom.settings.reading import load_settings
@@ -40,4 +44,5 @@ class Push(Command):
         settings = {"push_to_hub": self.repository, "hub_private_repo": self.hub_private_repo,
                     "hub_revision": self.hub_revision}  # fmt: skip
         words = [f"--{key}={value}" for key, value in settings.items() if value is not None]
-        push(self.folder, load_settings(run_folder.finished(self.folder) / run_folder.SETTINGS, words).hub)
+        hub = load_settings(run_folder.finished(self.folder) / run_folder.SETTINGS, words).hub
+        push(self.folder, hub, metrics=self.metrics, trust_remote_code=self.trust_remote_code)

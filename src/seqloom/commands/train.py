@@ -45,6 +45,7 @@ class Train(Command):
     def run(self) -> int | None:
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")
+        from seqloom.scoring.naming import check_config
         from seqloom.settings.reading import load_settings
         from seqloom.support.machine import PARENT, end_with_parent
         from seqloom.training.run import run_training
@@ -52,11 +53,10 @@ class Train(Command):
 
         if parent := os.environ.pop(PARENT, None):
             end_with_parent(int(parent))
+        settings = load_settings(self.config, self.overrides)
+        check_config(self.config, settings, self.overrides)
         try:
-            run_training(
-                load_settings(self.config, self.overrides),
-                resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run,
-            )  # fmt: skip
+            run_training(settings, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run)
         except Stopped as stopped:
             if os.environ.get("RANK", "0") == "0":
                 print(stopped)

@@ -32,7 +32,7 @@ class Candidate:
     @property
     def config(self) -> PreTrainedConfig:
         """The model's config."""
-        return AutoConfig.from_pretrained(self.folders[0])
+        return AutoConfig.from_pretrained(self.folders[0], trust_remote_code=False)
 
     @property
     def traits(self) -> Traits:

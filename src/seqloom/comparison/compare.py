@@ -21,6 +21,7 @@ from seqloom.comparison.report import MEASURES, write
 from seqloom.comparison.trainings import train_all
 from seqloom.data.pairs import load_pairs
 from seqloom.decoding.loading import check_exists
+from seqloom.scoring.naming import check_config
 from seqloom.scoring.score import evaluate_model
 from seqloom.settings.reading import load_scoring_settings, load_settings
 from seqloom.settings.schema import DataSettings, EvaluationSettings, GenerationSettings, ScoringSettings, Settings
@@ -86,7 +87,8 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
 
 
 def refuse_unknown_keys(request: Request) -> None:
-    """Refuses models that are not there, and words that nothing reads; with a configuration its settings refuse."""
+    """Refuses models that are not there or name others' metrics, and words that nothing reads; with a configuration its
+    settings refuse."""
     known = scoring_overrides(request.overrides)
     wrong = next((word for word in request.overrides if word.startswith("--") and word not in known), None)
     if wrong and not request.configs:
@@ -96,6 +98,9 @@ def refuse_unknown_keys(request: Request) -> None:
         )
     for model in request.models:
         check_exists(model)
+        if run_folder.is_run(Path(model)):  # whose settings the measures train by
+            kept = Path(model) / run_folder.SETTINGS
+            check_config(kept, load_settings(kept), request.overrides)
 
 
 def finished_models(
@@ -192,6 +197,7 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
     found: dict[str, list[Settings]] = {}
     for name, config in zip(names, request.configs, strict=False):
         settings = load_settings(config, request.overrides)
+        check_config(config, settings, request.overrides)
         for seed in request.seeds or (settings.training.seed,):
             found.setdefault(name, []).append(
                 dataclasses.replace(

@@ -20,7 +20,7 @@ def open_bytes(path: str) -> IO[bytes]:
 
 def decoded(raw: Iterable[bytes], ends: bool = False) -> Iterator[str]:
     """The lines of a UTF-8 text, as training and `translate` read them: without a byte order mark, and with or without
-    their ends, line feed or CRLF. Only a line feed ends one: other carriage returns, U+0085 and U+2028 also stand inside
+    their ends, line feed or CRLF. Only a line feed ends one: other carriage returns, U+0085 and U+2028 stand inside
     sentences, and a line more on one side shifts all that follow.
 
     Raises:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 from seqloom import run_folder
 from seqloom.decoding.loading import check_exists, load_model
 from seqloom.scoring import metrics, significance
+from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     Predictions,
@@ -60,6 +61,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
                 f"{', '.join(generate_kwargs)} cannot be set for two files of predictions, already decoded: "
                 "leave it out, or name models."
             )
+    check_names(settings.evaluation.metrics, f"what lies with {leading}", on_the_line(overrides))
     samples = settings.evaluation.bootstrap_samples
     if not samples:
         raise ValueError("bootstrap_samples is 0, which leaves nothing to test with; give --bootstrap_samples 1000.")

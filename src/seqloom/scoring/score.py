@@ -19,6 +19,7 @@ from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, lo
 from seqloom.decoding.translate import translate
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
+from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
@@ -41,6 +42,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         ValueError: Model, data or settings do not allow it.
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
+    check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
     folder = scores_folder(name, settings)
     if not overwrite and (folder / run_folder.SCORES).exists():
         raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")

@@ -76,6 +76,16 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     return settings, generate_kwargs | settings.generation.generate_kwargs
 
 
+def given_values(overrides: Sequence[str], *names: str) -> list[str]:
+    """The texts that words of the command line give to the fields of these names, in whatever section."""
+    found: list[str] = []
+    for key, words in _parse_overrides(overrides):
+        if key.rpartition(".")[2] in names:
+            value = from_words(list[str], words)
+            found += value if isinstance(value, list) else [value]
+    return found
+
+
 def _parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
     """Keys, and the words behind each."""
     position = 0

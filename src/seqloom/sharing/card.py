@@ -20,8 +20,9 @@ from seqloom.scoring import metrics
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import HubSettings, Settings
-from seqloom.sharing.privacy import last_part, shareable_settings, without_places
-from seqloom.support.wording import plural
+from seqloom.settings.typed import build
+from seqloom.sharing.privacy import last_part, shareable_log, shareable_record, shareable_settings, without_places
+from seqloom.support.wording import as_code, fenced, in_markdown, plural
 
 SNIPPET = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -102,7 +103,7 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
     card = ModelCard.from_template(
         card_data,
         template_str=files("seqloom.model_cards").joinpath("template.md").read_text(encoding="utf-8"),
-        title=name,
+        title=in_markdown(name),
         summary=f"{config.describe()}. {record['model']['parameters']:,} parameters, trained from scratch with "
         f"seqloom on {data_name}{_languages(hub.language)}.",
         snippet=SNIPPET.format(**words),
@@ -119,7 +120,9 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         curve=_curve(folder, settings, record, log)
         if with_scores
         else "The curve awaits verification with the scores.",
-        settings=yaml.safe_dump(_settings(settings, record), sort_keys=False, allow_unicode=True).strip(),
+        settings=fenced(
+            yaml.safe_dump(_settings(settings, record), sort_keys=False, allow_unicode=True).strip(), "yaml"
+        ),
         limits=_limits(settings, record, evaluation, data_name),
     )
     text = f"{str(card).rstrip()}\n"
@@ -150,12 +153,15 @@ def draft_card(hub: HubSettings, text: str) -> ModelCard:
 
 
 def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]], Seq2SeqConfig]:
-    """Settings, record, log and the model's config."""
+    """Settings, record, log and the model's config, without a path of this machine."""
     run_folder.finished(folder)
-    settings = load_settings(folder / run_folder.SETTINGS)
+    record = run_folder.read_record(folder)
+    known = record.get("places", ())
+    values = without_places(load_settings(folder / run_folder.SETTINGS).to_dict(), known)
+    log = shareable_log(run_folder.read_log(folder), known)
     fields = run_folder.read_json(folder / run_folder.CONFIG)
     config = model_config_class(fields.get("model_type")).from_dict(fields)
-    return settings, run_folder.read_record(folder), run_folder.read_log(folder), config
+    return build(Settings, values, where=""), shareable_record(record), log, config
 
 
 def _is_on_hub(record: dict[str, Any]) -> bool:
@@ -164,7 +170,7 @@ def _is_on_hub(record: dict[str, Any]) -> bool:
 
 
 def _metric_name(name: str) -> str:
-    return without_places(metrics.label(name))
+    return in_markdown(without_places(metrics.label(name)))
 
 
 def _data_name(settings: Settings, record: dict[str, Any]) -> str:
@@ -174,23 +180,23 @@ def _data_name(settings: Settings, record: dict[str, Any]) -> str:
         split = record["data"]["split"]
         return f"SCAN, split {split}" + (" (seqloom's own draw, of the published sizes)" if split == "simple" else "")
     if data.dataset:
-        return data.dataset if _is_on_hub(record) else last_part(data.dataset)
-    return ", ".join(last_part(path) for path in data.train_files or ())
+        return data.dataset if _is_on_hub(record) else in_markdown(last_part(data.dataset))
+    return ", ".join(in_markdown(last_part(path)) for path in data.train_files or ())
 
 
 def _source_name(entry: dict[str, Any]) -> str:
     """One of the sets that training pairs are drawn from, in a word or two."""
     if isinstance(entry["train"], list):
-        return ", ".join(file["name"] for file in entry["train"])
-    revision = f", revision `{entry['revision']}`" if entry.get("revision") else ""
-    return f"{without_places(entry['dataset'])}: `{entry['train']}`{revision}"
+        return ", ".join(in_markdown(file["name"]) for file in entry["train"])
+    revision = f", revision {as_code(entry['revision'])}" if entry.get("revision") else ""
+    return f"{in_markdown(without_places(entry['dataset']))}: {as_code(entry['train'])}{revision}"
 
 
 def _split_name(settings: Settings, record: dict[str, Any], split: str, data_name: str) -> str:
     """Where a split's pairs come from, in a word or two."""
     origin = record["data"]["splits"][split]
     if isinstance(origin, list):
-        return ", ".join(file["name"] for file in origin)
+        return ", ".join(in_markdown(file["name"]) for file in origin)
     return data_name if settings.data.dataset else f"{data_name}: {origin}"
 
 
@@ -229,7 +235,7 @@ def _licence(licence: str | None) -> str:
     code = "The files of code beside the weights are Apache-2.0."
     if licence is None:
         return f"No licence was stated for the weights: ask whoever trained them before you use them. {code}"
-    return f"Licence of the weights: {licence}. {code}"
+    return f"Licence of the weights: {in_markdown(licence)}. {code}"
 
 
 def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult]:
@@ -281,7 +287,7 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
         bounds = result.get("interval")
         interval = [f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "none"] if has_intervals else []
         rows.append([f"{_metric_name(name)} {direction}", f"{result['score']:.2f}", *interval,
-                     f"`{_signature(name, result)}`"])  # fmt: skip
+                     as_code(_signature(name, result))])  # fmt: skip
     headers = ["metric", "score:", *(["95 % interval:"] if has_intervals else []), "signature"]
     decoding = ", ".join(f"{name} {value}" for name, value in evaluation["generation"].items())
     split = evaluation["split"]
@@ -307,12 +313,17 @@ def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:
         parts.append(f"From the Hub: configuration {data['config_name']}, revision `{data['revision']}`.")
     rows = []
     for split, origin in data["splits"].items():
-        described = "files below" if isinstance(origin, list) else f"`{origin}`"
+        described = "files below" if isinstance(origin, list) else as_code(str(origin))
         rows.append([split, _number(data["pairs"][split]), described])
     listed = [(split, origin) for split, origin in data["splits"].items() if isinstance(origin, list)]
     listed += [("all", data["files"])] if "files" in data else []
     names = [
-        [split, file["name"], f"{file['bytes']:,}", f"`{file['sha256']}`" if "sha256" in file else "not computed"]
+        [
+            split,
+            in_markdown(file["name"]),
+            f"{file['bytes']:,}",
+            f"`{file['sha256']}`" if "sha256" in file else "not computed",
+        ]
         for split, origin in listed
         for file in origin
     ]
@@ -334,7 +345,7 @@ def _tokenizer(settings: Settings, config: Seq2SeqConfig) -> str:
     if not config.share_encoder_decoder_embeddings:
         sizes = f"{source:,} entries for the source and {target:,} for the target"
     if tokenizer.path:
-        return f"{without_places(tokenizer.path)}, {sizes}"
+        return f"{in_markdown(without_places(tokenizer.path))}, {sizes}"
     kinds = [KINDS[tokenizer.kind]]
     if not tokenizer.shared and tokenizer.target_kind not in (None, tokenizer.kind):
         kinds.append(KINDS[tokenizer.target_kind])

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -19,6 +19,7 @@ from seqloom import run_folder
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import HubSettings
 from seqloom.sharing.card import draft_card, is_as_made, make_card
+from seqloom.sharing.code import check_code
 from seqloom.sharing.files import TELLING, model_files, shared_files
 from seqloom.sharing.hub import check_header, commit, explained, repository_of
 from seqloom.sharing.privacy import last_part
@@ -61,20 +62,28 @@ def push_best(folder: Path, hub: HubSettings, step: int, say: Callable[[str], No
         say(f"warning: {error}; the training goes on, and the next push takes it along.")
 
 
-def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> str:
+def push(
+    folder: Path,
+    hub: HubSettings,
+    say: Callable[[str], None] = print,
+    metrics: Container[str] = (),
+    trust_remote_code: bool = False,
+) -> str:
     """Pushes a finished run.
 
     Args:
         folder: Its output folder, which stays as it is.
         hub: Where to.
         say: Takes a line for the user.
+        metrics: Those that the record may name besides seqloom's own, and whose code is run.
+        trust_remote_code: Run code that the folder carries and that is not seqloom's own.
 
     Returns:
         The address of the last commit.
 
     Raises:
         ValueError: The Hub cannot be reached or does not allow it, or the pushed model does not give the scores of the
-            record. The message has the command that pushes later.
+            record. The message has the command that pushes later. Or it asks for code that nobody allowed.
     """
     settings = load_settings(run_folder.finished(folder) / run_folder.SETTINGS)
     record = run_folder.read_record(folder)
@@ -83,8 +92,9 @@ def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> 
     what = f"{folder} was not pushed to {name}"
     then = f"the model is whole in {folder}; push it later with: seqloom push {folder} {name}"
     is_scored = record["evaluation"] is not None
+    check_code(folder, f"not pushed: {folder}", trust_remote_code)
     if is_scored:
-        check_record(folder, record, settings)
+        check_record(folder, record, settings, metrics, trust_remote_code)
     with explained(what, then):
         prepare_repository(hub)
         files, left_out = shared_files(folder, settings, record)
@@ -97,7 +107,7 @@ def push(folder: Path, hub: HubSettings, say: Callable[[str], None] = print) -> 
         say(f"left out, as no part of the model: {', '.join(left_out)}")
     if is_scored:
         with explained(f"the scores of {name} were not published, since it could not be loaded again", then):
-            model, tokenizer = load_pushed(name, info.oid)
+            model, tokenizer = load_pushed(name, info.oid, trust_remote_code)
         same, total = reproduce(folder, record, settings, model, tokenizer)
         check = f"Downloaded at revision `{info.oid}`, the model gave {same} of {total} sampled outputs as scored."
         say(check)

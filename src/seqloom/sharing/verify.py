@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from seqloom import run_folder
 from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
 from seqloom.decoding.translate import translate
 from seqloom.scoring import metrics
+from seqloom.scoring.naming import check_names
 from seqloom.scoring.predictions import Predictions, read_predictions
 from seqloom.settings.schema import Settings
+from seqloom.sharing.code import CONFIGS, check_code
 
 SAMPLE_SIZE = 100
 LEAST_SAME = 0.95
@@ -25,14 +28,23 @@ LEAST_SAME = 0.95
 machine, in another precision or batch."""
 
 
-def load_pushed(name: str, revision: str) -> tuple[Seq2SeqLM, PreTrainedTokenizerBase]:
-    """The model as strangers get it: downloaded anew, and run by the code that was pushed with it."""
+def load_pushed(name: str, revision: str, trust_remote_code: bool = False) -> tuple[Seq2SeqLM, PreTrainedTokenizerBase]:
+    """The model as strangers get it: downloaded anew, and run by the code that was pushed with it.
+
+    Raises:
+        ValueError: Some of that is not seqloom's own, be it from another push, and nobody said that it may be run.
+    """
     with tempfile.TemporaryDirectory() as cache:
         options: dict[str, Any] = {"revision": revision, "cache_dir": cache}
+        snapshot = HfApi().snapshot_download(name, allow_patterns=["*.py", *CONFIGS], **options)
+        check_code(Path(snapshot), f"{name} at {revision}", trust_remote_code)
+        options["trust_remote_code"] = trust_remote_code
 
         def pushed_class(config: str, auto_class: str) -> Any:
-            path = HfApi().hf_hub_download(name, config, **options)
-            reference = json.loads(Path(path).read_text(encoding="utf-8")).get("auto_map", {}).get(auto_class)
+            path = Path(snapshot, config)
+            if not path.is_file():
+                return None
+            reference = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).get(auto_class)
             reference = next(filter(None, reference)) if isinstance(reference, list) else reference
             return None if reference is None else get_class_from_dynamic_module(reference, name, **options)
 
@@ -61,12 +73,32 @@ def as_it_was(folder: Path, split: str) -> str:
     return f"score the model again as it was: seqloom evaluate {folder} --split {split} --overwrite"
 
 
-def check_record(folder: Path, record: dict[str, Any], settings: Settings) -> None:
+def check_record(
+    folder: Path,
+    record: dict[str, Any],
+    settings: Settings,
+    given: Container[str] = (),
+    trust_remote_code: bool = False,
+) -> None:
     """Holds the scores that a record claims against the predictions that were kept.
 
+    Args:
+        folder: The run's.
+        record: What came of it.
+        settings: The run's.
+        given: Metrics that are computed though they are not seqloom's own.
+        trust_remote_code: Whether the decoding that is recorded may name code.
+
     Raises:
-        ValueError: They give another score.
+        ValueError: They give another score, or the record names code that nobody allowed.
     """
+    check_names(record["evaluation"]["metrics"], folder / run_folder.RECORD, given)
+    running = {"custom_generate", "trust_remote_code"} & set(record["evaluation"]["generation"])
+    if running and not trust_remote_code:
+        raise ValueError(
+            f"{folder / run_folder.RECORD} decodes by {', '.join(sorted(running))}, which runs code: if you trust it, "
+            "give --trust_remote_code."
+        )
     kept = predictions(folder, record)
     for name, result in record["evaluation"]["metrics"].items():
         options = settings.evaluation.metric_kwargs.get(name, {})

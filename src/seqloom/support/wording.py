@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+
+def in_markdown(text: str) -> str:
+    """Somebody's text as Markdown shows it to the letter: as it is, or as code where it could be markup."""
+    is_plain = re.fullmatch(r"[\w .,:;/@+()%-]*", text) and not re.search(r"__|://|\b_|_\b|\n|www\.", text)
+    return text if is_plain else as_code(text)
+
+
+def as_code(text: str) -> str:
+    """A text as code within a line, whatever backticks it has."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text[:1] == "`" or text[-1:] == "`" else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def fenced(text: str, language: str) -> str:
+    """Lines as a block of code, whatever fences they have."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def digits(value: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqloom import run_folder
 from seqloom.support.disk import damage, discard, explained_when_full, remove, replace_folder, seal, sync
 from seqloom.training.state import Progress
+from seqloom.training.states import Stateful, check_states, read_states, write_states
 
 STATE_FILE = "progress.json"
 
@@ -34,6 +35,7 @@ def save_checkpoint(
     progress: Progress,
     optimizer: torch.optim.Optimizer | None = None,
     save_total_limit: int = 2,
+    kept: Mapping[str, Stateful] | None = None,
 ) -> None:
     """Saves weights, optimizer, schedule, scaler, random states of every process, and the progress.
 
@@ -45,6 +47,7 @@ def save_checkpoint(
         progress: Where the run stands.
         optimizer: Tells how large a checkpoint is, should the disk be full.
         save_total_limit: Checkpoints that are kept, this one included.
+        kept: What else belongs to the state, by name: the schedule, say.
 
     Raises:
         OSError: The disk is full. The checkpoints from before are whole.
@@ -60,6 +63,7 @@ def save_checkpoint(
         accelerator.save_state(str(aside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            write_states(aside, kept or {})
             (aside / STATE_FILE).write_text(json.dumps(asdict(progress), indent=2))
             seal(aside)
             replace_folder(aside, checkpoints / name)
@@ -104,17 +108,20 @@ def last_checkpoint(folder: Path, say: Callable[[str], object] = print) -> Path 
     return None
 
 
-def load_checkpoint(checkpoint: Path, accelerator: Accelerator) -> Progress:
-    """Puts everything back as it was.
+def load_checkpoint(checkpoint: Path, accelerator: Accelerator, kept: Mapping[str, Stateful] | None = None) -> Progress:
+    """Puts everything back as it was. Nothing is run by reading it: `check_states` looks first.
 
     Raises:
-        ValueError: The checkpoint is sharded and the run is not, or the other way round.
+        ValueError: The checkpoint is sharded and the run is not, or the other way round; or it holds a pickle of
+            something else than tensors and plain values.
     """
+    check_states(checkpoint)
     is_sharded = any(checkpoint.glob(f"{FSDP_MODEL_NAME}*"))
     if is_sharded != accelerator.is_fsdp2:
         earlier, now = ("FSDP2", "without it") if is_sharded else ("another engine", "with FSDP2")
         raise ValueError(f"{checkpoint} was saved with {earlier}, and this run is {now}: launch it as it was started.")
     accelerator.load_state(str(checkpoint))
+    read_states(checkpoint, kept or {})
     return Progress(**json.loads((checkpoint / STATE_FILE).read_text()))
 
 

@@ -14,6 +14,7 @@ from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.scoring import metrics
 from seqloom.scoring.score import score_split, table
 from seqloom.sharing.card import write_card
+from seqloom.sharing.privacy import places_in
 from seqloom.support import disk
 from seqloom.support.console import say
 from seqloom.support.machine import environment
@@ -41,6 +42,7 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
         "environment": environment(accelerator.num_processes),
         "precision": accelerator.mixed_precision,
         "evaluation": None,
+        "places": places_in(settings.to_dict()),
         "example": splits.get(split or "", splits["validation"])[0]["source"],
     }
     penalty = settings.generation.coverage_penalty
@@ -74,12 +76,12 @@ def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
             f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
             "more training.max_steps or num_train_epochs, or train anew with --overwrite."
         )
-    model = AutoModelForSeq2SeqLM.from_pretrained(best).to(accelerator.device)
+    model = AutoModelForSeq2SeqLM.from_pretrained(best, trust_remote_code=False).to(accelerator.device)
     chosen = f"the best validation's, after update {progress.best_step:,}"
     if run.average is not None:
         chosen += f" (their moving average with decay {settings.training.ema_decay})"
     if settings.training.average_checkpoints > 1 and checkpoints.has_kept_weights(run.folder):
-        average = AutoModelForSeq2SeqLM.from_pretrained(best).to(accelerator.device)
+        average = AutoModelForSeq2SeqLM.from_pretrained(best, trust_remote_code=False).to(accelerator.device)
         steps = checkpoints.load_average(average, run.folder)
         goal = metrics.Goal.of(settings.training)
         assert progress.best_score is not None  # a best model has one

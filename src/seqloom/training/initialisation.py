@@ -135,7 +135,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
 
 def _load(name: str) -> PreTrainedModel:
     try:
-        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32)
+        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: "

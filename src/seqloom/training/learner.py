@@ -40,7 +40,6 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     optimizer, scheduler = make_optimizer(model, settings, max_steps)
     average = make_average(model, settings, accelerator)
     wrapped, optimizer = prepare(accelerator, model, optimizer)
-    accelerator.register_for_checkpointing(scheduler)
     set_seed(training.seed, device_specific=True)  # every process drops out other units
     return Run(
         settings, folder, accelerator, wrapped, optimizer, scheduler, tokenizer, material.train_stream,
@@ -92,7 +91,6 @@ def make_average(model: PreTrainedModel, settings: Settings, accelerator: Accele
         return None
     average = AveragedModel(model, device=accelerator.device, multi_avg_fn=get_ema_multi_avg_fn(decay))
     average.requires_grad_(False)
-    accelerator.register_for_checkpointing(average)
     return average
 
 

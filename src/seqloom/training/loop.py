@@ -88,7 +88,7 @@ def save(run: Run, log: RunLog) -> None:
     run.progress.log = log.state_dict()
     log.sync()
     limit = run.settings.training.save_total_limit
-    checkpoints.save_checkpoint(run.folder, run.accelerator, run.progress, run.optimizer, limit)
+    checkpoints.save_checkpoint(run.folder, run.accelerator, run.progress, run.optimizer, limit, run.kept)
 
 
 def stop(run: Run, number: int) -> NoReturn:

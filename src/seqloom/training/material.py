@@ -164,7 +164,7 @@ def make_stream(
     def gather(values: list[int]) -> list[list[int]]:
         return accelerator.gather(torch.tensor([values], device=accelerator.device)).tolist()
 
-    stream = UpdateStream(
+    return UpdateStream(
         dataset,
         training,
         pad_token_id=tokenizer.pad_token_id,
@@ -175,9 +175,6 @@ def make_stream(
         num_workers=settings.data.num_workers,
         dataset_of=dataset_of,
     )
-    if is_split:
-        accelerator.register_for_checkpointing(stream)  # which resumes with as many processes only
-    return stream
 
 
 def counted(settings: Settings, is_streaming: bool, report: EncodingReport) -> str:

@@ -21,11 +21,11 @@ def restore(run: Run, checkpoint: Path | None) -> None:
     """Goes on from a checkpoint, if there is one.
 
     Raises:
-        ValueError: It is of another engine than this run's.
+        ValueError: It is of another engine than this run's, or reading it could run code.
     """
     if checkpoint is None:
         return
-    run.progress = checkpoints.load_checkpoint(checkpoint, run.accelerator)
+    run.progress = checkpoints.load_checkpoint(checkpoint, run.accelerator, run.kept)
     set_hyper_parameters(run)
     say(run.accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
     check_best(run)

@@ -67,5 +67,5 @@ def run_training(
     train(run)
     record = finish(run, material)
     if is_pushing:
-        push(folder, settings.hub, say=functools.partial(say, accelerator))
+        push(folder, settings.hub, say=functools.partial(say, accelerator), metrics=settings.evaluation.metrics)
     return record

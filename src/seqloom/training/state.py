@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from seqloom.data.updates import UpdateStream
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import Settings
+from seqloom.training.states import Stateful
 
 
 @dataclass
@@ -66,6 +67,16 @@ class Run:
     """Into which every batch is cut further, since it did not fit into memory."""
     average: AveragedModel | None = None
     """The weights' exponential moving average, with ``training.ema_decay``."""
+
+    @property
+    def kept(self) -> dict[str, Stateful]:
+        """What a checkpoint holds of it besides model, optimizer and random states."""
+        parts: dict[str, Stateful] = {"schedule": self.scheduler}
+        if self.average is not None:
+            parts["average"] = self.average
+        if self.settings.data.split_stream:
+            parts["stream"] = self.train_stream  # which resumes with as many processes only
+        return parts
 
     @property
     def scored_model(self) -> Seq2SeqLM:

@@ -129,6 +129,47 @@ def check_fsdp_model_name():
 
 
 @leans_on(
+    "hook", "torch", "FileSystemReader.read_metadata: the classes of .metadata", "states",
+    "torch unpickles it, and values that are no tensors, whatever they ask for; so we look first what that is",
+)  # fmt: skip
+def check_sharded_metadata(tmp_path):
+    """What torch itself writes passes, and what is added to it does not."""
+    import pickle
+
+    import torch.distributed.checkpoint as dist_cp
+
+    from seqloom.training.states import check_states
+
+    state = {"weight": torch.ones(2).bfloat16(), "step": torch.tensor(1), "lr": 0.1, "betas": (0.9, 0.98), "none": None}
+    dist_cp.save(state, storage_writer=dist_cp.FileSystemWriter(tmp_path), no_dist=True)
+    check_states(tmp_path)
+    metadata = pickle.loads((tmp_path / ".metadata").read_bytes())
+    metadata.planner_data = print
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(ValueError, match=r"asks for builtins.print"):
+        check_states(tmp_path)
+
+
+@leans_on(
+    "hook", "accelerate", "utils.load: weights_only", "states",
+    "Accelerate reads optimizer, scaler and random states by it, which holds our look beforehand to what it will do",
+)  # fmt: skip
+def check_accelerate_load(tmp_path):
+    """It takes tensors and NumPy's random states, and no other class."""
+    import pickle
+
+    import numpy as np
+    from accelerate import checkpointing, utils
+
+    assert checkpointing.load is utils.load
+    torch.save({"seed": np.random.get_state(), "state": torch.ones(2)}, tmp_path / "good.pkl")
+    utils.load(tmp_path / "good.pkl", map_location="meta", mmap=True)
+    torch.save({"state": print}, tmp_path / "bad.pkl")
+    with pytest.raises(pickle.UnpicklingError):
+        utils.load(tmp_path / "bad.pkl", map_location="meta", mmap=True)
+
+
+@leans_on(
     "module", "accelerate", "accelerate.tracking", "devices",
     "get_available_trackers says what is installed, before Accelerate leaves out in silence what is not",
 )  # fmt: skip

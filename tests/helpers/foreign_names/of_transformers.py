@@ -428,7 +428,7 @@ def check_decorators():
 
 
 @leans_on(
-    "module", "transformers", "transformers.dynamic_module_utils", "files verify",
+    "module", "transformers", "transformers.dynamic_module_utils", "code verify",
     "the Auto classes would take this process's own code instead of the pushed code; only it knows which files travel",
 )  # fmt: skip
 def check_dynamic_modules(tmp_path):

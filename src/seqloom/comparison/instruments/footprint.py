@@ -81,7 +81,7 @@ def work_here(work: Work) -> Iterator[dict[str, Any]]:
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     torch.set_num_threads(work.num_threads)
     training = TrainingSettings(**work.training)
-    config = AutoConfig.from_pretrained(work.folder)
+    config = AutoConfig.from_pretrained(work.folder, trust_remote_code=False)
     warm_up(work, config, training, device)
     before = held_memory(device)
     for kind, times in (("generation", 1), ("training", 3)):  # an optimizer's state is there from the second update on
