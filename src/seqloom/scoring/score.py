@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, lo
 from seqloom.decoding.translate import translate
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
+from seqloom.scoring.predictions import Predictions, check_is_ours, keep_predictions, keep_scores
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
@@ -41,6 +41,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
     folder = scores_folder(name, settings)
+    check_is_ours(folder, settings.data.places())
     if not overwrite and (folder / run_folder.SCORES).exists():
         raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")
     return score_model(name, settings, generate_kwargs)
@@ -101,7 +102,7 @@ def score_split(
     about: dict[str, Any] | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
-    """Decodes a split and scores it; writes ``predictions.jsonl`` and ``scores.json``.
+    """Decodes a split and scores it; writes ``predictions.jsonl``, before it scores them, and ``scores.json``.
 
     Args:
         model, tokenizer: Any encoder-decoder and its tokenizer.
@@ -121,6 +122,7 @@ def score_split(
     bar = has_terminal()
     outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
     seconds = time.perf_counter() - started
+    ready = keep_predictions(folder, Predictions(sources, references, outputs))
     results = {
         name: metrics.compute(
             name,
@@ -143,12 +145,7 @@ def score_split(
         "environment": environment(),
         "folder": str(folder),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / run_folder.PREDICTIONS).open("w", encoding="utf-8") as file:
-        for source, reference, hypothesis in zip(sources, references, outputs, strict=True):
-            line = {"source": source, "reference": reference, "hypothesis": hypothesis}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    (folder / run_folder.SCORES).write_text(json.dumps(scores, indent=2, ensure_ascii=False), encoding="utf-8")
+    keep_scores(folder, scores, ready)
     return scores
 
 
