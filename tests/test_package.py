@@ -30,11 +30,11 @@ INSIDE = {
         "attend", "compare", "demo", "plot", "push", "score", "train", "translate", "shell", "help", "command",
     ),
     "comparison": (
-        "compare", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
+        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
     ),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
-        "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
+        "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
     ),
     "sharing": ("push", "card", "verify", "hub", "files", "code", "privacy"),
     "scoring": ("against", "score", "predictions", "naming", "metrics", "significance", "normalization"),
@@ -45,7 +45,7 @@ INSIDE = {
         "updates", "batches", "encoding", "subwords", "pairs", "sources", "tables", "lines", "tokenization", "scan",
     ),
     "figures": ("curves", "fonts", "style"),
-    "support": ("console", "disk", "machine", "wording"),
+    "support": ("console", "disk", "locks", "machine", "wording"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

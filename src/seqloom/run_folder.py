@@ -12,6 +12,8 @@
     checkpoints/best/                            the best model so far, for from_pretrained
     checkpoints/weights/step-….safetensors       weights of the last or best validations, for averaging
     trackers/                                    what TensorBoard and the like were told
+    .seqloom.json                                the marker: seqloom made this folder, and what it holds
+    .seqloom.lock                                who works in it, for as long as somebody does
 
 Settings are read by `seqloom.settings.reading`, predictions by `seqloom.scoring.predictions`.
 """
@@ -23,6 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from seqloom.support import disk
+from seqloom.version import __version__
+
 CONFIG = "config.json"
 SETTINGS = "settings.yaml"
 DATA = "data.json"
@@ -33,6 +38,10 @@ CURVE = "training_curve.png"
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 TRACKERS = "trackers"
+MARKER = ".seqloom.json"
+LOCK = ".seqloom.lock"
+RUN, COMPARISON, SCORED = "run", "comparison", "scores"
+"""What a marked folder can hold."""
 
 RECORDED = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}
 """What a record tells of."""
@@ -56,6 +65,37 @@ def weights(folder: Path) -> Path:
 def evaluation(folder: Path, split: str) -> Path:
     """Where a split's predictions and scores are."""
     return folder / "evaluation" / split
+
+
+def marked(folder: Path) -> list[str]:
+    """What seqloom has said that it keeps in a folder; nothing where it has not marked it."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    holds = marker.get("holds") if isinstance(marker, dict) else None
+    return holds if isinstance(holds, list) else []
+
+
+def mark(folder: Path, kind: str) -> None:
+    """Marks a folder as one that seqloom keeps this in, before anything else of it is written.
+
+    Raises:
+        ValueError: Somebody else's file has the marker's name.
+    """
+    kinds = marked(folder)
+    if kind in kinds:
+        return
+    if not kinds and (folder / MARKER).exists():
+        raise ValueError(f"{folder / MARKER} is no marker of seqloom's: move it, or choose another folder.")
+    marker = json.dumps({"seqloom": __version__, "holds": [*kinds, kind]}) + "\n"
+    disk.write_aside(folder / MARKER, disk.text(marker))
+
+
+def is_untouched(folder: Path) -> bool:
+    """Whether nothing is in it but what a process leaves that is killed before it has written anything."""
+    early = {MARKER, LOCK, f"saving-{MARKER}", f"saving-{SETTINGS}"}
+    return set(marked(folder)) <= {RUN} and all(path.name in early for path in folder.iterdir())
 
 
 def is_run(folder: Path) -> bool:

@@ -71,7 +71,9 @@ class TestPush:
             address = push_module.push(folder, TO, say=said.append)
         files, (last, first, *_) = hub["me/model"].files(), hub["me/model"].history()
         assert address.endswith(last.oid)
-        expected = {path.name for path in folder.iterdir() if path.is_file()} - {"data.json"} | {".gitattributes"}
+        expected = {path.name for path in folder.iterdir() if path.is_file()} - {"data.json", ".seqloom.json"} | {
+            ".gitattributes"
+        }
         assert set(files) == expected
         assert {"README.md", WEIGHTS, "tokenizer.json", "generation_config.json", "settings.yaml", "record.json",
                 "training_log.jsonl", "modeling_rnn_seq2seq.py", "pipeline_seq2seq.py"} <= expected  # fmt: skip

@@ -114,6 +114,9 @@ class TestRefusals:
         (other / "thesis.tex").write_text("the only copy")
         refused("is not empty; give --resume")
         refused("holds no run of seqloom's, so --overwrite will not delete it", "--overwrite")
+        (other / "settings.yaml").write_text("theme: dark")  # of another program
+        refused("holds no run of seqloom's, so --overwrite will not delete it", "--overwrite")
+        (other / "settings.yaml").unlink()
         refused("there is no run to resume", "--resume")
         (tmp_path / "a file").write_text("x")
         refused("is not empty", "--output_dir", str(tmp_path / "a file"))
@@ -135,7 +138,7 @@ class TestRefusals:
         run(tmp_path, data, training={"max_steps": 2, "average_checkpoints": 2})
         (tmp_path / "run" / "notes").write_text("mine")
         assert main([configure(tmp_path, data, training={"max_steps": 3}), "--overwrite"]) == 0
-        assert not (tmp_path / "run" / "notes").exists()
+        assert (tmp_path / "run" / "notes").read_text() == "mine"
         assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000003"]
         shutil.rmtree(tmp_path / "run")
         assert main([configure(tmp_path, data, training={"max_steps": 1}), "--overwrite"]) == 0  # nothing to delete

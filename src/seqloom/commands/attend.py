@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,7 @@ class Attend(Command):
         from seqloom.decoding.loading import load_model
         from seqloom.figures.style import save_png
         from seqloom.settings.reading import load_scoring_settings
-        from seqloom.support.disk import check_output, write_aside
+        from seqloom.support.disk import check_output, text, write_together
 
         page = self.html
         picture = self.output or (Path("attention.png") if page is None else None)
@@ -99,6 +100,7 @@ class Attend(Command):
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
         tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
         choice: dict[str, Any] = {"layer": self.layer, "head": self.head}
+        font = self.font and str(self.font)
         every = []
         for sentence in self.sentences:
             found = attend(model, tokenizer, sentence, target=self.target, words=not self.tokens, **generate_kwargs)
@@ -107,13 +109,13 @@ class Attend(Command):
             say(f"{sentence}\n→ {found.output}   (log p {found.score:.2f})\n")
             if self.what != "self":
                 say(f"{alignment_table(found, **choice)}\n")
+        writes: dict[Path, Callable[[Path], object]] = {}
         for file, found in zip(images, every, strict=False):
-            figure = overview(found, what=self.what, font=self.font and str(self.font), **choice)
-            write_aside(file, partial(save_png, figure))
+            writes[file] = partial(save_png, overview(found, what=self.what, font=font, **choice))
         if page is not None:
-            text = attention_page(every, what=self.what, title=Path(self.model).name, **choice)
-            write_aside(page, lambda aside: aside.write_text(text, encoding="utf-8"))
-        files = [*images, *([page] if page else [])]
+            writes[page] = text(attention_page(every, what=self.what, title=Path(self.model).name, **choice))
+        write_together(writes)
+        files = list(writes)
         say(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
 
 

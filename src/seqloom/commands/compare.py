@@ -54,7 +54,7 @@ class Compare(Command):
     resume: bool = False
     """Go on with the comparison in the output folder."""
     overwrite: bool = False
-    """Delete the comparison in it first."""
+    """Delete what a comparison wrote into it first, and nothing else."""
 
     def run(self) -> None:
         from seqloom.comparison.compare import compare

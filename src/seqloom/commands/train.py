@@ -38,7 +38,7 @@ class Train(Command):
     resume: bool | Literal["auto"] = False
     """Go on with the run in output_dir from its last checkpoint; auto: or start it, if there is none."""
     overwrite: bool = False
-    """Delete the run in output_dir first."""
+    """Delete what a run wrote into output_dir first, and nothing else."""
     dry_run: bool = False
     """Check settings, data and plan, make the largest update, and write nothing."""
 

@@ -17,6 +17,7 @@ import torch
 
 from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.folder import make_folder
 from seqloom.comparison.report import MEASURES, write
 from seqloom.comparison.trainings import train_all
 from seqloom.data.pairs import load_pairs
@@ -26,11 +27,10 @@ from seqloom.scoring.score import evaluate_model
 from seqloom.settings.reading import load_scoring_settings, load_settings
 from seqloom.settings.schema import DataSettings, EvaluationSettings, GenerationSettings, ScoringSettings, Settings
 from seqloom.support.console import duration
-from seqloom.support.disk import write_aside
+from seqloom.support.disk import text, write_aside
+from seqloom.support.locks import Lock
 from seqloom.support.machine import environment
-
-REQUEST = "comparison.json"
-"""What was asked for; a folder that has it is a comparison's."""
+from seqloom.training.clearing import inputs_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         request: What to compare, and how.
         command: For the record.
         resume: Go on with the comparison in the output folder.
-        overwrite: Delete the comparison in it first.
+        overwrite: Delete what a comparison wrote into it first.
 
     Returns:
         What was written to ``report.json``.
@@ -75,14 +75,16 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
     runs = recipes(request, names)
     models = finished_models(request, names, runs)
     check_same_pairs(runs, models, request.split)
-    make_folder(request, resume, overwrite)
-    torch.set_num_threads(request.num_threads)
-    train_all([settings for per_seed in runs.values() for settings in per_seed])
-    candidates = [candidate_of_recipe(name, per_seed, request) for name, per_seed in runs.items()]
-    candidates += [candidate_of_model(*model, request) for model in models]
-    entries = take_measures(candidates, request)
-    record = make_record(command, candidates, runs, entries)
-    write(request.output, record)
+    with Lock(request.output / run_folder.LOCK) as lock:
+        inputs = inputs_of_all(request, runs, models)
+        make_folder(request.output, request.to_dict(), lock, inputs, resume=resume, overwrite=overwrite)
+        torch.set_num_threads(request.num_threads)
+        train_all([settings for per_seed in runs.values() for settings in per_seed])
+        candidates = [candidate_of_recipe(name, per_seed, request) for name, per_seed in runs.items()]
+        candidates += [candidate_of_model(*model, request) for model in models]
+        entries = take_measures(candidates, request)
+        record = make_record(command, candidates, runs, entries)
+        write(request.output, record)
     return record
 
 
@@ -172,9 +174,8 @@ def take_measure(name: str, candidates: Sequence[Candidate], options: Options) -
         started = time.perf_counter()
         result = importlib.import_module(f"seqloom.comparison.measures.{name}").measure(candidates, options)
         entry = {"seconds": round(time.perf_counter() - started, 1), "result": result}
-        text = json.dumps(entry, ensure_ascii=False, allow_nan=False)
         kept.parent.mkdir(exist_ok=True)
-        write_aside(kept, lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_aside(kept, text(json.dumps(entry, ensure_ascii=False, allow_nan=False)))
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
@@ -235,32 +236,13 @@ def check_same_pairs(
             )
 
 
-def make_folder(request: Request, resume: bool, overwrite: bool) -> None:
-    """Makes the output folder ready, and refuses to write over anything unless told to."""
-    folder, asked = request.output, request.to_dict()
-    is_comparison = (folder / REQUEST).is_file()
-    if resume:
-        if not is_comparison:
-            raise ValueError(f"there is no comparison to resume in {folder}; start it without --resume.")
-        before = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-        others = [name for name in asked if asked[name] != before.get(name)]
-        if others:
-            raise ValueError(
-                f"the comparison in {folder} was begun with another {', '.join(others)}; resume it with the same "
-                "words, or take another --output."
-            )
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise ValueError(
-                f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
-                "another --output."
-            )
-        if not is_comparison:
-            raise ValueError(f"{folder} holds no comparison, so --overwrite will not delete it; choose another one.")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / REQUEST).write_text(json.dumps(asked, indent=2), encoding="utf-8")
+def inputs_of_all(
+    request: Request, runs: dict[str, list[Settings]], models: Sequence[tuple[str, str, Sequence[str]]]
+) -> list[str]:
+    """What the comparison reads."""
+    of_runs = [place for per_seed in runs.values() for settings in per_seed for place in inputs_of(settings)]
+    of_models = [place for _, model, words in models for place in load_scoring_settings(model, words)[0].data.places()]
+    return [*request.configs, *request.models, *of_runs, *of_models]
 
 
 def candidate_of_recipe(name: str, per_seed: Sequence[Settings], request: Request) -> Candidate:

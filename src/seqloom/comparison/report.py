@@ -10,7 +10,8 @@ import importlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 
 from seqloom.comparison.sections import MEASURES, Passage, Plot, Section, Table
 from seqloom.figures.style import save_png
+from seqloom.support import disk
 
 
 def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
@@ -31,7 +33,7 @@ def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
-    """Writes the report.
+    """Writes the report; an earlier one stays until all of the new one is on the disk.
 
     Args:
         folder: Where it goes; pictures go to ``figures`` in it.
@@ -40,15 +42,17 @@ def write(folder: Path, record: dict[str, Any]) -> None:
     """
     sections = sections_of(record["measures"])
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for section in sections.values():
-        for part in section.parts:
-            if isinstance(part, Plot):
-                save_png(part.figure, folder / "figures" / f"{part.name}.png")
+    writes: dict[Path, Callable[[Path], object]] = {
+        folder / "figures" / f"{part.name}.png": partial(save_png, part.figure)
+        for section in sections.values()
+        for part in section.parts
+        if isinstance(part, Plot)
+    }
     summary = summary_tables(record["candidates"], sections)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / "report.json").write_text(text, encoding="utf-8")
-    (folder / "report.md").write_text(markdown(record, summary, sections), encoding="utf-8")
-    (folder / "report.html").write_text(html(record, summary, sections), encoding="utf-8")
+    texts = {"json": text, "md": markdown(record, summary, sections), "html": html(record, summary, sections)}
+    writes |= {folder / f"report.{suffix}": disk.text(text) for suffix, text in texts.items()}
+    disk.write_together(writes)
 
 
 def summary_tables(candidates: Sequence[dict[str, Any]], sections: dict[str, Section]) -> list[Table]:

@@ -14,7 +14,12 @@ from tqdm.auto import tqdm
 from seqloom import run_folder
 from seqloom.settings.schema import Settings
 from seqloom.support.console import has_terminal
+from seqloom.support.disk import write_aside
+from seqloom.support.locks import Lock
 from seqloom.support.machine import PARENT
+
+STOPPING = 60.0
+"""Seconds that a training may take to save a checkpoint and end."""
 
 
 def train_all(runs: Sequence[Settings], num_jobs: int = 1) -> None:
@@ -50,7 +55,8 @@ def _train(settings: Settings, *, logged: bool) -> None:
     folder = Path(settings.output_dir)
     folder.parent.mkdir(parents=True, exist_ok=True)
     config = folder.with_name(f"{folder.name}.yaml")
-    settings.save(config)
+    write_aside(config, settings.save)
+    Lock(folder / run_folder.LOCK).wait(STOPPING)  # for what a killed comparison has left to save its state
     command = [sys.executable, "-m", "seqloom", "train", str(config), "--resume", "auto"]
     # If this process is killed, the training stops with a checkpoint: left alone, it would write into a folder that the
     # resumed comparison trains in too.

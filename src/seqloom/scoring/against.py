@@ -19,6 +19,7 @@ from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     Predictions,
+    check_is_ours,
     check_same_sentences,
     measure_sentences,
     normalizations,
@@ -29,6 +30,7 @@ from seqloom.scoring.score import decoding_of, load_split, score_model, scores_f
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
+from seqloom.support import disk
 from seqloom.support.wording import p_value, with_interval
 
 
@@ -81,6 +83,8 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
         if files[system] or (not overwrite and _is_kept(system, each[system], generate_kwargs))
     }
     missing = [system for system in (name, other) if system not in found]
+    for system in missing:
+        check_is_ours(paths[system].parent, each[system].data.places())
     if len(missing) == 1:  # whether its sentences are the other's shows before they are decoded
         pairs, _ = load_split(settings)
         data = Predictions(pairs["source"][:], pairs["target"][:], [])
@@ -171,10 +175,19 @@ def _write_beside(folder: Path, stem: str, results: dict[str, Any], overwrite: b
     text = json.dumps(results, indent=2, ensure_ascii=False)
     for number in itertools.count(1):
         path = folder / (f"{stem}.json" if number == 1 else f"{stem}-{number}.json")
-        if overwrite or not path.exists() or path.read_text(encoding="utf-8") == text:
-            path.write_text(text, encoding="utf-8")
+        if not path.exists() or (overwrite and _is_result(path)) or path.read_bytes() == text.encode():
+            disk.write_aside(path, disk.text(text))
             return path
     raise AssertionError("numbers have no end")
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file is one of results, as seqloom writes them."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(results, dict) and {"systems", "sentences", "metrics"} <= set(results)
 
 
 INDEPENDENT = (

@@ -1,14 +1,17 @@
-"""Predictions and scores that were kept, read again."""
+"""Predictions and scores, kept and read again."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.scoring.significance import Statistics
+from seqloom.support import disk
 
 
 class Predictions(NamedTuple):
@@ -27,6 +30,82 @@ class Predictions(NamedTuple):
     @property
     def scored_references(self) -> list[str]:
         return self.references if self.scored is None else self.scored
+
+
+def keep_predictions(folder: Path, predictions: Predictions) -> Path:
+    """Writes ``predictions.jsonl``; where an earlier one has its scores, beside that pair, which stays until
+    `keep_scores`.
+
+    Returns:
+        The file.
+    """
+    lines = []
+    columns = (predictions.sources, predictions.references, predictions.hypotheses, predictions.scored_references)
+    for source, reference, hypothesis, scored in zip(*columns, strict=True):
+        line = {"source": source, "reference": reference, "hypothesis": hypothesis}
+        if scored != reference:
+            line |= {"scored_reference": scored, "normalization": predictions.normalization or ""}
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_of_run(folder):
+        run_folder.mark(folder, run_folder.SCORED)
+    is_new = not (folder / run_folder.SCORES).exists()
+    path = folder / (run_folder.PREDICTIONS if is_new else f"new-{run_folder.PREDICTIONS}")
+    disk.write_aside(path, disk.text("".join(lines)))
+    return path
+
+
+def keep_scores(folder: Path, scores: dict[str, Any], predictions: Path) -> None:
+    """Writes ``scores.json`` for what `keep_predictions` wrote: at no moment are they of other predictions than those
+    beside them."""
+    text, path = json.dumps(scores, indent=2, ensure_ascii=False), folder / run_folder.SCORES
+    if predictions.name == run_folder.PREDICTIONS:
+        disk.write_aside(path, disk.text(text))
+        return
+    new = folder / f"new-{run_folder.SCORES}"
+    disk.write_aside(new, disk.text(text))
+    path.unlink(missing_ok=True)
+    os.replace(predictions, folder / run_folder.PREDICTIONS)
+    os.replace(new, path)
+    disk.sync(folder)
+
+
+def check_is_ours(folder: Path, inputs: Sequence[str] = ()) -> None:
+    """Refuses to put predictions and scores in the place of files that are something else.
+
+    Args:
+        folder: Where they would go.
+        inputs: Files that are read.
+
+    Raises:
+        ValueError: There are such files, or one of them is read.
+    """
+    files = [folder / run_folder.PREDICTIONS, folder / run_folder.SCORES]
+    for name in inputs:
+        if Path(name).resolve() in [file.resolve() for file in files]:
+            raise ValueError(f"{name} is read, and would be written over: choose another --output_dir.")
+    if is_of_run(folder) or run_folder.SCORED in run_folder.marked(folder) or _is_scores(files[1]):
+        return
+    for file in files:
+        if file.exists():
+            raise ValueError(
+                f"{file} is there already, and no evaluation of seqloom's is known to have written it: move it, or "
+                "choose another --output_dir."
+            )
+
+
+def is_of_run(folder: Path) -> bool:
+    """Whether it is a run's own folder of a split, which needs no marker."""
+    return folder.parent.name == "evaluation" and run_folder.is_run(folder.parent.parent)
+
+
+def _is_scores(path: Path) -> bool:
+    """Whether a file is one of scores, as seqloom writes them."""
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(scores, dict) and {"split", "sentences", "generation", "metrics"} <= set(scores)
 
 
 def read_predictions(path: str | Path) -> Predictions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
+from seqloom.scoring.predictions import Predictions, check_is_ours, keep_predictions, keep_scores
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
@@ -44,6 +44,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
     settings, generate_kwargs = load_scoring_settings(name, overrides)
     check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
     folder = scores_folder(name, settings)
+    check_is_ours(folder, settings.data.places())
     if not overwrite and (folder / run_folder.SCORES).exists():
         raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")
     return score_model(name, settings, generate_kwargs)
@@ -105,7 +106,7 @@ def score_split(
     about: dict[str, Any] | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
-    """Decodes a split and scores it; writes ``predictions.jsonl`` and ``scores.json``.
+    """Decodes a split and scores it; writes ``predictions.jsonl``, before it scores them, and ``scores.json``.
 
     References are normalised as the tokenizer normalises what the model learns (see `seqloom.scoring.normalization`);
     where that changes one, both files and the metrics' signatures say so.
@@ -134,6 +135,8 @@ def score_split(
     outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
     seconds = time.perf_counter() - started
     scored = normalized(references, tokenizer)
+    changed = scored.texts if scored.normalization else None
+    ready = keep_predictions(folder, Predictions(sources, references, outputs, changed, scored.normalization))
     results = {
         name: scored.sign(
             metrics.compute(
@@ -159,14 +162,7 @@ def score_split(
         "environment": environment(),
         "folder": str(folder),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / run_folder.PREDICTIONS).open("w", encoding="utf-8") as file:
-        for source, reference, text, hypothesis in zip(sources, references, scored.texts, outputs, strict=True):
-            line = {"source": source, "reference": reference, "hypothesis": hypothesis}
-            if text != reference:
-                line |= {"scored_reference": text, "normalization": scored.normalization}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    (folder / run_folder.SCORES).write_text(json.dumps(scores, indent=2, ensure_ascii=False), encoding="utf-8")
+    keep_scores(folder, scores, ready)
     return scores
 
 

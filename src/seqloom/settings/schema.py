@@ -104,6 +104,12 @@ class DataSettings:
     """When an epoch of mixed sets is over: when the first of them is used up, or when all are, the smaller ones being
     read again as often as that takes."""
 
+    def places(self) -> list[str]:
+        """Every dataset and file that is named, of mixed sets too."""
+        lists = [self.train_files, self.validation_files, self.test_files, *(mixed.train_files for mixed in self.mix)]
+        datasets = [self.dataset, *(mixed.dataset for mixed in self.mix)]
+        return [*filter(None, datasets), *(name for names in lists for name in names or ())]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -22,6 +23,7 @@ from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import HubSettings, Settings
 from seqloom.settings.typed import build
 from seqloom.sharing.privacy import last_part, shareable_log, shareable_record, shareable_settings, without_places
+from seqloom.support import disk
 from seqloom.support.wording import as_code, fenced, in_markdown, plural
 
 SNIPPET = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -59,10 +61,10 @@ def write_card(folder: Path) -> None:
         label_smoothing=settings.training.label_smoothing_factor,
         best_step=record["progress"]["best_step"],
     )
-    save_png(figure, folder / run_folder.CURVE)
+    disk.write_aside(folder / run_folder.CURVE, functools.partial(save_png, figure), disk.RESUME)
     card = folder / run_folder.CARD
     if not card.is_file() or is_as_made(card.read_text(encoding="utf-8")):
-        card.write_text(make_card(folder), encoding="utf-8")
+        disk.write_aside(card, disk.text(make_card(folder)), disk.RESUME)
 
 
 def make_card(folder: Path, name: str | None = None, with_scores: bool = True, check: str = "") -> str:

@@ -18,8 +18,8 @@ TOKENIZER_FILES = {
     "tokenizer.json", "target_tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "source.spm", "target.spm",
 }  # fmt: skip
-PRIVATE = {run_folder.DATA}
-"""Files of a run that its resuming needs and nobody else."""
+PRIVATE = {run_folder.DATA, run_folder.MARKER, run_folder.LOCK}
+"""Files of a run that this machine needs and nobody else."""
 TELLING = (run_folder.RECORD, run_folder.LOG, run_folder.CURVE)
 """Files that tell of scores."""
 

@@ -9,12 +9,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 MANIFEST = "manifest.json"
+AGAIN = "make room, and give the command again."
+"""What helps when a disk is full."""
+RESUME = "make room, or set training.save_total_limit to 1, and go on with --resume."
+"""What helps a training."""
 
 
 def replace_folder(new: Path, place: Path) -> None:
@@ -40,8 +44,8 @@ def discard(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or folder, if it is there and as far as that is possible: `recover` tries again."""
-    if path.is_dir():
+    """Deletes a file, a link or a folder, if it is there and as far as that is possible: `recover` tries again."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -102,24 +106,54 @@ def sync(path: Path) -> None:
         os.close(number)
 
 
-def write_aside(path: Path, write: Callable[[Path], object]) -> None:
-    """Replaces a file by what ``write`` writes, whole or not at all."""
-    aside = path.with_name(f"saving-{path.name}")
-    with explained_when_full(aside):
-        write(aside)
-        sync(aside)
-        os.replace(aside, path)
-        sync(path.parent)
+def write_aside(path: Path, write: Callable[[Path], object], advice: str = AGAIN) -> None:
+    """Replaces a file by what ``write`` writes, whole or not at all. A symbolic link stays one: what it names is
+    replaced."""
+    write_together({path: write}, advice)
+
+
+def write_together(files: Mapping[Path, Callable[[Path], object]], advice: str = AGAIN) -> None:
+    """Replaces several files once all of them are whole beside their places: what fails leaves them all as they were.
+
+    Args:
+        files: What writes each.
+        advice: As for `explained_when_full`.
+    """
+    places: dict[Path, Path] = {}
+    try:
+        for path, write in files.items():
+            place = Path(os.path.realpath(path))
+            aside = place.with_name(f"saving-{place.name}")
+            places[aside] = place
+            with explained_when_full(aside, advice=advice):
+                write(aside)
+                sync(aside)
+        for aside, place in places.items():
+            os.replace(aside, place)
+    except BaseException:
+        for aside in places:
+            remove(aside)
+        raise
+    for folder in {place.parent for place in places.values()}:
+        sync(folder)
+
+
+def text(content: str) -> Callable[[Path], object]:
+    """Writes a text, for `write_aside`."""
+    return lambda aside: aside.write_text(content, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def explained_when_full(aside: Path, needed: int | None = None, removes: bool = True) -> Iterator[None]:
+def explained_when_full(
+    aside: Path, needed: int | None = None, removes: bool = True, advice: str = RESUME
+) -> Iterator[None]:
     """Removes what could not be written to its end, and says so in one sentence if the disk is full.
 
     Args:
         aside: The half-written file or folder.
         needed: Bytes, about, of the whole one.
         removes: Whether it is this process's to remove.
+        advice: What to do.
     """
     try:
         yield
@@ -134,7 +168,7 @@ def explained_when_full(aside: Path, needed: int | None = None, removes: bool = 
             sizes = f"about {needed / 1e6:,.1f} MB are needed and {sizes}"
         raise OSError(
             f"the disk is full: {aside.name.removeprefix('saving-')} was not saved in {place} ({sizes}); what was "
-            "saved before is whole: make room, or set training.save_total_limit to 1, and go on with --resume."
+            f"saved before is whole: {advice}"
         ) from error
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,11 @@ from seqloom.training.state import Progress
 from seqloom.training.states import Stateful, check_states, read_states, write_states
 
 STATE_FILE = "progress.json"
+WRITTEN_ASIDE = (
+    run_folder.SETTINGS, run_folder.DATA, run_folder.LOG, run_folder.RECORD, run_folder.CARD, run_folder.CURVE,
+    run_folder.MARKER, "tokenizer", "model",
+)  # fmt: skip
+"""What of an output folder is written beside its place, and then renamed."""
 
 
 def save_checkpoint(
@@ -146,16 +150,6 @@ def step_of(folder: Path) -> int:
     return json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["step"]
 
 
-def remove_run(folder: Path) -> None:
-    """Deletes an output folder. It remains one of a run, which may be deleted, to the last."""
-    for path in folder.iterdir():
-        if path == run_folder.checkpoints(folder):
-            discard(path)
-        elif path.name != run_folder.SETTINGS:
-            remove(path)
-    shutil.rmtree(folder)
-
-
 def recover(folder: Path) -> None:
     """Puts right what a kill left behind in an output folder: half of a save, of a replacement or of a deletion."""
     checkpoints = run_folder.checkpoints(folder)
@@ -166,22 +160,34 @@ def recover(folder: Path) -> None:
         else:
             os.replace(old, place)
     for left in (
-        *folder.glob("saving-*"), *folder.glob("deleting-*"), *checkpoints.glob("saving-*"),
-        *checkpoints.glob("deleting-*"), *run_folder.weights(folder).glob("saving*"),
+        *(folder / f"saving-{name}" for name in WRITTEN_ASIDE), folder / "deleting-checkpoints",
+        *checkpoints.glob("saving-*"), *checkpoints.glob("deleting-*"), *run_folder.weights(folder).glob("saving*"),
     ):  # fmt: skip
         remove(left)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Writes a tokenizer into a folder, each file whole or not at all."""
-    aside = folder / "saving-tokenizer"
+    save_into(folder, "tokenizer", tokenizer.save_pretrained)
+
+
+def save_into(folder: Path, what: str, save: Callable[[Path], object]) -> None:
+    """Writes several files into a folder of other things too, each whole or not at all, and none on a full disk.
+
+    Args:
+        folder: Where they go.
+        what: They are, for a message.
+        save: Writes them into an empty folder.
+    """
+    aside = folder / f"saving-{what}"
     with explained_when_full(aside):
         remove(aside)
-        tokenizer.save_pretrained(aside)
-        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+        save(aside)
+        for path in (paths := sorted(path for path in aside.rglob("*") if path.is_file())):
+            sync(path)
+        for path in paths:
             place = folder / path.relative_to(aside)
             place.parent.mkdir(parents=True, exist_ok=True)
-            sync(path)
             os.replace(path, place)
         sync(folder)
         remove(aside)

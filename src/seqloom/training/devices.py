@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -10,7 +11,12 @@ from typing import cast
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
@@ -135,3 +141,20 @@ def whole_model(accelerator: Accelerator, model: torch.nn.Module) -> Seq2SeqLM:
     whole.generation_config = model.generation_config
     whole.load_state_dict(full_state_dict(accelerator, model))
     return whole.eval()
+
+
+def in_first_process(accelerator: Accelerator, act: Callable[[], object]) -> None:
+    """Lets the first process do something that the others wait for.
+
+    Raises:
+        ValueError: In every process, what was wrong in the first.
+    """
+    problem = None
+    if accelerator.is_main_process:
+        try:
+            act()
+        except ValueError as error:
+            problem = str(error)
+    (problem,) = broadcast_object_list([problem])
+    if problem is not None:
+        raise ValueError(problem)

@@ -48,15 +48,15 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
     penalty = settings.generation.coverage_penalty
     decoding: dict[str, Any] = {"coverage_penalty": penalty} if penalty else {}  # all else is in the generation config
     if accelerator.is_main_process:
-        with disk.explained_when_full(run.folder / "saving-model"):
-            model.save_pretrained(run.folder)
+        checkpoints.save_into(run.folder, "model", model.save_pretrained)
         if split in splits:
             record["evaluation"] = score_split(
                 model, run.tokenizer, splits[split], settings.evaluation,
                 batch_tokens=settings.generation.decode_batch_tokens, split=split,
                 folder=run_folder.evaluation(run.folder, split), **decoding,
             )  # fmt: skip
-        (run.folder / run_folder.RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(record, indent=2, ensure_ascii=False)
+        disk.write_aside(run.folder / run_folder.RECORD, disk.text(text), disk.RESUME)
         write_card(run.folder)
         if record["evaluation"] is not None:
             say(accelerator, table(record["evaluation"]["metrics"]))

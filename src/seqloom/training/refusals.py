@@ -10,6 +10,7 @@ from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import Settings, TrainingSettings
+from seqloom.training.clearing import check_inputs, inputs_of, is_ours
 
 
 def refuse(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -70,16 +71,16 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
         raise ValueError(
             f"there is no run to resume in {folder}: it has no {run_folder.SETTINGS}; start it without --resume."
         )
-    elif folder.exists() and (
-        # A kill at the very start leaves a folder that is as good as empty.
-        not folder.is_dir() or any(path.name != f"saving-{run_folder.SETTINGS}" for path in folder.iterdir())
-    ):
+    elif folder.exists() and not (folder.is_dir() and run_folder.is_untouched(folder)):
         if not overwrite:
             raise ValueError(
                 f"the output folder {folder} is not empty; give --resume to go on, --overwrite to start anew, or "
                 "another --output_dir."
             )
-        if not is_run:
+        if not folder.is_dir() or not is_ours(folder):
             raise ValueError(
                 f"{folder} holds no run of seqloom's, so --overwrite will not delete it; choose another one."
+                + (" (One of an earlier version must hold nothing else.)" if is_run else "")
             )
+    if overwrite:
+        check_inputs(folder, inputs_of(settings))

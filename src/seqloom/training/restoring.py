@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
 from seqloom import run_folder
 from seqloom.support import disk
 from seqloom.support.console import say
+from seqloom.support.locks import Lock
 from seqloom.training import checkpoints
+from seqloom.training.clearing import clear_run, told_of
 from seqloom.training.devices import whole_model
+from seqloom.training.material import Material
+from seqloom.training.refusals import check_output_folder
 from seqloom.training.state import Run
 from seqloom.training.stopping import is_over
 
@@ -72,16 +76,26 @@ def check_best(run: Run) -> None:
     say(accelerator, f"{best} is {what}; {remedy}.")
 
 
-def open_folder(run: Run, checkpoint: Path | None, overwrite: bool, provenance: dict[str, Any]) -> None:
-    """Makes the output folder ready: settings, data and tokenizer lie in it before the first update."""
-    folder, settings = run.folder, run.settings
+def open_folder(run: Run, material: Material, lock: Lock, *, resume: bool, overwrite: bool) -> None:
+    """Makes the output folder ready: settings, data and tokenizer lie in it before the first update.
+
+    Raises:
+        ValueError: Since it was looked at, another process has begun a run in it.
+    """
+    folder, settings, checkpoint = run.folder, run.settings, material.checkpoint
+    Path(os.path.realpath(folder)).mkdir(parents=True, exist_ok=True)
+    lock.acquire()
     if checkpoint is not None:
         checkpoints.drop_older(folder, checkpoint.name, settings.training.save_total_limit)  # if a kill came before
-    if overwrite and folder.exists():  # not before everything that can be wrong with the new run was found right
-        checkpoints.remove_run(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    disk.write_aside(folder / run_folder.SETTINGS, settings.save)
-    data = json.dumps(provenance, indent=2)
-    disk.write_aside(folder / run_folder.DATA, lambda aside: aside.write_text(data, encoding="utf-8"))
+    if not resume:
+        check_output_folder(folder, settings, False, overwrite)
+    if overwrite:  # not before everything that can be wrong with the new run was found right
+        left = clear_run(folder)
+        if left:
+            say(run.accelerator, told_of(folder, left))
+    run_folder.mark(folder, run_folder.RUN)
+    disk.write_aside(folder / run_folder.SETTINGS, settings.save, disk.RESUME)
+    data = json.dumps(material.pairs.provenance, indent=2)
+    disk.write_aside(folder / run_folder.DATA, disk.text(data), disk.RESUME)
     if checkpoint is None:
         checkpoints.save_tokenizer(run.tokenizer, folder)

@@ -13,8 +13,9 @@ from seqloom.settings.checks import check_settings
 from seqloom.settings.schema import Settings
 from seqloom.sharing.push import prepare_repository, push
 from seqloom.support.console import say
+from seqloom.support.locks import Lock
 from seqloom.support.machine import keep_freed_memory
-from seqloom.training.devices import make_accelerator
+from seqloom.training.devices import in_first_process, make_accelerator
 from seqloom.training.ending import finish
 from seqloom.training.learner import make_learner
 from seqloom.training.loop import train
@@ -32,14 +33,15 @@ def run_training(
     Args:
         settings: The run.
         resume: Go on from the output folder's last checkpoint; ``auto``: if there is a run in it, else start one.
-        overwrite: Delete an earlier run's output folder.
+        overwrite: Delete what an earlier run wrote into the output folder.
         dry_run: Check settings, data and plan, make the largest update, and write nothing.
 
     Returns:
         The run's record: data, progress, scores, hardware, versions. The model is in ``settings.output_dir``.
 
     Raises:
-        ValueError: The settings, the data or the output folder do not allow it; or the loss is no longer a number.
+        ValueError: The settings, the data or the output folder do not allow it, where another process may be at work;
+            or the loss is no longer a number.
         OSError: The disk is full, or a file cannot be read or written.
         Stopped: SIGINT, SIGTERM or SIGUSR1 came. A checkpoint is saved, to resume from.
     """
@@ -50,22 +52,24 @@ def run_training(
     if resume == "auto":
         resume = run_folder.is_run(folder)
     refuse(settings, folder, resume=resume, overwrite=overwrite)
-    is_pushing = settings.hub.push_to_hub is not None and accelerator.is_main_process
-    if is_pushing and not dry_run:
-        prepare_repository(settings.hub)
+    with Lock(folder / run_folder.LOCK) as lock:
+        if not dry_run:  # a new run's folder is made when all that can be wrong was found right
+            in_first_process(accelerator, lock.acquire if resume else lock.check)
+        is_pushing = settings.hub.push_to_hub is not None and accelerator.is_main_process
+        if is_pushing and not dry_run:
+            prepare_repository(settings.hub)
 
-    set_seed(settings.training.seed)
-    material = gather_material(settings, accelerator, folder, resume=resume, dry_run=dry_run)
-    run = make_learner(settings, accelerator, folder, material)
-    if dry_run:
-        return rehearse(run)
-    restore(run, material.checkpoint)
-    if accelerator.is_main_process:
-        open_folder(run, material.checkpoint, overwrite, material.pairs.provenance)
-    accelerator.wait_for_everyone()
+        set_seed(settings.training.seed)
+        material = gather_material(settings, accelerator, folder, resume=resume, dry_run=dry_run)
+        run = make_learner(settings, accelerator, folder, material)
+        if dry_run:
+            return rehearse(run)
+        restore(run, material.checkpoint)
+        opening = functools.partial(open_folder, run, material, lock, resume=resume, overwrite=overwrite)
+        in_first_process(accelerator, opening)
 
-    train(run)
-    record = finish(run, material)
-    if is_pushing:
-        push(folder, settings.hub, say=functools.partial(say, accelerator), metrics=settings.evaluation.metrics)
-    return record
+        train(run)
+        record = finish(run, material)
+        if is_pushing:
+            push(folder, settings.hub, say=functools.partial(say, accelerator), metrics=settings.evaluation.metrics)
+        return record

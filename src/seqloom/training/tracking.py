@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from seqloom import run_folder
 from seqloom.scoring.metrics import Goal
 from seqloom.support.console import duration, has_terminal, say
+from seqloom.support.disk import RESUME, text, write_aside
 from seqloom.support.machine import peak_memory
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ class RunLog:
             # Of what is done anew, TensorBoard forgets the first time; the others could only show it twice.
             self.tracked = {_name(json.loads(line)) for line in whole if line not in done}
             if done != lines:
-                aside = path.with_name(f"saving-{path.name}")
-                aside.write_text("".join(done), encoding="utf-8")
-                os.replace(aside, path)  # neither a kill nor a reader finds half of it
+                write_aside(path, text("".join(done)), RESUME)
             self.file = path.open("a", encoding="utf-8", buffering=1)
 
     def sync(self) -> None:
@@ -173,7 +172,7 @@ def start_trackers(run: Run) -> None:
         is_new = run.progress.step == 0 or not identity.exists()
         if is_new:
             folder.mkdir(exist_ok=True)
-            identity.write_text(uuid.uuid4().hex[:8])
+            write_aside(identity, text(uuid.uuid4().hex[:8]), RESUME)
         run_id, name = identity.read_text(), run.folder.resolve().name
         wandb = {"id": run_id, "name": name, "dir": str(folder), "resume": "allow"}
         variables = {"id": "WANDB_RUN_ID", "name": "WANDB_NAME", "dir": "WANDB_DIR", "resume": "WANDB_RESUME"}

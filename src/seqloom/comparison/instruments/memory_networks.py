@@ -25,6 +25,7 @@ from seqloom.modeling.configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from seqloom.modeling.configuration_transformer_seq2seq import TransformerSeq2SeqConfig
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer, RnnSeq2SeqPreTrainedModel
 from seqloom.modeling.modeling_transformer_seq2seq import TransformerSeq2SeqEncoderLayer, TransformerSeq2SeqStack
+from seqloom.support.disk import write_aside
 
 SYSTEMS = {**{name: CELLS[name].name for name in ("rnn", "lstm", "gru")}, "transformer": "Transformer"}
 NUM_SYMBOLS = 8
@@ -230,5 +231,6 @@ def train_and_keep(training: Training, folder: Path) -> dict[str, Any]:
         result, network = train(training)
     path = weights_file(training, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(network.state_dict(), path, metadata={"training": json.dumps(asdict(training))})
+    about = {"training": json.dumps(asdict(training))}
+    write_aside(path, lambda aside: save_file(network.state_dict(), aside, metadata=about))
     return result

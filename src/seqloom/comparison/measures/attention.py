@@ -11,6 +11,7 @@ import csv
 import random
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from seqloom.scoring import metrics
 from seqloom.scoring.predictions import check_same_sentences, measure_sentences, read_predictions, read_scores
 from seqloom.scoring.significance import Statistics, interval
 from seqloom.settings.reading import load_settings
+from seqloom.support.disk import write_aside
 
 RECIPES = ("scan-rnn-no-attention", "scan-rnn", "scan-transformer")
 """Whose models and optimizers the recall task is learnt with."""
@@ -134,6 +136,14 @@ def example_maps(candidates: Sequence[Candidate]) -> dict[str, Any]:
     return maps
 
 
+def write_table(rows: Sequence[str], path: Path) -> None:
+    """Rows that are to be repeated, as a csv file."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["source", "target"])
+        table.writerows([row, row] for row in rows)
+
+
 def recall(
     options: Options, longest: int, updates: int, num_pairs: int, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -145,12 +155,8 @@ def recall(
     paths = {}
     for split, size in sizes.items():
         paths[split] = folder / f"{split}.csv"
-        with paths[split].open("w", encoding="utf-8", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(["source", "target"])
-            for _ in range(size):
-                row = " ".join(letters.choices(LETTERS, k=letters.randint(1, longest)))
-                table.writerow([row, row])
+        rows = [" ".join(letters.choices(LETTERS, k=letters.randint(1, longest))) for _ in range(size)]
+        write_aside(paths[split], partial(write_table, rows))
     common = [
         "--dataset", "null", "--data.split", "null", "--source", "source", "--target", "target",
         *(word for split, path in paths.items() for word in (f"--{split}_files", str(path))),
