@@ -24,7 +24,7 @@ from seqloom.settings.schema import HubSettings, Settings
 from seqloom.settings.typed import build
 from seqloom.sharing.privacy import last_part, shareable_log, shareable_record, shareable_settings, without_places
 from seqloom.support import disk
-from seqloom.support.wording import as_code, fenced, in_markdown, plural
+from seqloom.support.wording import as_code, fenced, in_markdown, plural, table
 
 SNIPPET = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -218,16 +218,6 @@ def _languages(languages: list[str]) -> str:
     return f" ({(' → ' if len(languages) == 2 else ', ').join(languages)})" if len(languages) > 1 else ""
 
 
-def _table(headers: list[str], rows: list[list[str]]) -> str:
-    """A table of Markdown; columns whose headers end in a colon are set to the right."""
-
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"  # a bar would end the cell
-
-    rules = ["---:" if header.endswith(":") else "---" for header in headers]
-    return "\n".join([line([header.rstrip(":") for header in headers]), line(rules), *map(line, rows)])
-
-
 def _number(value: Any) -> str:
     """Thousands with commas; what is no number (a streamed split's count) as it is."""
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -305,7 +295,7 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
             "of these pairs (Koehn 2004): they tell how far the choice of the test sentences matters, not the seed of "
             "the training."
         )
-    return f"{_table(headers, rows)}\n\n{note}"
+    return f"{table(headers, rows)}\n\n{note}"
 
 
 def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:
@@ -329,15 +319,15 @@ def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:
         for split, origin in listed
         for file in origin
     ]
-    parts = [" ".join(parts), _table(["split", "pairs:", "from"], rows)]
+    parts = [" ".join(parts), table(["split", "pairs:", "from"], rows)]
     if mixed := data.get("mix"):
         sets = [
             [_source_name(entry), f"{entry['weight']:g}", _number(entry["pairs"]), _number(entry["drawn"])]
             for entry in mixed
         ]
         parts.append(f"The training pairs are drawn from {len(sets)} sets, in proportion to their weights:")
-        parts.append(_table(["set", "weight:", "its pairs:", "drawn of them:"], sets))
-    return "\n\n".join([*parts, *([_table(["split", "file", "bytes:", "sha256"], names)] if names else [])])
+        parts.append(table(["set", "weight:", "its pairs:", "drawn of them:"], sets))
+    return "\n\n".join([*parts, *([table(["split", "file", "bytes:", "sha256"], names)] if names else [])])
 
 
 def _tokenizer(settings: Settings, config: Seq2SeqConfig) -> str:
@@ -377,7 +367,7 @@ def _hyper_parameters(settings: Settings, record: dict[str, Any], config: Seq2Se
         "precision": PRECISIONS.get(record["precision"], record["precision"]),
         "seed": str(training.seed),
     }
-    return _table(["", ""], [[key, value] for key, value in rows.items()])
+    return table(["", ""], [[key, value] for key, value in rows.items()])
 
 
 def _course(settings: Settings, record: dict[str, Any], with_scores: bool) -> str:
@@ -396,7 +386,7 @@ def _course(settings: Settings, record: dict[str, Any], with_scores: bool) -> st
     }
     if not with_scores:
         del rows["best validation"]
-    return _table(["", ""], [[key, value] for key, value in rows.items()])
+    return table(["", ""], [[key, value] for key, value in rows.items()])
 
 
 def _curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[dict[str, Any]]) -> str:
@@ -422,7 +412,7 @@ def _curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[d
         values += [f"{line[f'eval_{metric}']:.2f}"] if metric else []
         rows.append([f"{line['step']:,}{' (best)' if line['step'] == best else ''}", *values])
     headers = ["update:", "training loss:", "validation loss:", *([f"{_metric_name(metric)}:"] if metric else [])]
-    return f"{_table(headers, rows)}\n\n{note}"
+    return f"{table(headers, rows)}\n\n{note}"
 
 
 def _limits(settings: Settings, record: dict[str, Any], evaluation: dict[str, Any] | None, data_name: str) -> str:

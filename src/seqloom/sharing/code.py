@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_imports
 
 import seqloom.modeling
 from seqloom.modeling import CONFIG_CLASSES
@@ -47,12 +47,16 @@ def code_files(folder: Path) -> set[str]:
 
     A reference to somewhere else (``user/model--file.Class``) stands for itself.
     """
-    code = {
+    waiting = [
         f"{reference.partition('.')[0]}.py" if re.fullmatch(r"\w+\.\w+", reference) else reference
         for reference in references(folder)
-    }
-    for path in [folder / name for name in code if is_beside(folder, name)]:
-        code |= {Path(other).name for other in get_relative_import_files(path)}
+    ]
+    code: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in code and is_beside(folder, name):
+            waiting += [f"{module}.py" for module in get_relative_imports(folder / name)]
+        code.add(name)
     return code
 
 
@@ -91,8 +95,8 @@ def check_code(folder: Path, what: str, trust_remote_code: bool) -> None:
 
 def own_digests() -> frozenset[str]:
     """SHA-256 of every file of code that is seqloom's own or runs here already."""
-    guests = {path for config in CONFIG_CLASSES.values() for path in _sources(config.__module__)}
-    return _installed_and_released() | {sha256(path) for path in guests}
+    elsewhere = {path for config in CONFIG_CLASSES.values() for path in _sources(config.__module__)}
+    return _installed_and_released() | {sha256(path) for path in elsewhere}
 
 
 @functools.cache

@@ -28,6 +28,16 @@ def fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
+def table(headers: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown; columns whose headers end in a colon are set to the right."""
+
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"  # a bar would end the cell
+
+    rules = ["---:" if header.endswith(":") else "---" for header in headers]
+    return "\n".join([line([header.rstrip(":") for header in headers]), line(rules), *map(line, rows)])
+
+
 def digits(value: float) -> str:
     """Three digits, or as many as it has before the point."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
