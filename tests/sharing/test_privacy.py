@@ -56,8 +56,11 @@ class TestPlaces:
         pairs = {name: [str(Path(path).relative_to(secret)) for path in paths] for name, paths in pairs.items()}
         monkeypatch.chdir(secret)
         name = "whispered/own_metric.py"
-        config = configure(secret, pairs, "rnn", evaluation={"metrics": ["chrf", name]},
-                           training={"eval_metric": name, "greater_is_better": True}, output_dir="whispered/run")  # fmt: skip
+        training = {"eval_metric": name, "greater_is_better": True}
+        metrics = {"metrics": ["chrf", name]}
+        config = configure(
+            secret, pairs, "rnn", evaluation=metrics, training=training, output_dir="whispered/run"
+        )  # fmt: skip
         assert train.main([config]) == 0
         AcceleratorState._reset_state(reset_partial_state=True)
         folder = Path(shutil.copytree(secret / "whispered" / "run", tmp_path / "elsewhere"))
