@@ -87,6 +87,7 @@ def describe(command: type[Command]) -> str:
 
 
 def about(command: type[Command]) -> str:
+    """What a command does, in a line: the first of its docstring."""
     return (inspect.getdoc(command) or "").partition("\n")[0]
 
 
@@ -193,6 +194,7 @@ def docstrings(cls: type) -> dict[str, str]:
 
 
 def docs_of(cls: type) -> str:
+    """A class's own docstring, in one line; nothing where it has none."""
     return _plain(ast.get_docstring(_node(cls)) or "")
 
 

@@ -60,6 +60,7 @@ def check_keys(command: type[Command], overrides: Sequence[str]) -> None:
 
 
 def asks_for_help(argv: Sequence[str]) -> bool:
+    """Whether help is wanted, wherever among the words it is asked for."""
     return "--help" in argv or "-h" in argv
 
 

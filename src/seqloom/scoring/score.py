@@ -51,10 +51,12 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
 
 
 def split_of(settings: ScoringSettings) -> str:
+    """The split that is scored: the command's, else the run's, else test."""
     return settings.split or settings.evaluation.split or "test"
 
 
 def scores_folder(name: str, settings: ScoringSettings) -> Path:
+    """Where a model's predictions and scores go: as told, else into its folder, or ``runs/NAME`` for one of the Hub."""
     default = Path(name) if Path(name).is_dir() else Path("runs") / name.replace("/", "--")
     return Path(settings.output_dir) if settings.output_dir else run_folder.evaluation(default, split_of(settings))
 

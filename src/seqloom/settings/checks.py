@@ -140,6 +140,7 @@ def _check_hub(hub: HubSettings) -> None:
 
 
 def check_shared(settings: Settings | ScoringSettings) -> None:
+    """What runs and scorings have in common: the split that is scored, and the floors of numbers."""
     if settings.data.streaming and "train" in (settings.evaluation.split, getattr(settings, "split", None)):
         raise ValueError("the split to score is train, which data.streaming reads as a stream: score another one.")
     at_least = {

@@ -76,6 +76,7 @@ def together(items: Sequence[str]) -> str:
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
+    """The sentence for a name that is none of those known, with the nearest of them."""
     known = sorted(known)
     near = nearest(name, known)
     return f"{name} is unknown; " + (f"did you mean {near}?" if near else f"known are {listing(known)}.")

@@ -203,6 +203,7 @@ def state_bytes(optimizer: torch.optim.Optimizer | None) -> int | None:
 
 
 def bytes_of(tensor: torch.Tensor) -> int:
+    """What it takes, in memory and on the disk."""
     return tensor.numel() * tensor.element_size()
 
 
