@@ -135,6 +135,18 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}; take the folder as the training left it.") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A file of JSON that holds names and values.
+
+    Raises:
+        ValueError: It is damaged, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no names and values; take the folder as the training left it.")
+    return found
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """What came of a finished run.
 

@@ -74,8 +74,7 @@ class Attend(Command):
         from seqloom.attention.attend import attend, check_choice
         from seqloom.attention.maps import overview
         from seqloom.attention.page import attention_page
-        from seqloom.data.tokenization import load_tokenizer
-        from seqloom.decoding.loading import load_model
+        from seqloom.decoding.loading import load_model, tokenizer_of
         from seqloom.figures.style import save_png
         from seqloom.settings.reading import load_scoring_settings
         from seqloom.support.disk import check_output, text, write_together
@@ -98,7 +97,7 @@ class Attend(Command):
                 "out."
             )
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
-        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
         choice: dict[str, Any] = {"layer": self.layer, "head": self.head}
         font = self.font and str(self.font)
         every = []

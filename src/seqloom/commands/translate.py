@@ -32,14 +32,13 @@ class Translate(Command):
     """A folder or a name on the Hub."""
 
     def run(self) -> None:
-        from seqloom.data.tokenization import load_tokenizer
-        from seqloom.decoding.loading import load_model
+        from seqloom.decoding.loading import load_model, tokenizer_of
         from seqloom.decoding.translate import translate
         from seqloom.settings.reading import load_scoring_settings
 
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides)
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
-        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
         sources = lines_of(sys.stdin)
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
