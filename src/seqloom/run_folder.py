@@ -153,8 +153,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is damaged, or another version of seqloom wrote it.
     """
-    record = read_json(folder / RECORD)
-    lacking = sorted(RECORDED - set(record)) if isinstance(record, dict) else ["everything"]
+    record = read_object(folder / RECORD)
+    lacking = sorted(RECORDED - set(record))
     if lacking:
         raise ValueError(
             f"{folder / RECORD} lacks {', '.join(lacking)}: another version of seqloom wrote it; make its card with "

@@ -163,10 +163,10 @@ def check_complete(name: str, info: dict[str, Any], is_own: bool = True) -> None
         "of another shape": [key for key, *_ in info["mismatched_keys"]],
         "unknown to it": info["unexpected_keys"] if is_own or info["missing_keys"] else [],
     }
-    faults = [f"{len(keys):,} tensors are {kind} ({_some(keys)})" for kind, keys in kinds.items() if keys]
+    faults = [f"{kind}: {_some(keys)}" for kind, keys in kinds.items() if keys]
     if faults:
         raise ValueError(
-            f"the weights of {name} are not those of its {run_folder.CONFIG}: {', '.join(faults)}, so that a part of the "
+            f"the weights of {name} are not those of its {run_folder.CONFIG}: ({'; '.join(faults)}), so a part of the "
             f"model would be random or left out; {AS_IT_WAS}."
         )
 
@@ -180,8 +180,8 @@ def check_numbers(name: str, model: nn.Module) -> None:
     wrong = [key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
     if wrong:
         raise ValueError(
-            f"the weights of {name} are not all finite numbers (NaN or infinite in {_some(wrong)}): the file is damaged, "
-            "or the training that left it came to no good; take another checkpoint."
+            f"the weights of {name} are not all finite numbers (NaN or infinite in {_some(wrong)}): the file is "
+            "damaged, or the training that left it went astray; take another checkpoint."
         )
 
 
@@ -213,8 +213,8 @@ def check_generation(name: str, model: Seq2SeqLM) -> None:
             setattr(generation, key, getattr(model.config, key, None))
     if generation.decoder_start_token_id is None and generation.bos_token_id is None:
         raise ValueError(
-            f"{run_folder.CONFIG} of {name} has no decoder_start_token_id, with which {type(model).__name__} would begin "
-            "to write: set it to the id that it was trained with."
+            f"{run_folder.CONFIG} of {name} has no decoder_start_token_id, which its decoder would begin with: set it "
+            "to the id that the model was trained with."
         )
 
 
@@ -240,8 +240,8 @@ def tokenizer_of(
             rows, most = cast(nn.Linear, matrix).weight.shape[0], max(side.get_vocab().values(), default=-1) + 1
             if most > rows:
                 raise ValueError(
-                    f"the tokenizer of {name} has {most:,} entries, the model {rows:,} embeddings: they were not made for "
-                    "each other; take the tokenizer that the model was trained with."
+                    f"the tokenizer of {name} has {most:,} entries, the model {rows:,} embeddings: they were not made "
+                    "for each other; take the tokenizer that the model was trained with."
                 )
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id

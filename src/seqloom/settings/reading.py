@@ -45,6 +45,16 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     return settings
 
 
+def load_run_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+    """`load_settings` of what a run wrote down.
+
+    Raises:
+        ValueError: As for `load_settings`; or the file is another tool's.
+    """
+    _of_run(folder / run_folder.SETTINGS)
+    return load_settings(folder / run_folder.SETTINGS, overrides)
+
+
 def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> tuple[ScoringSettings, dict[str, Any]]:
     """The settings of ``seqloom evaluate``: the model folder's own ``settings.yaml``, if there is one, then overrides.
 
@@ -57,7 +67,7 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     raw: dict[str, Any] = {}
     path = Path(model) / run_folder.SETTINGS
     if path.is_file():
-        written = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+        written = _of_run(path)
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
     given = list(_parse_overrides(overrides))
     keys = [_resolve(key, raw, ScoringSettings) for key, _ in given]
@@ -74,6 +84,23 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
         if name not in ("decode_batch_tokens", "generate_kwargs")
     }
     return settings, generate_kwargs | settings.generation.generate_kwargs
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    """What a file holds, where that is a run's settings and not another tool's of that name."""
+    try:
+        written = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    sections = ("data", "evaluation", "training")
+    found = written if isinstance(written, dict) else {}
+    lacking = [name for name in sections if not isinstance(found.get(name), dict)]
+    if lacking or "seed" not in found["training"]:
+        raise ValueError(
+            f"{path} is not the settings of a run of seqloom's, as it would be beside a model: it lacks "
+            f"{', '.join(lacking) or 'training.seed'}; move it elsewhere if it is another tool's."
+        )
+    return found
 
 
 def given_values(overrides: Sequence[str], *names: str) -> list[str]:
