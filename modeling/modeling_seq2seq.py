@@ -175,7 +175,7 @@ class Seq2SeqEmbeddingsMixin(Seq2SeqFolderMixin):
         """
         config, said = self.config, self.config.tie_word_embeddings
         is_tied, is_apart = self._ties()
-        if not (is_tied if said else is_apart) and not getattr(self, "_hf_peft_config_loaded", False):
+        if not (is_tied if said else is_apart):
             state_dict = self._with_matrices(self.state_dict() if state_dict is None else state_dict, is_tied)
             config.tie_word_embeddings = is_tied
         try:

@@ -55,7 +55,13 @@ def marian() -> MarianMTModel:
 
 
 def bart() -> BartForConditionalGeneration:
-    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    ids = {
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": None,
+    }
     return BartForConditionalGeneration(BartConfig(vocab_size=len(of_words()), **SIZES, **ids))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -19,7 +20,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import cached_file
 
 from seqloom import run_folder
 from seqloom.data.tokenization import check_matches, load_tokenizer, target_tokenizer
@@ -127,12 +127,14 @@ def check_files(name: str, revision: str | None = None) -> None:
         raise ValueError(f"{name} holds no model: it has no {run_folder.CONFIG}; give the folder of one that is saved.")
     found = {}
     for file in (run_folder.CONFIG, "generation_config.json", "model.safetensors.index.json"):
-        path = cached_file(
-            name, file, revision=revision, _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False,
-        )  # fmt: skip
-        if path is not None:
-            found[file] = run_folder.read_object(Path(path))
+        path = folder / file
+        if not folder.is_dir():
+            try:
+                path = Path(hf_hub_download(name, file, revision=revision))
+            except (OSError, ValueError):  # it is not there, or no name of the Hub's, which loading says
+                continue
+        if path.is_file():
+            found[file] = run_folder.read_object(path)
     shards = found.get("model.safetensors.index.json", {"weight_map": {}}).get("weight_map")
     if not isinstance(shards, dict):
         raise ValueError(f"model.safetensors.index.json of {name} has no weight_map: {AS_IT_WAS}.")
