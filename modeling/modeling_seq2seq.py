@@ -49,8 +49,9 @@ def token_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
 
     A mask of four dimensions, which `generate` makes for a static cache, stays what it is.
     """
-    is_of_tokens = attention_mask is not None and attention_mask.dim() == 2
-    return attention_mask.bool() if is_of_tokens else attention_mask
+    if attention_mask is None or attention_mask.dim() != 2:
+        return attention_mask
+    return attention_mask.bool()
 
 
 def positions_from_mask(attention_mask: torch.Tensor) -> torch.Tensor:
