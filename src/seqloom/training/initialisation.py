@@ -19,6 +19,7 @@ from seqloom.data.tokenization import load_tokenizer, target_tokenizer
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.privacy import last_part
+from seqloom.support.machine import total_memory
 
 LISTED = 6
 """Names that a message gives in full."""
@@ -52,8 +53,16 @@ def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2Seq
     """A model of random weights as a training begins with: its attention, what is frozen, what is computed twice.
 
     Raises:
-        ValueError: As for `freeze`.
+        ValueError: As for `freeze`; or the weights alone are more than the machine's memory.
     """
+    with torch.random.fork_rng([]), torch.device("meta"):  # where nothing is allocated
+        number = AutoModelForSeq2SeqLM.from_config(config).num_parameters()
+    memory = total_memory()
+    if memory is not None and 4 * number > memory:
+        raise ValueError(
+            f"the model would have {number:,} parameters, {4 * number / 2**30:,.0f} GiB of weights, but this machine has "
+            f"{memory / 2**30:,.0f} GiB of memory: make it smaller."
+        )
     attention = training.attn_implementation
     model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
     freeze(model, training.freeze)
