@@ -21,8 +21,8 @@ from seqloom.settings.schema import GenerationSettings
 from seqloom.support.wording import nearest
 
 SAMPLING = {
-    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
+    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0,
+    "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
 }  # fmt: skip
 """What changes nothing unless outputs are drawn, and the value with which it changes nothing then."""
 BEAMS = {"length_penalty": 1.0, "early_stopping": False}
@@ -36,6 +36,7 @@ COUNTS = {
     "top_k": (0, 2**31 - 1), "no_repeat_ngram_size": (0, 1_000_000), "encoder_no_repeat_ngram_size": (0, 1_000_000),
 }  # fmt: skip
 """Whole numbers: the least and the most."""
+NUMBERS = ("length_penalty", "repetition_penalty", "encoder_repetition_penalty", "max_time", "coverage_penalty")
 FLAGS = ("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values")
 IDS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 
@@ -77,7 +78,7 @@ def check_options(config: GenerationConfig, given: dict[str, Any], *, several: b
             raise ValueError(f"generation.generate_kwargs has {name}, which generate does not know{hint}")
         if name in GONE and value is not None:
             raise ValueError(
-                f"generation.generate_kwargs has {name}, of a search that transformers no longer has itself: take it out."
+                f"generation.generate_kwargs has {name}, of a search that transformers has no longer: take it out."
             )
         _check_value(name, value)
     whole = copy.deepcopy(config)
@@ -104,9 +105,9 @@ def _check_value(name: str, value: Any) -> None:
             raise ValueError(f"generation.{name} is {value!r}; it must be a whole number from {least} to {most:,}.")
     elif name in FLAGS and not isinstance(value, bool):
         raise ValueError(f"generation.{name} is {value!r}; it must be true or false.")
-    elif name in SAMPLING or name in ("length_penalty", "repetition_penalty", "encoder_repetition_penalty", "max_time"):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"generation.{name} is {value!r}; it must be a number.")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if name in (*SAMPLING, *NUMBERS) and not is_number:
+        raise ValueError(f"generation.{name} is {value!r}; it must be a number.")
 
 
 def _check_lengths(whole: GenerationConfig, given: dict[str, Any]) -> None:
@@ -133,8 +134,8 @@ def _check_effects(whole: GenerationConfig, given: dict[str, Any]) -> None:
     for name, idle in (BEAMS | {"coverage_penalty": 0.0}).items():
         if given.get(name) not in (None, idle) and (whole.num_beams or 1) == 1:
             raise ValueError(
-                f"generation.{name} is {given[name]!r}, which ranks beams, but generation.num_beams is 1: set that to 2 "
-                "or more, or leave it out."
+                f"generation.{name} is {given[name]!r}, which ranks beams, but generation.num_beams is 1: set that to "
+                "2 or more, or leave it out."
             )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-import unicodedata
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -31,7 +31,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from seqloom.scoring import significance
-from seqloom.scoring.scripts import bleu_tokenizer, words_note
+from seqloom.scoring.scripts import UnicodeTokenizer, bleu_tokenizer, words_note
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.wording import unknown
@@ -143,7 +143,7 @@ class Sacrebleu(SacrebleuMetric):
     def measure(self, predictions: list[str], references: list[list[str]], **options: Any) -> tuple[dict, Statistics]:
         tokenize = options.get("tokenize")
         if tokenize is not None and tokenize not in BLEU.TOKENIZERS:
-            raise ValueError(f"{self.name}: {unknown(f'tokenize={tokenize!r}', BLEU.TOKENIZERS)}")
+            raise ValueError(f"{self.name} does not take {unknown(f'tokenize={tokenize!r}', BLEU.TOKENIZERS)}")
         if tokenize is None:
             options = options | {"tokenize": bleu_tokenizer(references).tokenize}
         # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.
@@ -264,15 +264,6 @@ class Per(Wer):
     rule = "tok:whitespace|unit:phoneme"
 
 
-class UnicodeTokenizer:
-    """Lower-case words of any script, for rouge_score."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Letters, digits and marks are kept: without the marks, vowels would split the words of Hindi."""
-        kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in text.lower())
-        return "".join(kept).split()
-
-
 class Rouge(TextMetric):
     """F-scores of ROUGE-1, -2, -L and -Lsum (Lin, 2004), each the mean over sentences; ``score`` is ROUGE-L.
 
@@ -343,6 +334,12 @@ def note(name: str, references: Sequence[str | list[str]], options: dict[str, An
     """What is to be said beside a metric's score of these references: ``wer: the references are Thai, …``."""
     said = METRICS[name].note(references, **options) if name in METRICS else None
     return f"{name}: {said}." if said else None
+
+
+def as_signed(name: str, options: dict[str, Any], signature: str) -> dict[str, Any]:
+    """The arguments with the tokenizer that a signature names: what is chosen depends on what is installed."""
+    tokenizer = re.search(r"\|tok:([^|]*)", signature) if name == "sacrebleu" else None
+    return {"tokenize": tokenizer[1]} | options if tokenizer and tokenizer[1] in BLEU.TOKENIZERS else options
 
 
 def label(name: str) -> str:

@@ -1,7 +1,7 @@
 """Scripts that are written without spaces: what a metric of words makes of them, and BLEU's tokenizer for them.
 
-Chinese, Japanese, Thai, Lao, Khmer and Burmese do not part their words: to a metric that splits at spaces, a sentence is
-one word, right or wrong as a whole. Korean parts them, but sacrebleu's tokenizer of its own suits it better.
+Chinese, Japanese, Thai, Lao, Khmer and Burmese do not part their words: to a metric that splits at spaces, a sentence
+is one word, right or wrong as a whole. Korean parts them, but sacrebleu's tokenizer of its own suits it better.
 """
 
 from __future__ import annotations
@@ -90,6 +90,15 @@ def words_note(texts: Sequence[str | Sequence[str]]) -> str | None:
     if language in (None, "Korean"):
         return None
     return (
-        f"the references are {language}, which is written without spaces: whole sentences were compared as single words, "
-        "so read cer or chrf instead"
+        f"the references are {language}, which is written without spaces: whole sentences were compared as single "
+        "words, so read cer or chrf instead"
     )
+
+
+class UnicodeTokenizer:
+    """Lower-case words of any script, for rouge_score."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Letters, digits and marks are kept: without the marks, vowels would split the words of Hindi."""
+        kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in text.lower())
+        return "".join(kept).split()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from seqloom.scoring import metrics
+from seqloom.scoring.metrics import METRICS, compute, load_metric
 from seqloom.settings.schema import EvaluationSettings
 
 TEXTS = ["a b c d e f", "b c a d e"]
@@ -22,10 +22,10 @@ def try_metrics(evaluation: EvaluationSettings, more: Iterable[str] = ()) -> Non
         ValueError: There is no such metric, it does not take the arguments, or it lacks a package.
     """
     for name in dict.fromkeys([*more, *evaluation.metrics]):
-        metrics.load_metric(name)
+        load_metric(name)
         options = evaluation.metric_kwargs.get(name, {})
         try:
-            score = metrics.compute(name, TEXTS, TEXTS, **options)["score"]
+            score = compute(name, TEXTS, TEXTS, **options)["score"]
         except ValueError as error:
             raise ValueError(str(error) if name in str(error) else f"metric {name} with {options}: {error}") from None
         except Exception as error:  # a metric of the Hub is anybody's code; ours fail by what their libraries raise
@@ -34,5 +34,5 @@ def try_metrics(evaluation: EvaluationSettings, more: Iterable[str] = ()) -> Non
                 f"metric {name} cannot be computed with {options} ({type(error).__name__}: {said}): change "
                 "evaluation.metric_kwargs, or install what it needs."
             ) from None
-        if name in metrics.METRICS and not math.isfinite(score):
+        if name in METRICS and not math.isfinite(score):
             raise ValueError(f"metric {name} with {options} gives {score} for a perfect text: change its arguments.")

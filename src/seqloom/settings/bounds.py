@@ -1,4 +1,4 @@
-"""The least and the most that numbers of the settings may be: what is less makes no sense, what is more no machine has."""
+"""The least and the most that numbers of the settings may be: less makes no sense, more no machine has."""
 
 from __future__ import annotations
 

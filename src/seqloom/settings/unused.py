@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from seqloom.settings.schema import EvaluationSettings, GenerationSettings, Settings
-from seqloom.support.wording import listing, unknown
+from seqloom.support.wording import listing, nearest
 
 
 def check_used(settings: Settings) -> None:
@@ -26,9 +26,9 @@ def check_used(settings: Settings) -> None:
     if not data.mix:
         _refuse("data", data, ("weight", "stopping_strategy"), "data.mix, which is empty")
     if tokenizer.path is not None:
-        trained = ("kind", "vocab_size", "shared", "target_kind", "target_vocab_size", "min_frequency", "normalization",
-                   "lowercase", "train_samples")  # fmt: skip
-        _refuse("tokenizer", tokenizer, trained, "a tokenizer that is trained, but tokenizer.path loads one")
+        # Kind and size stay: --path may take the place of a recipe's tokenizer, and they claim nothing of the texts.
+        claims = ("normalization", "lowercase")
+        _refuse("tokenizer", tokenizer, claims, "a tokenizer that is trained, but tokenizer.path loads one")
     elif tokenizer.shared:
         _refuse("tokenizer", tokenizer, ("target_kind", "target_vocab_size"), "tokenizer.shared: false")
     if training.average_checkpoints == 1:
@@ -65,12 +65,11 @@ def _refuse(section: str, values: Any, names: Iterable[str], of: str) -> None:
 
 def _check_model(model: dict[str, Any]) -> None:
     """Fields of the model's config that belong to a choice that is not made."""
-    if model.get("model_type") == "rnn_seq2seq" and model.get("attention", "luong") != "luong":
-        if model.get("attention_score", "general") != "general":
-            raise ValueError(
-                f"model.attention_score is {model['attention_score']!r}, which belongs to attention: luong, but "
-                f"model.attention is {model['attention']!r}: leave it out, or change that."
-            )
+    if model.get("attention", "luong") != "luong" and model.get("attention_score", "general") != "general":
+        raise ValueError(
+            f"model.attention_score is {model['attention_score']!r}, which belongs to attention: luong, but "
+            f"model.attention is {model['attention']!r}: leave it out, or change that."
+        )
     if model.get("position_embedding_type", "sinusoidal") == "sinusoidal" and model.get("rope_theta", 1e4) != 1e4:
         raise ValueError(
             f"model.rope_theta is {model['rope_theta']!r}, which belongs to position_embedding_type: rotary, but the "
@@ -100,12 +99,10 @@ def check_metric_kwargs(evaluation: EvaluationSettings, used: Iterable[str]) -> 
     used = list(dict.fromkeys(used))
     for name, options in evaluation.metric_kwargs.items():
         if name not in used:
-            said = (
-                unknown(f"evaluation.metric_kwargs.{name}", used) if used else f"evaluation.metric_kwargs has {name}."
-            )
+            near = nearest(name, used)
+            hint = f"did you mean {near}?" if near else "name it there too, or take its arguments out."
             raise ValueError(
-                f"{said} It holds arguments of a metric, but the metrics are {listing(used)}: name it there, or take "
-                "its arguments out."
+                f"evaluation.metric_kwargs has arguments of {name}, but the metrics are {listing(used)}: {hint}"
             )
         if not isinstance(options, dict):
             raise ValueError(

@@ -295,7 +295,8 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
             "of these pairs (Koehn 2004): they tell how far the choice of the test sentences matters, not the seed of "
             "the training."
         )
-    return f"{table(headers, rows)}\n\n{note}"
+    notes = [note, *(in_markdown(without_places(said)) for said in evaluation.get("notes", []))]
+    return "\n\n".join([table(headers, rows), *notes])
 
 
 def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:

@@ -60,8 +60,8 @@ def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2Seq
     memory = total_memory()
     if memory is not None and 4 * number > memory:
         raise ValueError(
-            f"the model would have {number:,} parameters, {4 * number / 2**30:,.0f} GiB of weights, but this machine has "
-            f"{memory / 2**30:,.0f} GiB of memory: make it smaller."
+            f"the model would have {number:,} parameters, {4 * number / 2**30:,.0f} GiB of weights, but this machine "
+            f"has {memory / 2**30:,.0f} GiB of memory: make it smaller."
         )
     attention = training.attn_implementation
     model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
