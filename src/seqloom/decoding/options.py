@@ -36,6 +36,7 @@ COUNTS = {
     "top_k": (0, 2**31 - 1), "no_repeat_ngram_size": (0, 1_000_000), "encoder_no_repeat_ngram_size": (0, 1_000_000),
 }  # fmt: skip
 """Whole numbers: the least and the most."""
+SHARES = ("top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 NUMBERS = ("length_penalty", "repetition_penalty", "encoder_repetition_penalty", "max_time", "coverage_penalty")
 FLAGS = ("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values")
 IDS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
@@ -108,6 +109,8 @@ def _check_value(name: str, value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if name in (*SAMPLING, *NUMBERS) and not is_number:
         raise ValueError(f"generation.{name} is {value!r}; it must be a number.")
+    if name in SHARES and not 0 <= value <= 1:
+        raise ValueError(f"generation.{name} is {value!r}; it must be between 0 and 1.")
 
 
 def _check_lengths(whole: GenerationConfig, given: dict[str, Any]) -> None:

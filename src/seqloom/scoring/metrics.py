@@ -143,7 +143,9 @@ class Sacrebleu(SacrebleuMetric):
     def measure(self, predictions: list[str], references: list[list[str]], **options: Any) -> tuple[dict, Statistics]:
         tokenize = options.get("tokenize")
         if tokenize is not None and tokenize not in BLEU.TOKENIZERS:
-            raise ValueError(f"{self.name} does not take {unknown(f'tokenize={tokenize!r}', BLEU.TOKENIZERS)}")
+            raise ValueError(
+                f"{self.name} does not take {options}: {unknown(f'tokenize={tokenize!r}', BLEU.TOKENIZERS)}"
+            )
         if tokenize is None:
             options = options | {"tokenize": bleu_tokenizer(references).tokenize}
         # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.

@@ -34,5 +34,5 @@ def try_metrics(evaluation: EvaluationSettings, more: Iterable[str] = ()) -> Non
                 f"metric {name} cannot be computed with {options} ({type(error).__name__}: {said}): change "
                 "evaluation.metric_kwargs, or install what it needs."
             ) from None
-        if name in METRICS and not math.isfinite(score):
+        if name in METRICS and not (score > 0 if METRICS[name].higher_is_better else math.isfinite(score)):
             raise ValueError(f"metric {name} with {options} gives {score} for a perfect text: change its arguments.")

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from seqloom.settings.bounds import check_bounds
@@ -158,7 +159,7 @@ def _check_model(model: dict[str, Any]) -> None:
     # What one of them cannot be, or two of them together, shows now and not when the data are read.
     try:
         model_config_class(model["model_type"])(**{key: value for key, value in model.items() if key != "model_type"})
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, StrictDataclassError) as error:
         said = " ".join(str(error).split())
         raise ValueError(said if said.startswith("model") else f"model: {said}") from None
 
