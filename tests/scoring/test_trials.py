@@ -11,7 +11,7 @@ from seqloom.settings.schema import EvaluationSettings
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("sacrebleu", {"tokenize": "zhh"}, "sacrebleu does not take .*: tokenize='zhh' is unknown; did you mean zh"),
+        ("sacrebleu", {"tokenize": "zhh"}, "sacrebleu does not take .*: tokenize='zhh' is unknown; known are 13a"),
         ("sacrebleu", {"smooth_method": "no"}, "sacrebleu does not take"),
         ("sacrebleu", {"max_ngram_order": 0}, "sacrebleu"),
         ("chrf", {"word_order": "two"}, "chrf"),
