@@ -98,8 +98,8 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
         "sentences": len(found[name].sources),
         "metrics": compare_predictions(found[name], found[other], settings.evaluation),
     }
-    results["notes"] = notes_on(found, settings.evaluation)
-    results["notes"] += other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    signatures = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    results["notes"] = notes_on(found, settings.evaluation) + signatures
     folder = Path(settings.output_dir) if settings.output_dir else paths[name].parent
     folder.mkdir(parents=True, exist_ok=True)
     path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)

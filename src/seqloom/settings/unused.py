@@ -19,8 +19,6 @@ def check_used(settings: Settings) -> None:
     data, tokenizer, training, hub = settings.data, settings.tokenizer, settings.training, settings.hub
     if data.train_files is not None:
         _refuse("data", data, ("config_name", "revision"), "data.dataset, but data.train_files is given")
-    if data.validation_files is not None:
-        _refuse("data", data, ("validation_size",), "data without a validation split, but data.validation_files is one")
     if not data.streaming:
         _refuse("data", data, ("shuffle_buffer",), "data.streaming, which is off")
     if not data.mix:
