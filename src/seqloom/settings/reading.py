@@ -20,6 +20,9 @@ from seqloom.support.wording import unknown
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
+    Where these give other training pairs, what the file's ``hub`` says of its own (languages, task, tags) is left out,
+    unless it is given along.
+
     Args:
         path: The YAML file.
         overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
@@ -38,11 +41,28 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
-    for key, words in _parse_overrides(overrides):
-        _set(raw, _resolve(key, raw, Settings), words, Settings)
+    given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
+    before = _pairs_of(raw)
+    for key, words in given:
+        _set(raw, key, words, Settings)
+    if _pairs_of(raw) != before and isinstance(hub := raw.get("hub"), dict):
+        for name in OF_DATA - {key[1] for key, _ in given if key[0] == "hub"}:
+            hub.pop(name, None)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
+
+
+PAIRS = ("dataset", "config_name", "split", "train_files", "source", "target", "mix")
+"""What decides which texts are learnt from."""
+OF_DATA = {"language", "pipeline_tag", "tags"}
+"""What a configuration says of its own pairs and of no others."""
+
+
+def _pairs_of(raw: dict[str, Any]) -> list[Any]:
+    """Which pairs settings in the making have."""
+    data = raw.get("data")
+    return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
 
 def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> tuple[ScoringSettings, dict[str, Any]]:
