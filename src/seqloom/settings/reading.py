@@ -20,8 +20,8 @@ from seqloom.support.wording import unknown
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
-    Where these give other training pairs, what the file's ``hub`` says of its own (languages, task, tags) is left out,
-    unless it is given along.
+    Where these give other training pairs, ``hub.language``, which the file says of its own, is left out unless it is
+    given along.
 
     Args:
         path: The YAML file.
@@ -45,22 +45,20 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     before = _pairs_of(raw)
     for key, words in given:
         _set(raw, key, words, Settings)
-    if _pairs_of(raw) != before and isinstance(hub := raw.get("hub"), dict):
-        for name in OF_DATA - {key[1] for key, _ in given if key[0] == "hub"}:
-            hub.pop(name, None)
+    is_given = any(key == ("hub", "language") for key, _ in given)
+    if _pairs_of(raw) != before and not is_given and isinstance(hub := raw.get("hub"), dict):
+        hub.pop("language", None)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
 
 
-PAIRS = ("dataset", "config_name", "split", "train_files", "source", "target", "mix")
-"""What decides which texts are learnt from."""
-OF_DATA = {"language", "pipeline_tag", "tags"}
-"""What a configuration says of its own pairs and of no others."""
+PAIRS = ("dataset", "config_name", "train_files", "source", "target", "mix")
+"""What decides which languages the pairs are of."""
 
 
 def _pairs_of(raw: dict[str, Any]) -> list[Any]:
-    """Which pairs settings in the making have."""
+    """Where the pairs are that settings in the making learn from."""
     data = raw.get("data")
     return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
