@@ -42,10 +42,11 @@ INSIDE = {
     "decoding": ("translate", "coverage", "loading"),
     "settings": ("reading", "checks", "typed", "schema"),
     "data": (
-        "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines", "tokenization", "scan",
+        "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
+        "tokenization", "scan",
     ),
     "figures": ("curves", "fonts", "style"),
-    "support": ("console", "disk", "locks", "machine", "wording"),
+    "support": ("console", "disk", "locks", "machine", "wording", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

@@ -24,6 +24,7 @@ from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.files import WEIGHTS
 from seqloom.sharing.privacy import last_part
+from seqloom.support.xet import with_cure
 
 LISTED = 6
 """Names that a message gives in full."""
@@ -194,8 +195,7 @@ def _load(name: str) -> PreTrainedModel:
         return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: "
-            f"{' '.join(str(error).split())}"
+            f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: {with_cure(error)}"
         ) from error
 
 
