@@ -45,7 +45,7 @@ INSIDE = {
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",
     ),
-    "figures": ("curves", "fonts", "style"),
+    "figures": ("curves", "style", "fonts"),
     "support": ("console", "disk", "locks", "machine", "wording", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""

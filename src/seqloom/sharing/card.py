@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from seqloom import run_folder
 from seqloom.figures.curves import training_curve
-from seqloom.figures.style import save_png
+from seqloom.figures.style import save
 from seqloom.modeling import Seq2SeqConfig
 from seqloom.scoring import metrics
 from seqloom.settings.checks import model_config_class
@@ -59,7 +59,7 @@ def write_card(folder: Path) -> None:
         label_smoothing=settings.training.label_smoothing_factor,
         best_step=record["progress"]["best_step"],
     )
-    disk.write_aside(folder / run_folder.CURVE, functools.partial(save_png, figure), disk.RESUME)
+    disk.write_aside(folder / run_folder.CURVE, functools.partial(save, figure), disk.RESUME)
     card = folder / run_folder.CARD
     if not card.is_file() or is_as_made(card.read_text(encoding="utf-8")):
         disk.write_aside(card, disk.text(make_card(folder)), disk.RESUME)
