@@ -36,6 +36,7 @@ def test_powers_of_ten_stay_formulas():
     assert all(label.get_parse_math() for label in labels)
 
 
+@pytest.mark.slow  # asks the system for its fonts
 def test_letters_that_no_font_has():
     """They are said once, without an option that there is not, and drawn as boxes."""
     figure, (panel,) = style.new_figure()

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom.data.sources import describe_file
 from seqloom.data.tokenization import load_tokenizer, target_tokenizer
 from seqloom.decoding.loading import Seq2SeqLM
+from seqloom.run_folder import CONFIG
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.files import WEIGHTS
 from seqloom.sharing.privacy import last_part
@@ -187,7 +189,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     folder = Path(name)
     weights = [path for path in sorted(folder.glob("*")) if path.name.endswith((*WEIGHTS, ".bin"))]
     files = [describe_file(str(path), stream=False) for path in weights]
-    return Taken(name, getattr(other.config, "_commit_hash", None), files, total - begun, begun, frozen_new, line)
+    return Taken(name, None if folder.is_dir() else _commit(name), files, total - begun, begun, frozen_new, line)
 
 
 def _load(name: str) -> PreTrainedModel:
@@ -197,6 +199,12 @@ def _load(name: str) -> PreTrainedModel:
         raise ValueError(
             f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: {with_cure(error)}"
         ) from error
+
+
+def _commit(name: str) -> str | None:
+    """The commit of a model of the Hub that was just loaded, as the cache has it: transformers does not tell."""
+    config = try_to_load_from_cache(name, CONFIG)
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def _tables(model: PreTrainedModel, wanted: Iterable[str]) -> list[tuple[str, str, bool]]:
