@@ -36,7 +36,7 @@ INSIDE = {
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
         "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
     ),
-    "sharing": ("push", "card", "verify", "hub", "files", "code", "privacy"),
+    "sharing": ("push", "card", "history", "sources", "verify", "hub", "files", "code", "privacy"),
     "scoring": (
         "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
     ),
@@ -44,10 +44,11 @@ INSIDE = {
     "decoding": ("translate", "options", "coverage", "loading"),
     "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
-        "updates", "batches", "encoding", "subwords", "pairs", "sources", "tables", "lines", "tokenization", "scan",
+        "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
+        "tokenization", "scan",
     ),
-    "figures": ("curves", "fonts", "style"),
-    "support": ("console", "disk", "locks", "machine", "wording"),
+    "figures": ("curves", "style", "fonts"),
+    "support": ("console", "disk", "locks", "machine", "wording", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

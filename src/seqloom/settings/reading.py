@@ -21,6 +21,9 @@ from seqloom.support.wording import listing, unknown
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
+    Where these give other training pairs, ``hub.language``, which the file says of its own, is left out unless it is
+    given along.
+
     Args:
         path: The YAML file.
         overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
@@ -39,15 +42,28 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
-    given = []
-    for key, words in _parse_overrides(overrides):
-        given.append(_resolve(key, raw, Settings))
-        _set(raw, given[-1], words, Settings)
-    if ("evaluation", "metrics") in given:
-        _leave_out_unused(raw, given)
+    given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
+    before = _pairs_of(raw)
+    for key, words in given:
+        _set(raw, key, words, Settings)
+    keys = [key for key, _ in given]
+    if ("evaluation", "metrics") in keys:
+        _leave_out_unused(raw, keys)
+    if _pairs_of(raw) != before and ("hub", "language") not in keys and isinstance(hub := raw.get("hub"), dict):
+        hub.pop("language", None)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
+
+
+PAIRS = ("dataset", "config_name", "train_files", "source", "target", "mix")
+"""What decides which languages the pairs are of."""
+
+
+def _pairs_of(raw: dict[str, Any]) -> list[Any]:
+    """Where the pairs are that settings in the making learn from."""
+    data = raw.get("data")
+    return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
 
 def load_scoring_settings(
