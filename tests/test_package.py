@@ -37,10 +37,12 @@ INSIDE = {
         "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
     ),
     "sharing": ("push", "card", "history", "sources", "verify", "hub", "files", "code", "privacy"),
-    "scoring": ("against", "score", "predictions", "naming", "metrics", "significance", "normalization"),
+    "scoring": (
+        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
+    ),
     "attention": ("attend", "page", "maps", "words"),
-    "decoding": ("translate", "coverage", "loading"),
-    "settings": ("reading", "checks", "typed", "schema"),
+    "decoding": ("translate", "options", "coverage", "loading"),
+    "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",

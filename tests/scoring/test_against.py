@@ -75,7 +75,7 @@ class TestAgainst:
         assert results["metrics"].keys() == {"chrf", "cer"}
         assert results["metrics"]["chrf"]["scores"][0] == read(kept.parent)[0]["metrics"]["chrf"]["score"]
         assert "nw:2" in results["metrics"]["chrf"]["signature"]  # its arguments too
-        assert results["notes"] == []
+        assert results["notes"] == [f"{copy}: 11 of 11 outputs are empty."]
 
     def test_nothing_is_written_over(self, files, tmp_path):
         before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -26,8 +26,9 @@ from seqloom.scoring.predictions import (
     read_predictions,
     read_scores,
 )
-from seqloom.scoring.score import decoding_of, load_split, score_model, scores_folder, split_of
+from seqloom.scoring.score import decoding_of, empties, load_split, score_model, scores_folder, split_of
 from seqloom.scoring.significance import Statistics
+from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
@@ -67,8 +68,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     samples = settings.evaluation.bootstrap_samples
     if not samples:
         raise ValueError("bootstrap_samples is 0, which leaves nothing to test with; give --bootstrap_samples 1000.")
-    for metric in settings.evaluation.metrics:
-        metrics.load_metric(metric)
+    try_metrics(settings.evaluation)
     of_other = dataclasses.replace(settings, output_dir=None, revision=None)
     each = {name: settings, other: of_other}
     paths = {s: Path(s) if files[s] else scores_folder(s, each[s]) / run_folder.PREDICTIONS for s in (name, other)}
@@ -99,7 +99,8 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
         "sentences": len(found[name].sources),
         "metrics": compare_predictions(found[name], found[other], settings.evaluation),
     }
-    results["notes"] = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    signatures = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    results["notes"] = notes_on(found, settings.evaluation) + signatures
     folder = Path(settings.output_dir) if settings.output_dir else paths[name].parent
     folder.mkdir(parents=True, exist_ok=True)
     path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
@@ -142,7 +143,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         config = GenerationConfig.from_pretrained(name, revision=settings.revision or "main")
     except OSError:  # only the model itself tells
         config = load_model(name, settings.revision, settings.trust_remote_code).generation_config
-    _, generation = decoding_of(config, generate_kwargs)
+    generation = decoding_of(config, generate_kwargs, settings.seed)
     now = {"split": split_of(settings), "revision": settings.revision, "generation": generation}
     if settings.output_dir:  # which may hold another model's
         now["model"] = name
@@ -228,6 +229,16 @@ def compare_predictions(
             "signature": signed(signature, normalizations(ours, theirs)),
         }
     return results
+
+
+def notes_on(found: dict[str, Predictions], settings: EvaluationSettings) -> list[str]:
+    """What is to be said of empty texts, and of metrics that do not suit the references."""
+    references = next(iter(found.values())).scored_references
+    notes = empties(references, [])
+    for system, predictions in found.items():
+        notes += [f"{system}: {note}" for note in empties([], predictions.hypotheses)]
+    said = (metrics.note(name, references, settings.metric_kwargs.get(name, {})) for name in settings.metrics)
+    return [*notes, *filter(None, said)]
 
 
 def paired_tests(name: str, a: Sequence[Statistics], b: Sequence[Statistics], samples: int) -> dict[str, Any]:

@@ -262,7 +262,8 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
             "of these pairs (Koehn 2004): they tell how far the choice of the test sentences matters, not the seed of "
             "the training."
         )
-    return f"{table(headers, rows)}\n\n{note}"
+    notes = [note, *(in_markdown(without_places(said)) for said in evaluation.get("notes", []))]
+    return "\n\n".join([table(headers, rows), *notes])
 
 
 def _limits(settings: Settings, record: dict[str, Any], evaluation: dict[str, Any] | None, data_name: str) -> str:

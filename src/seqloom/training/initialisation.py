@@ -26,6 +26,7 @@ from seqloom.run_folder import CONFIG
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.files import WEIGHTS
 from seqloom.sharing.privacy import last_part
+from seqloom.support.machine import total_memory
 from seqloom.support.xet import with_cure
 
 LISTED = 6
@@ -97,8 +98,16 @@ def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2Seq
     """A model of random weights as a training begins with: its attention, what is frozen, what is computed twice.
 
     Raises:
-        ValueError: As for `freeze`.
+        ValueError: As for `freeze`; or the weights alone are more than the machine's memory.
     """
+    with torch.random.fork_rng([]), torch.device("meta"):  # where nothing is allocated
+        number = AutoModelForSeq2SeqLM.from_config(config).num_parameters()
+    memory = total_memory()
+    if memory is not None and 4 * number > memory:
+        raise ValueError(
+            f"the model would have {number:,} parameters, {4 * number / 2**30:,.0f} GiB of weights, but this machine "
+            f"has {memory / 2**30:,.0f} GiB of memory: make it smaller."
+        )
     attention = training.attn_implementation
     model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
     freeze(model, training.freeze)
