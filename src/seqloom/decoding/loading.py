@@ -24,6 +24,7 @@ from transformers import (
 from seqloom import run_folder
 from seqloom.data.tokenization import check_matches, load_tokenizer, target_tokenizer
 from seqloom.modeling import CONFIG_CLASSES
+from seqloom.support.xet import with_cure
 
 if TYPE_CHECKING:
     from transformers import GenerationMixin
@@ -108,7 +109,7 @@ def whole_model(
             ignore_mismatched_sizes=True, **options,
         )  # fmt: skip
     except UNREADABLE as error:
-        raise ValueError(f"no seq2seq model can be loaded from {name!r}: {error}") from None
+        raise ValueError(f"no seq2seq model can be loaded from {name!r}: {with_cure(error)}") from None
     is_own = model.config.model_type in CONFIG_CLASSES
     check_complete(name, info, is_own)
     check_numbers(name, model)

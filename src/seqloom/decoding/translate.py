@@ -21,10 +21,11 @@ from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
+from seqloom.decoding.options import limited
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
-GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
-"""Greedy search, whatever the model's generation config says of beams."""
+GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0, "do_sample": False}
+"""Greedy search, whatever the model's generation config says of beams and of drawing."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,9 @@ def translate(
         output_attentions: And with the cross-attention; implies ``return_hypotheses``.
         coverage_penalty: β of Wu et al. 2016; more than 0 re-ranks the beams by `coverage_beam_search`.
         progress: Show a bar.
-        generate_kwargs: For `generate`, beyond the model's own generation config; it stops at the latest where the
-            model's positions end. With ``num_return_sequences`` above 1
-            every source has a list of outputs, the best first.
+        generate_kwargs: For `generate`, beyond the model's own generation config; where neither limits the length, it
+            is 256 tokens, and none reaches beyond the model's positions. With ``num_return_sequences`` above 1 every
+            source has a list of outputs, the best first.
 
     Returns:
         An output, a list or an iterator of outputs, as the sources are, in their order.
@@ -137,7 +138,6 @@ def translate(
             raise ValueError(f"{name} is {value}; it must be 1 or more.")
     if coverage_penalty:
         generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
-    generate_kwargs = within_positions(model, generate_kwargs)
     total = 1 if isinstance(sources, str) else len(sources) if isinstance(sources, Sized) else None
 
     def outputs() -> Iterator[Any]:
@@ -185,6 +185,7 @@ def _decode(
     """All outputs of the texts that are held at a time."""
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
     config = generate_kwargs.get("generation_config") or model.generation_config
+    generate_kwargs = within_positions(model, limited(config, generate_kwargs))
     num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
     outputs: list[Any] = [None] * len(encoded)
     was_training = model.training
@@ -282,7 +283,6 @@ def stream(
         )
     inputs = tokenizer([source], return_tensors="pt").to(model.device)
     check_sources(model, inputs["input_ids"].tolist(), None)
-    generate_kwargs = within_positions(model, generate_kwargs)
     streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
     closed = threading.Event()
 
@@ -292,12 +292,13 @@ def stream(
     def run() -> None:
         try:
             criteria = StoppingCriteriaList([*generate_kwargs.pop("stopping_criteria", []), is_closed])
+            config = generate_kwargs.get("generation_config") or model.generation_config
             model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 streamer=streamer,
                 stopping_criteria=criteria,
-                **GREEDY | generate_kwargs,
+                **GREEDY | within_positions(model, limited(config, generate_kwargs)),
             )
         finally:
             streamer.end()  # also after an error, for which the reader would wait in vain
