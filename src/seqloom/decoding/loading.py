@@ -81,6 +81,8 @@ class GenerativeModel(Protocol):
 
     def get_decoder(self) -> Any: ...
 
+    def get_output_embeddings(self) -> Any: ...
+
 
 def load_model(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Seq2SeqLM:
     """A seq2seq model on the machine's accelerator, if it has one.
