@@ -31,6 +31,7 @@ from seqloom.scoring.significance import Statistics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
+from seqloom.support.foreign import from_json
 from seqloom.support.wording import p_value, with_interval
 
 
@@ -184,7 +185,7 @@ def _write_beside(folder: Path, stem: str, results: dict[str, Any], overwrite: b
 def _is_result(path: Path) -> bool:
     """Whether a file is one of results, as seqloom writes them."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(results, dict) and {"systems", "sentences", "metrics"} <= set(results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -20,6 +21,7 @@ class _Twice(ValueError):
     """A key stands twice."""
 
 
+@functools.cache
 def field_types(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     """The fields of a dataclass, with their types."""
     hints = typing.get_type_hints(cls)
@@ -154,6 +156,8 @@ def from_yaml(text: str, name: str, cls: Any = Any) -> Any:
         raise
     except (yaml.YAMLError, ValueError) as error:  # the latter of what looks like a date
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply to be read as YAML; write it flatter.") from None
 
 
 def _refuse_twice(node: yaml.Node | None, name: str, section: str, seen: set[int]) -> None:
