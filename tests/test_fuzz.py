@@ -28,11 +28,13 @@ def little_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def tried(cases: list[fuzz.Case], folder: Path, capsys) -> fuzz.Tally:
+def check_all(cases: list[fuzz.Case], folder: Path, capsys) -> fuzz.Tally:
     """Tries them all, and says what came of it."""
     tally, begun = fuzz.Tally(), time.perf_counter()
     for number, case in enumerate(cases):
         fuzz.attempt(case, folder / str(number), tally)
+        if number % 50 == 0:
+            tally.save(folder)
     tally.save(folder)
     with capsys.disabled():
         print(
@@ -59,15 +61,15 @@ class TestSample:
 
     def test_settings(self, tmp_path, config, capsys):
         cases = fuzz.settings_cases(config, scored_folder(tmp_path))
-        tried(random.Random(SEED).sample(cases, 150), tmp_path, capsys)
+        check_all(random.Random(SEED).sample(cases, 150), tmp_path, capsys)
 
     def test_data(self, tmp_path, config, capsys):
         cases = fuzz.data_cases(contents(tmp_path), config, scored_folder(tmp_path), random.Random(SEED))
-        tried(random.Random(SEED).sample(cases, 60), tmp_path, capsys)
+        check_all(random.Random(SEED).sample(cases, 60), tmp_path, capsys)
 
     def test_folders(self, tmp_path, config, capsys):
         cases = fuzz.folder_cases(scored_folder(tmp_path), config, random.Random(SEED))
-        tried(random.Random(SEED).sample(cases, 60), tmp_path, capsys)
+        check_all(random.Random(SEED).sample(cases, 60), tmp_path, capsys)
 
 
 @pytest.mark.faults
@@ -76,15 +78,15 @@ class TestEverything:
 
     def test_settings(self, tmp_path, config, capsys):
         cases = fuzz.settings_cases(config, scored_folder(tmp_path))
-        tried(random.Random(SEED).sample(cases, 3000), tmp_path, capsys)
+        check_all(random.Random(SEED).sample(cases, 3000), tmp_path, capsys)
 
     def test_data(self, tmp_path, config, capsys):
         dice = random.Random(SEED)
-        tried(fuzz.data_cases(contents(tmp_path), config, scored_folder(tmp_path), dice), tmp_path, capsys)
+        check_all(fuzz.data_cases(contents(tmp_path), config, scored_folder(tmp_path), dice), tmp_path, capsys)
 
     def test_folders(self, tmp_path, config, capsys):
         pairs = {"few": config["data"]["train_files"], "validation": config["data"]["validation_files"],
                  "test": config["data"]["test_files"]}  # fmt: skip
         assert train.main([configure(tmp_path / "whole", pairs, "rnn")]) == 0
         cases = fuzz.folder_cases(tmp_path / "whole" / "run", config, random.Random(SEED))
-        tried(random.Random(SEED).sample(cases, 1500), tmp_path, capsys)
+        check_all(random.Random(SEED).sample(cases, 1500), tmp_path, capsys)

@@ -35,9 +35,11 @@ SECONDS = 60
 
 VALUES = [
     None, True, False, 0, 1, -1, 2, 3.5, -0.5, 0.0, 1e-30, 1e30, 10**9, -(10**9), 2**63, 10**400, float("nan"),
-    float("inf"), float("-inf"), "", " ", "x", "null", "1e5", "nan", "-1", "0x10", "ü한국어🍎", "\u0000", "a\nb", "../..", "/",
-    "/dev/null", "no/such/place", "x" * 5000, "*", "[", "{", "{}", "%s", "é" * 300, [], [[]], [None], [1, 2], ["x"],
-    ["a", "b", "c"], ["../.."], [{}], {}, {"x": 1}, {"": None}, {1: 2}, {"a": {"b": {"c": []}}}, "2024-01-01", "train",
+    float("inf"), float("-inf"), "", " ", "x", "null", "1e5", "nan", "-1", "0x10", "ü한국어🍎", "\u0000", "a\nb",
+    "../..", "/", "/dev/null", "no/such/place", "x" * 5000,
+    "*", "[", "{", "{}", "%s", "é" * 300, [], [[]], [None], [1, 2],
+    ["x"], ["a", "b", "c"], ["../.."], [{}], {}, {"x": 1}, {"": None}, {1: 2}, {"a": {"b": {"c": []}}}, "2024-01-01",
+    "train",
 ]  # fmt: skip
 """What may stand behind a key, whatever its type."""
 
@@ -265,11 +267,9 @@ def data_cases(contents: dict[str, bytes], config: dict, model: Path, dice: rand
                     place = data_file(spoilt, content, kind, packed, role, config, model)
                     cases.append(Case(f"{role}.{kind}{packed}: {name}", place))
     for role in ("train", "test"):
-        for kind in contents:
+        for kind, content in contents.items():
             for name in ("folder", "missing", "forbidden name", "column", "same column"):
-                cases.append(
-                    Case(f"{role}.{kind}: {name}", data_place(name, contents[kind], kind, role, config, model))
-                )
+                cases.append(Case(f"{role}.{kind}: {name}", data_place(name, content, kind, role, config, model)))
     return cases
 
 

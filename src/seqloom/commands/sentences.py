@@ -10,6 +10,8 @@ import time
 
 PIP_NAMES = {"google": "protobuf", "sklearn": "scikit-learn", "yaml": "PyYAML"}
 """Packages that pip knows by another name than Python."""
+LONGEST = 1200
+"""Characters of a sentence."""
 TOO_LARGE = r"out of memory|can't allocate memory|storage size calculation overflow|numel.*overflow|invalid buffer size"
 """How torch says that a tensor is larger than what there is; on a CPU it has no class of its own for that."""
 
@@ -19,7 +21,7 @@ def sentence(error: BaseException) -> str | None:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    said = " ".join(str(error).split())
+    said = shortened(" ".join(str(error).split()))
     if isinstance(error, ImportError):
         return missing_package(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and re.search(TOO_LARGE, said, re.I)):
@@ -32,6 +34,11 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, (ValueError, OSError, StrictDataclassError, SafetensorError)):
         return said or f"{type(error).__name__}, without a word of why"
     return None
+
+
+def shortened(text: str) -> str:
+    """Its beginning and its end, where somebody's value made it longer than one reads."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 3 :]}"
 
 
 def missing_package(error: ImportError) -> str | None:

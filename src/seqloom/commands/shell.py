@@ -19,13 +19,13 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     alone, _ = fields_of(command)
     closed = open_streams()
-    if asks_for_help(argv) or (alone and not argv):
-        say(describe(command) if argv else summary(command))
-        return 0 if argv else 2
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     is_main = not command.is_parallel or int(os.environ.get("RANK", "0")) == 0
     try:
+        if asks_for_help(argv) or (alone and not argv):
+            say(describe(command) if argv else summary(command))
+            return 0 if argv else 2
         if lacking := [name for name in command.streams if name in closed]:
             raise ValueError(f"{' and '.join(lacking)} cannot be used: closed by whoever started this; leave it open.")
         call = parse(command, argv)

@@ -291,7 +291,7 @@ def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
         return METRICS[name]()
     try:
         return evaluate.load(name)
-    except OSError as error:  # FileNotFoundError, ConnectionError
+    except (OSError, ValueError, LookupError) as error:  # FileNotFoundError, ConnectionError; the rest of odd names
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "use one of seqloom's own."
         raise ValueError(

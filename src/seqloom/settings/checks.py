@@ -14,6 +14,9 @@ from seqloom.support.wording import listing, unknown
 if TYPE_CHECKING:
     from seqloom.modeling import Seq2SeqConfig
 
+MOST_WORKERS = 1024
+"""Processes or threads that one may ask for."""
+
 
 def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
     """The config class of a ``model_type`` of seqloom's."""
@@ -165,6 +168,10 @@ def check_shared(settings: Settings | ScoringSettings) -> None:
             value = getattr(getattr(settings, section), name)
             if value is not None and value < floor:
                 raise ValueError(f"{section}.{name} is {value}; it must be {floor} or more.")
+    for section, name in (("data", "num_proc"), ("data", "num_workers"), ("training", "num_threads")):
+        value = getattr(getattr(settings, section, None), name, None)
+        if value is not None and value > MOST_WORKERS:  # with too many of which the system would end us
+            raise ValueError(f"{section}.{name} is {value:,}; it must be {MOST_WORKERS:,} or less.")
 
 
 def _check_model(model: dict[str, Any]) -> None:

@@ -76,7 +76,12 @@ def typed(hint: Any, value: Any, name: str) -> Any:
                 break
             return [typed(inner, item, name) for item in (value if isinstance(value, list) else [value])]
         if origin is dict and isinstance(value, dict):
-            return value
+            if wrong := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(
+                    f"{name} has the key {wrong[0]!r}; a key must be a name, in quotes if it looks otherwise."
+                )
+            _, inner = typing.get_args(option)
+            return {key: item if inner is Any else typed(inner, item, f"{name}.{key}") for key, item in value.items()}
         if origin is bool and isinstance(value, bool):
             return value
         if origin is str and not isinstance(value, (list, dict, bool, type(None))):
