@@ -90,11 +90,11 @@ class Seq2SeqConfig(PreTrainedConfig):
             )
 
     def check_counts(self, *names: str) -> None:
-        """Refuses a field of these that is less than 1, by the name that the family gives it."""
+        """Refuses a field of these that is less than 1 or no size of a tensor, by the name that the family gives it."""
         for name in names:
-            if getattr(self, name) < 1:
+            if not 1 <= getattr(self, name) < 2**31:
                 field = self.attribute_map.get(name, name)
-                raise ValueError(f"{field}={getattr(self, name)}: it must be 1 or more.")
+                raise ValueError(f"{field}={getattr(self, name)}: it must be 1 or more, and less than 2**31.")
 
     def check_shares(self, *names: str) -> None:
         """Refuses a field of these that is no share: from 0 on, less than 1."""

@@ -289,6 +289,8 @@ def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
     """
     if name in METRICS:
         return METRICS[name]()
+    if not name.strip():
+        raise ValueError(f"a metric's name is empty; seqloom has {', '.join(METRICS)}.")
     try:
         return evaluate.load(name)
     except (OSError, ValueError, LookupError) as error:  # FileNotFoundError, ConnectionError; the rest of odd names

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 1024
 """Processes or threads that one may ask for."""
+MOST_SAMPLES = 1_000_000
+"""Of the bootstrap, which takes hours with so many."""
+MOST_UNEQUAL = 1_000_000
+"""How many times another's weight a set's may be: until both are used up, as many draws are made."""
 
 
 def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
@@ -34,6 +38,12 @@ def check_settings(settings: Settings) -> None:
     for number, entry in enumerate(data.mix):
         _check_weight(entry.weight, f"data.mix[{number}].weight")
         _check_place(entry, f"data.mix[{number}]")
+    weights = [data.weight, *(entry.weight for entry in data.mix)]
+    if max(weights) > MOST_UNEQUAL * min(weights):
+        raise ValueError(
+            f"data.weight and the weights of data.mix are {min(weights)} to {max(weights)}: of the smallest hardly "
+            f"a pair would be drawn; let none be more than {MOST_UNEQUAL:,} times another."
+        )
     if data.split_stream or data.num_workers:
         name = "split_stream" if data.split_stream else "num_workers"
         if not data.streaming:
@@ -168,10 +178,13 @@ def check_shared(settings: Settings | ScoringSettings) -> None:
             value = getattr(getattr(settings, section), name)
             if value is not None and value < floor:
                 raise ValueError(f"{section}.{name} is {value}; it must be {floor} or more.")
-    for section, name in (("data", "num_proc"), ("data", "num_workers"), ("training", "num_threads")):
+    for section, name, most in (
+        ("data", "num_proc", MOST_WORKERS), ("data", "num_workers", MOST_WORKERS),
+        ("training", "num_threads", MOST_WORKERS), ("evaluation", "bootstrap_samples", MOST_SAMPLES),
+    ):  # fmt: skip
         value = getattr(getattr(settings, section, None), name, None)
-        if value is not None and value > MOST_WORKERS:  # with too many of which the system would end us
-            raise ValueError(f"{section}.{name} is {value:,}; it must be {MOST_WORKERS:,} or less.")
+        if value is not None and value > most:
+            raise ValueError(f"{section}.{name} is {value:,}; it must be {most:,} or less.")
 
 
 def _check_model(model: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
-from seqloom.support.wording import unknown
+from seqloom.support.wording import listing, unknown
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -32,12 +32,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
-    try:
-        raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+    raw = _read(path)
     for key, words in _parse_overrides(overrides):
         _set(raw, _resolve(key, raw, Settings), words, Settings)
     settings = build(Settings, raw, where="")
@@ -57,23 +52,46 @@ def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> t
     raw: dict[str, Any] = {}
     path = Path(model) / run_folder.SETTINGS
     if path.is_file():
-        written = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+        written = _read(path)
+        if lacking := [name for name in ("training", "data", "evaluation") if not isinstance(written.get(name), dict)]:
+            raise ValueError(f"{path} has no section {listing(lacking)}: take the folder as the training left it.")
+        if "seed" not in written["training"]:
+            raise ValueError(f"{path} has no training.seed: take the folder as the training left it.")
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
     given = list(_parse_overrides(overrides))
     keys = [_resolve(key, raw, ScoringSettings) for key, _ in given]
     if ("data", "dataset") in keys or ("data", "train_files") in keys or ("data", "test_files") in keys:
-        columns = {name: raw["data"][name] for name in ("source", "target")} if raw else {}
+        columns = {name: raw["data"][name] for name in ("source", "target") if name in raw["data"]} if raw else {}
         raw["data"] = columns  # other data: nothing else of the old place holds
     for key, (_, words) in zip(keys, given, strict=True):
         _set(raw, key, words, ScoringSettings)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
+    if settings.revision is not None and Path(model).is_dir():
+        raise ValueError(
+            f"revision is {settings.revision!r}, but {model} is a folder, which has one state: leave it out."
+        )
     generate_kwargs = {
         name: getattr(settings.generation, name)
-        for name in raw.get("generation", {})
+        for name in raw.get("generation") or {}
         if name not in ("decode_batch_tokens", "generate_kwargs")
     }
     return settings, generate_kwargs | settings.generation.generate_kwargs
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The sections of a file of settings, as plain values.
+
+    Raises:
+        ValueError: It is no YAML, or no sections.
+    """
+    try:
+        raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+    return raw
 
 
 def given_values(overrides: Sequence[str], *names: str) -> list[str]:

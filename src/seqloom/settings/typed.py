@@ -44,7 +44,9 @@ def build(cls: type[T], raw: Any, where: str) -> T:
         if key not in hints:
             raise ValueError(unknown(name, [f"{where}.{known}" if where else known for known in hints]))
         hint = hints[key]
-        values[key] = build(hint, value or {}, name) if is_section(hint) else typed(hint, value, name)
+        values[key] = (
+            build(hint, {} if value is None else value, name) if is_section(hint) else typed(hint, value, name)
+        )
     for f, _ in field_types(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.name not in values:

@@ -20,7 +20,8 @@ def refuse(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -
         ValueError: The output folder holds something else, or a metric is unknown, or which of its scores is better.
     """
     check_output_folder(folder, settings, resume, overwrite)
-    for name in filter(None, (settings.training.eval_metric, *settings.evaluation.metrics)):
+    deciding = settings.training.eval_metric
+    for name in (*([] if deciding is None else [deciding]), *settings.evaluation.metrics):
         metrics.load_metric(name)  # a misspelt name shows now, not after the training
     check_direction(settings.training)
 
