@@ -70,7 +70,6 @@ def share(update: Update, num_processes: int, process_index: int, pieces: int) -
         mine = update[process_index::num_processes]
     else:
         mine = [batch[process_index::num_processes] for batch in update]
-    pieces = min(pieces, max(map(len, update)))  # in every process: more would have no rows
     return [batch[piece::pieces] for batch in mine for piece in range(pieces)]
 
 

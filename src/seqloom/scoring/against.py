@@ -19,6 +19,7 @@ from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     Predictions,
+    alone_in,
     check_is_ours,
     check_same_sentences,
     measure_sentences,
@@ -101,8 +102,8 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     }
     results["notes"] = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
     folder = Path(settings.output_dir) if settings.output_dir else paths[name].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
+    with alone_in(folder):
+        path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
     return results | {"file": str(path)}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from seqloom.scoring import metrics
 from seqloom.scoring.significance import Statistics
 from seqloom.support import disk
 from seqloom.support.foreign import from_json
+from seqloom.support.locks import Lock
 
 
 class Predictions(NamedTuple):
@@ -31,6 +33,25 @@ class Predictions(NamedTuple):
     @property
     def scored_references(self) -> list[str]:
         return self.references if self.scored is None else self.scored
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """The folder is there, and no other process works in it; one that was made and stays empty goes again.
+
+    Raises:
+        FolderInUse: One does.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with Lock(folder / run_folder.LOCK) as lock:
+            lock.acquire()
+            yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # it holds something
+                path.rmdir()
 
 
 def keep_predictions(folder: Path, predictions: Predictions) -> Path:

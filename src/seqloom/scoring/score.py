@@ -20,7 +20,7 @@ from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
-from seqloom.scoring.predictions import Predictions, check_is_ours, keep_predictions, keep_scores
+from seqloom.scoring.predictions import Predictions, alone_in, check_is_ours, keep_predictions, keep_scores
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
@@ -39,7 +39,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         What was written to ``scores.json``.
 
     Raises:
-        ValueError: Model, data or settings do not allow it.
+        ValueError: Model, data or settings do not allow it; or another process works in the folder.
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
     check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
@@ -73,17 +73,19 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
             "they were not made for each other."
         )
     pairs, provenance = load_split(settings)
-    return score_split(
-        model,
-        tokenizer,
-        pairs,
-        settings.evaluation,
-        split=split_of(settings),
-        folder=scores_folder(name, settings),
-        batch_tokens=settings.generation.decode_batch_tokens,
-        about={"model": name, "revision": settings.revision, "data": provenance},
-        **generate_kwargs,
-    )
+    folder = scores_folder(name, settings)
+    with alone_in(folder):
+        return score_split(
+            model,
+            tokenizer,
+            pairs,
+            settings.evaluation,
+            split=split_of(settings),
+            folder=folder,
+            batch_tokens=settings.generation.decode_batch_tokens,
+            about={"model": name, "revision": settings.revision, "data": provenance},
+            **generate_kwargs,
+        )
 
 
 def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:

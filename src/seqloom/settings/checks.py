@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 1024
 """Processes or threads that one may ask for."""
+MOST_PIECES = 10_000
+"""Into which a batch may be cut."""
 MOST_SAMPLES = 1_000_000
 """Of the bootstrap, which takes hours with so many."""
-MOST_UNEQUAL = 1_000_000
+MOST_UNEQUAL = 10_000
 """How many times another's weight a set's may be: until both are used up, as many draws are made."""
 
 
@@ -181,6 +183,7 @@ def check_shared(settings: Settings | ScoringSettings) -> None:
     for section, name, most in (
         ("data", "num_proc", MOST_WORKERS), ("data", "num_workers", MOST_WORKERS),
         ("training", "num_threads", MOST_WORKERS), ("evaluation", "bootstrap_samples", MOST_SAMPLES),
+        ("training", "gradient_accumulation_steps", MOST_PIECES),
     ):  # fmt: skip
         value = getattr(getattr(settings, section, None), name, None)
         if value is not None and value > most:
