@@ -174,8 +174,6 @@ def test_unknown_keys(load, changes, message):
         ("data.num_proc", 10**5, "it must be 1,024 or less"),
         ("generation.generate_kwargs", {1: 2}, "generation.generate_kwargs has the key 1; a key must be a name"),
         ("evaluation.metric_kwargs", {"chrf": 3}, "evaluation.metric_kwargs.chrf is 3; it must be dict"),
-        ("hub", 0, "hub must be a section of key: value lines, not 0"),
-        ("hub", "", "hub must be a section of key: value lines, not ''"),
         ("data.mix", [{"dataset": "scan", "weight": 1e9}], "hardly a pair would be drawn"),
         ("training.learning_rate", None, "training.learning_rate is None; it must be float"),
         ("training.learning_rate", float("nan"), "training.learning_rate is nan"),
