@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from seqloom.attention.maps import AttentionMaps, overview
 from seqloom.attention.words import Token, group_words, merge, read_tokens, word_labels
 from seqloom.decoding.coverage import coverage_beam_search
-from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, eager_attention
+from seqloom.decoding.loading import GenerativeModel, eager_attention
+from seqloom.decoding.options import limited
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def attend(
             if coverage_penalty:
                 generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
             config = generate_kwargs.get("generation_config") or model.generation_config
-            if config.max_new_tokens is None and config.max_length is None:
-                generate_kwargs.setdefault("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
-            sequences = model.generate(**inputs, **generate_kwargs)
+            sequences = model.generate(**inputs, **limited(config, generate_kwargs))
             sequences = (sequences if torch.is_tensor(sequences) else sequences.sequences)[:1]
         else:
             sequences = _forced(model, tokenizer, target)

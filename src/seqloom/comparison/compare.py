@@ -280,7 +280,8 @@ def overrides_for(model: str, request: Request, runs: dict[str, list[Settings]])
     first = next(iter(runs.values()))[0]
     given = {f"data.{key}": value for key, value in dataclasses.asdict(first.data).items()}
     given |= {"seed": first.training.seed, "evaluation.metrics": first.evaluation.metrics}
-    given |= {"evaluation.metric_kwargs": first.evaluation.metric_kwargs}
+    kwargs = first.evaluation.metric_kwargs
+    given |= {"evaluation.metric_kwargs": {name: kwargs[name] for name in first.evaluation.metrics if name in kwargs}}
     return [*(f"--{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()), *words]
 
 

@@ -20,10 +20,11 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIter
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.loading import GenerativeModel, eager_attention
+from seqloom.decoding.options import limited
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
-GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
-"""Greedy search, whatever the model's generation config says of beams."""
+GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0, "do_sample": False}
+"""Greedy search, whatever the model's generation config says of beams and of drawing."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def translate(
         output_attentions: And with the cross-attention; implies ``return_hypotheses``.
         coverage_penalty: β of Wu et al. 2016; more than 0 re-ranks the beams by `coverage_beam_search`.
         progress: Show a bar.
-        generate_kwargs: For `generate`, beyond the model's own generation config. With ``num_return_sequences`` above 1
+        generate_kwargs: For `generate`, beyond the model's own generation config; where neither limits the length, it
+            is 256 tokens. With ``num_return_sequences`` above 1
             every source has a list of outputs, the best first.
 
     Returns:
@@ -168,6 +170,7 @@ def _decode(
     encoded = tokenizer(texts)["input_ids"]
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
     config = generate_kwargs.get("generation_config") or model.generation_config
+    generate_kwargs = limited(config, generate_kwargs)
     num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
     outputs: list[Any] = [None] * len(texts)
     was_training = model.training
@@ -272,12 +275,13 @@ def stream(
     def run() -> None:
         try:
             criteria = StoppingCriteriaList([*generate_kwargs.pop("stopping_criteria", []), is_closed])
+            config = generate_kwargs.get("generation_config") or model.generation_config
             model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 streamer=streamer,
                 stopping_criteria=criteria,
-                **GREEDY | generate_kwargs,
+                **GREEDY | limited(config, generate_kwargs),
             )
         finally:
             streamer.end()  # also after an error, for which the reader would wait in vain

@@ -27,13 +27,14 @@ from seqloom.scoring.predictions import (
     read_predictions,
     read_scores,
 )
-from seqloom.scoring.score import decoding_of, load_split, score_model, scores_folder, split_of
+from seqloom.scoring.score import decoding_of, empties, load_split, score_model, scores_folder, split_of
 from seqloom.scoring.significance import Statistics
+from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
 from seqloom.support.foreign import from_json
-from seqloom.support.wording import p_value, with_interval
+from seqloom.support.wording import listing, p_value, value_in_words, with_interval
 
 
 def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
@@ -69,8 +70,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     samples = settings.evaluation.bootstrap_samples
     if not samples:
         raise ValueError("bootstrap_samples is 0, which leaves nothing to test with; give --bootstrap_samples 1000.")
-    for metric in settings.evaluation.metrics:
-        metrics.load_metric(metric)
+    try_metrics(settings.evaluation)
     of_other = dataclasses.replace(settings, output_dir=None, revision=None)
     each = {name: settings, other: of_other}
     paths = {s: Path(s) if files[s] else scores_folder(s, each[s]) / run_folder.PREDICTIONS for s in (name, other)}
@@ -97,10 +97,12 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     check_same_sentences(found)
     results = {
         "systems": {"a": name, "b": other},
+        "decoding": {letter: decoded_by(paths[system]) for letter, system in (("a", name), ("b", other))},
         "sentences": len(found[name].sources),
         "metrics": compare_predictions(found[name], found[other], settings.evaluation),
     }
-    results["notes"] = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    signatures = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    results["notes"] = notes_on(found, settings.evaluation) + signatures
     folder = Path(settings.output_dir) if settings.output_dir else paths[name].parent
     with alone_in(folder):
         path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
@@ -143,7 +145,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         config = GenerationConfig.from_pretrained(name, revision=settings.revision or "main")
     except OSError:  # only the model itself tells
         config = load_model(name, settings.revision, settings.trust_remote_code).generation_config
-    _, generation = decoding_of(config, generate_kwargs)
+    generation = decoding_of(config, generate_kwargs, settings.seed)
     now = {"split": split_of(settings), "revision": settings.revision, "generation": generation}
     if settings.output_dir:  # which may hold another model's
         now["model"] = name
@@ -231,6 +233,16 @@ def compare_predictions(
     return results
 
 
+def notes_on(found: dict[str, Predictions], settings: EvaluationSettings) -> list[str]:
+    """What is to be said of empty texts, and of metrics that do not suit the references."""
+    references = next(iter(found.values())).scored_references
+    notes = empties(references, [])
+    for system, predictions in found.items():
+        notes += [f"{system}: {note}" for note in empties([], predictions.hypotheses)]
+    said = (metrics.note(name, references, settings.metric_kwargs.get(name, {})) for name in settings.metrics)
+    return [*notes, *filter(None, said)]
+
+
 def paired_tests(name: str, a: Sequence[Statistics], b: Sequence[Statistics], samples: int) -> dict[str, Any]:
     """`significance.compare_systems`, told what one of seqloom's metrics is like."""
     return significance.compare_systems(
@@ -259,10 +271,44 @@ def other_signatures(results: dict[str, Any], folders: dict[str, Path]) -> list[
     return notes
 
 
+def decoded_by(predictions: Path) -> dict[str, Any] | None:
+    """What predictions were decoded by, as the scores beside them tell; None where nothing does.
+
+    What greedy decoding does not look at is left out, so that it does not look like a difference.
+    """
+    if predictions.name != run_folder.PREDICTIONS:
+        return None
+    generation = read_scores(predictions.parent).get("generation")
+    if not isinstance(generation, dict):
+        return None
+    generation = {"num_beams": 1} | generation  # transformers' default
+    of_beams = {"length_penalty", "early_stopping"} if generation["num_beams"] == 1 else set()
+    return {name: value for name, value in generation.items() if name not in of_beams}
+
+
+def decoding_in_words(decoding: dict[str, Any] | None) -> str:
+    """``num_beams 5, length_penalty 1.0``."""
+    if decoding is None:
+        return "settings that nothing beside the predictions tells"
+    return ", ".join(f"{name} {value_in_words(value)}" for name, value in decoding.items())
+
+
+def decoding_note(a: dict[str, Any] | None, b: dict[str, Any] | None) -> str:
+    """Whether both sides were decoded alike, in a sentence; nothing where they were."""
+    if a is None or b is None:
+        return "Whether both were decoded alike is not known: a difference may be the decoding's."
+    others = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    if not others:
+        return ""
+    return f"The two were decoded differently ({listing(others)}): a difference may be the decoding's, not the models'."
+
+
 def comparison_text(results: dict[str, Any]) -> str:
     """What `compare_models` found: a table, what it says of each metric, and how it was tested."""
-    names = results["systems"]
-    lines = [f"A: {names['a']}", f"B: {names['b']}", f"{results['sentences']:,} sentences", ""]
+    names, decoding = results["systems"], results["decoding"]
+    lines = [f"A: {names['a']}", f"B: {names['b']}", f"{results['sentences']:,} sentences"]
+    lines += [f"{side.upper()} was decoded with {decoding_in_words(decoding[side])}" for side in ("a", "b")]
+    lines += [*filter(None, [decoding_note(**decoding)]), ""]
     rows = [("metric", "A", "B", "A - B", "p bootstrap", "p randomisation", "p exact")]
     verdicts, signatures = [], []
     for name, result in results["metrics"].items():

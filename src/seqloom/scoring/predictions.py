@@ -188,9 +188,13 @@ def check_same_sentences(systems: dict[str, Predictions]) -> None:
     """Makes sure that predictions, by their systems' names, are of the same sources and references in the same order.
 
     Raises:
-        ValueError: They are not; the message has the first line that differs.
+        ValueError: They are not; the message has the first line that differs. Or every reference is empty.
     """
     (first, expected), *others = systems.items()
+    if not any(reference.strip() for reference in expected.references):
+        raise ValueError(
+            f"every reference of {first} is empty, so saying nothing would be all right: compare on others."
+        )
     for name, found in others:
         for column in ("sources", "references"):
             ours, theirs = getattr(expected, column), getattr(found, column)

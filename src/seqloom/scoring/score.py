@@ -7,20 +7,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from datasets import Dataset
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
+from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
 from seqloom.data.tokenization import check_matches, load_tokenizer
-from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, load_model
+from seqloom.decoding.loading import GenerativeModel, load_model
+from seqloom.decoding.options import SAMPLING, check_options, limited, try_options
 from seqloom.decoding.translate import translate
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
 from seqloom.scoring.predictions import Predictions, alone_in, check_is_ours, keep_predictions, keep_scores
+from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
@@ -44,6 +48,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
     settings, generate_kwargs = load_scoring_settings(name, overrides)
     check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
     folder = scores_folder(name, settings)
+    try_metrics(settings.evaluation)
     check_is_ours(folder, settings.data.places())
     if not overwrite and (folder / run_folder.SCORES).exists():
         raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")
@@ -72,6 +77,9 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
             f"the tokenizer has {len(tokenizer)} entries, the model {rows} embeddings: "
             "they were not made for each other."
         )
+    check_options(model.generation_config, generate_kwargs)
+    if generate_kwargs:
+        try_options(model, tokenizer, generate_kwargs)
     pairs, provenance = load_split(settings)
     folder = scores_folder(name, settings)
     with alone_in(folder):
@@ -83,9 +91,36 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
             split=split_of(settings),
             folder=folder,
             batch_tokens=settings.generation.decode_batch_tokens,
-            about={"model": name, "revision": settings.revision, "data": provenance},
+            seed=settings.seed,
+            about={"model": name, "revision": settings.revision, "data": provenance}
+            | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
             **generate_kwargs,
         )
+
+
+def known_overlap(folder: Path, split: str, provenance: dict[str, Any]) -> int | None:
+    """How many of the scored pairs are in the model's training data, if its run has counted these very pairs.
+
+    Args:
+        folder: The model's.
+        split: What is scored.
+        provenance: Where its pairs are from.
+    """
+    if not run_folder.is_finished(folder):
+        return None
+    data = run_folder.read_record(folder)["data"]
+    met = (data.get("overlap") or {}).get(split)
+    same = all(data[key].get(split) == provenance[key].get(split) for key in ("splits", "pairs"))
+    is_file = isinstance(provenance["splits"].get(split), list)  # with a digest; a split is of a set of some revision
+    sets = ("dataset", "config_name", "revision", "split", "files")
+    return met if same and (is_file or all(data.get(key) == provenance.get(key) for key in sets)) else None
+
+
+def overlap_sentence(scores: dict[str, Any]) -> str:
+    """What is known of scored pairs that are training pairs too; nothing where nothing is."""
+    if "overlap" not in scores:
+        return ""
+    return overlap_in_words({scores["split"]: scores["overlap"]}, {scores["split"]: scores["sentences"]})
 
 
 def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:
@@ -107,6 +142,7 @@ def score_split(
     split: str,
     folder: Path,
     batch_tokens: int = 4096,
+    seed: int = 42,
     about: dict[str, Any] | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
@@ -122,6 +158,7 @@ def score_split(
         split: The split's name, for the record.
         folder: Where both files go.
         batch_tokens: As for `translate`.
+        seed: Of outputs that are drawn.
         about: Added to the scores.
         generate_kwargs: As for `translate`.
 
@@ -132,8 +169,9 @@ def score_split(
         refuse_gap(f"the {split} split: {gap}")
     for name in settings.metrics:
         metrics.load_metric(name)  # a misspelt name shows before the decoding, not after
-    generate_kwargs, generation = decoding_of(model.generation_config, generate_kwargs)
+    generation = decoding_of(model.generation_config, generate_kwargs, seed)
     sources, references = pairs["source"][:], pairs["target"][:]
+    torch.manual_seed(seed)
     started = time.perf_counter()
     bar = has_terminal()
     outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
@@ -153,6 +191,9 @@ def score_split(
         )
         for name in settings.metrics
     }
+    notes = empties(references, outputs)
+    said = (metrics.note(name, scored.texts, settings.metric_kwargs.get(name, {})) for name in settings.metrics)
+    notes += filter(None, said)
     scores = {
         **(about or {}),
         "split": split,
@@ -160,6 +201,7 @@ def score_split(
         "generation": generation,
         **({"normalization": scored.normalization} if scored.normalization else {}),
         "metrics": results,
+        **({"notes": notes} if notes else {}),
         "bootstrap_samples": settings.bootstrap_samples,
         "seconds": round(seconds, 2),
         "sentences_per_second": round(len(sources) / seconds, 2),
@@ -170,13 +212,29 @@ def score_split(
     return scores
 
 
-def decoding_of(config: GenerationConfig, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of ``generate``, with a limit where there is none; and all that is decoded by, for the record."""
-    if config.max_new_tokens is None and config.max_length is None:
-        given = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS} | given
-    names = ("num_beams", "length_penalty", "early_stopping", "max_new_tokens")
-    decoding = {name: getattr(config, name) for name in names} | given
-    return given, {name: value for name, value in decoding.items() if value is not None}
+def decoding_of(config: GenerationConfig, given: dict[str, Any], seed: int) -> dict[str, Any]:
+    """All that is decoded by, for the record."""
+    names = ["num_beams", "length_penalty", "early_stopping", "max_new_tokens"]
+    is_drawn = given.get("do_sample", config.do_sample) is True
+    if is_drawn:
+        names += ["do_sample", *SAMPLING]
+    decoding = {name: getattr(config, name, None) for name in names} | limited(config, given)
+    return {name: value for name, value in decoding.items() if value is not None} | ({"seed": seed} if is_drawn else {})
+
+
+def empties(references: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """What is to be said of empty texts: an empty output for an empty reference is all right to every metric."""
+    notes = []
+    for what, texts in (("references", references), ("outputs", outputs)):
+        number = sum(not text.strip() for text in texts)
+        if number:
+            notes.append(f"{number:,} of {len(texts):,} {what} {'is' if number == 1 else 'are'} empty.")
+    return notes
+
+
+def report(scores: dict[str, Any]) -> str:
+    """The table of the scores, and below it what is to be said of them."""
+    return "\n".join([table(scores["metrics"]), *scores.get("notes", [])])
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

@@ -283,7 +283,8 @@ class HubSettings:
     license: str | None = None
     """Licence of the model, as the Hub spells it: ``apache-2.0``, ``cc-by-4.0``, …"""
     language: list[str] = field(default_factory=list)
-    """Languages as ISO 639 codes, the source's first: ``[en, de]``. YAML takes ``no`` for false: write ``nb``."""
+    """Languages as ISO 639 codes, the source's first: ``[en, de]``. YAML takes ``no`` for false: write ``nb``. Whoever
+    gives other training pairs on the command line than the YAML has gives their languages too, or there are none."""
     pipeline_tag: Literal["translation", "summarization", "text-generation", "question-answering"] | None = None
     """The Hub's name of the task; null: ``translation`` where two languages are given, else ``text-generation``."""
     tags: list[str] = field(default_factory=list)
@@ -304,7 +305,8 @@ class ScoringSettings:
     split: Literal["train", "validation", "test"] | None = None
     """The split to score; default: ``evaluation.split``, else test. (Of SCAN's, ``--data.split`` chooses.)"""
     seed: int = 42
-    """Draws the validation pairs where the data has no such split; default: ``training.seed`` of the model's run."""
+    """Draws the outputs where ``do_sample`` asks for it, and the validation pairs where the data has no such split;
+    default: ``training.seed`` of the model's run."""
     data: DataSettings = field(default_factory=DataSettings)
     """The pairs; default: those that the model was trained with."""
     generation: GenerationSettings = field(default_factory=GenerationSettings)

@@ -91,10 +91,10 @@ def typed(hint: Any, value: Any, name: str) -> Any:
         if origin in (int, float) and not isinstance(value, bool):
             try:
                 number = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
             if math.isfinite(number) and (origin is float or number.is_integer()):
-                return origin(number)
+                return value if type(value) is origin else origin(number)
     raise ValueError(f"{name} is {value!r}; it must be {type_name(hint)}.")
 
 

@@ -14,11 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from seqloom.data.tokenization import check_matches, target_tokenizer
 from seqloom.data.updates import UpdateStream
+from seqloom.decoding.options import check_options, options_of, try_options
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
 from seqloom.support.console import say
 from seqloom.training.devices import prepare
-from seqloom.training.initialisation import fresh_model, initialise
+from seqloom.training.initialisation import fresh_model, frozen_parameters, initialise
 from seqloom.training.material import Material
 from seqloom.training.state import Progress, Run
 
@@ -31,11 +32,14 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     """
     training, tokenizer = settings.training, material.tokenizer
     model = make_model(settings, tokenizer, material.train_stream)
-    trained = f", {model.num_parameters(only_trainable=True):,} of them to train" if training.freeze else ""
-    say(accelerator, f"model: {type(model).__name__} with {model.num_parameters():,} parameters{trained}")
+    total, progress = model.num_parameters(), Progress()
+    trained = f", {total - frozen_parameters(model):,} of them to train" if training.freeze else ""
+    say(accelerator, f"model: {type(model).__name__} with {total:,} parameters{trained}")
     if training.init_from is not None and material.checkpoint is None:
         with accelerator.main_process_first():
-            say(accelerator, initialise(model, tokenizer, training.init_from, training.init_parameters))
+            taken = initialise(model, tokenizer, training.init_from, training.init_parameters)
+        say(accelerator, str(taken))
+        progress.start = taken.record()
     max_steps = material.max_steps(settings)
     optimizer, scheduler = make_optimizer(model, settings, max_steps)
     average = make_average(model, settings, accelerator)
@@ -43,7 +47,7 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     set_seed(training.seed, device_specific=True)  # every process drops out other units
     return Run(
         settings, folder, accelerator, wrapped, optimizer, scheduler, tokenizer, material.train_stream,
-        material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, Progress(),
+        material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, progress,
         average=average,
     )  # fmt: skip
 
@@ -74,10 +78,10 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_str
     if generation.num_beams > 1:
         model.generation_config.length_penalty = generation.length_penalty
         model.generation_config.early_stopping = generation.early_stopping
-    unknown = model.generation_config.update(**generation.generate_kwargs)
-    if unknown:
-        raise ValueError(f"generation.generate_kwargs has {', '.join(unknown)}, which generate does not know.")
+    model.generation_config.update(**generation.generate_kwargs)
+    check_options(model.generation_config, options_of(generation))
     model.generation_config.validate(strict=True)  # as saving will do, but now
+    try_options(model, tokenizer, options_of(generation))
     return model
 
 
