@@ -15,17 +15,17 @@ import yaml
 from seqloom.support.wording import listing, unknown
 
 T = TypeVar("T")
+_hints: Any = functools.cache(typing.get_type_hints)
+"""Of a class; every command asks for them again and again."""
 
 
 class _Twice(ValueError):
     """A key stands twice."""
 
 
-@functools.cache
 def field_types(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     """The fields of a dataclass, with their types."""
-    hints = typing.get_type_hints(cls)
-    return [(f, hints[f.name]) for f in dataclasses.fields(cls)]
+    return [(f, _hints(cls)[f.name]) for f in dataclasses.fields(cls)]
 
 
 def is_section(hint: Any) -> TypeGuard[type]:
