@@ -451,20 +451,6 @@ class Hub:
                     entries[path]["lfs"] = {"oid": file.sha256, "size": len(file.data), "pointerSize": 130}
         return reply(list(entries.values()))
 
-    @route("POST", f"/api/models/{REPO}/paths-info/(?P<revision>[^/]+)")
-    def paths_info(self, request, name, revision):
-        """Of files and folders that are asked for by their paths; of others, nothing."""
-        _, commit = self.commit_of(self.find(request, name), revision)
-        asked = parse_qs(request.body.decode()).get("paths", [])
-        entries = []
-        for path in asked:
-            if file := commit.tree.get(path):
-                lfs = {"lfs": {"oid": file.sha256, "size": len(file.data), "pointerSize": 130}} if file.lfs else {}
-                entries.append({"type": "file", "path": path, "size": len(file.data), "oid": file.oid[:40], **lfs})
-            elif any(other.startswith(f"{path}/") for other in commit.tree):
-                entries.append({"type": "directory", "path": path, "oid": "0" * 40})
-        return reply(entries)
-
     @route("(GET|HEAD)", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
     def resolve(self, request, name, revision, path):
         oid, commit = self.commit_of(self.find(request, name), revision)
