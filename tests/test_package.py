@@ -27,7 +27,8 @@ ROOMS = (
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "plot", "push", "score", "train", "translate", "shell", "help", "command",
+        "attend", "compare", "demo", "plot", "push", "score", "train", "translate", "shell", "sentences", "help",
+        "command",
     ),
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
@@ -48,7 +49,7 @@ INSIDE = {
         "tokenization", "scan",
     ),
     "figures": ("curves", "style", "fonts"),
-    "support": ("console", "disk", "locks", "machine", "wording", "xet"),
+    "support": ("console", "disk", "locks", "machine", "foreign", "wording", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

@@ -24,6 +24,7 @@ class Translate(Command):
     needs = "the model comes first"
     settings = ScoringSettings
     sections = ("revision", "trust_remote_code", "seed", "generation")
+    streams = ("stdin", "stdout")
     examples = """
         seqloom translate runs/mine --num_beams 5 < sources.txt > outputs.txt
     """

@@ -177,7 +177,7 @@ def choose_columns(data: Data, settings: DataSettings, where: str) -> Data:
     _check_two(names)
     try:
         rows = data if isinstance(data, Dataset) else list(data.take(100))
-    except Warning as error:  # of `_csv_options`
+    except Exception as error:  # of a stream, as in `read_dataset`; and the warning of `_csv_options`
         raise ValueError(f"{where} cannot be read ({_reason(error)}).") from None
     if not len(rows):
         raise ValueError(f"{where} has no pairs.")

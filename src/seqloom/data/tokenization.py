@@ -98,14 +98,15 @@ def load_tokenizer(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # OSError, ValueError, KeyError, and what the Rust library raises: a plain Exception
+        ids = tokenizer("a").input_ids
+    except Exception as error:  # OSError, ValueError, KeyError, TypeError, and the Rust library's, a plain Exception
         kind = "a folder without" if Path(path).is_dir() else "neither a folder nor a Hub name with"
         raise ValueError(f"{str(path)!r} is {kind} a tokenizer that can be read: {with_cure(error)}") from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer {str(path)!r} has no padding token: set its pad_token and save it again.")
     if not needs_end:
         return tokenizer
-    if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in tokenizer("a").input_ids:
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in ids:
         raise ValueError(
             f"the tokenizer {str(path)!r} does not end a text with an end token, from which a model learns to stop: "
             "set its eos_token and add_eos_token = True, and save it again."

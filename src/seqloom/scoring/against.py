@@ -19,6 +19,7 @@ from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     Predictions,
+    alone_in,
     check_is_ours,
     check_same_sentences,
     measure_sentences,
@@ -32,6 +33,7 @@ from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
+from seqloom.support.foreign import from_json
 from seqloom.support.wording import listing, p_value, value_in_words, with_interval
 
 
@@ -102,8 +104,8 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     signatures = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
     results["notes"] = notes_on(found, settings.evaluation) + signatures
     folder = Path(settings.output_dir) if settings.output_dir else paths[name].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
+    with alone_in(folder):
+        path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
     return results | {"file": str(path)}
 
 
@@ -186,7 +188,7 @@ def _write_beside(folder: Path, stem: str, results: dict[str, Any], overwrite: b
 def _is_result(path: Path) -> bool:
     """Whether a file is one of results, as seqloom writes them."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(results, dict) and {"systems", "sentences", "metrics"} <= set(results)

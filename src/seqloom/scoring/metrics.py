@@ -311,12 +311,14 @@ def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
     """
     if name in METRICS:
         return METRICS[name]()
+    if not name.strip():
+        raise ValueError(f"a metric's name is empty; seqloom has {', '.join(METRICS)}.")
     try:
         return evaluate.load(name)
     except ImportError as error:
         said = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"metric {name!r} lacks a package: {said}.") from error
-    except OSError as error:  # FileNotFoundError, ConnectionError
+    except (OSError, ValueError, LookupError) as error:  # FileNotFoundError, ConnectionError; the rest of odd names
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "use one of seqloom's own."
         raise ValueError(

@@ -20,7 +20,7 @@ from seqloom.decoding.translate import translate
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
-from seqloom.scoring.predictions import Predictions, check_is_ours, keep_predictions, keep_scores
+from seqloom.scoring.predictions import Predictions, alone_in, check_is_ours, keep_predictions, keep_scores
 from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
@@ -40,7 +40,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         What was written to ``scores.json``.
 
     Raises:
-        ValueError: Model, data or settings do not allow it.
+        ValueError: Model, data or settings do not allow it; or another process works in the folder.
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
     check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
@@ -71,19 +71,21 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
     if generate_kwargs:
         try_options(model, tokenizer, generate_kwargs)
     pairs, provenance = load_split(settings)
-    return score_split(
-        model,
-        tokenizer,
-        pairs,
-        settings.evaluation,
-        split=split_of(settings),
-        folder=scores_folder(name, settings),
-        batch_tokens=settings.generation.decode_batch_tokens,
-        seed=settings.seed,
-        about={"model": name, "revision": settings.revision, "data": provenance}
-        | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
-        **generate_kwargs,
-    )
+    folder = scores_folder(name, settings)
+    with alone_in(folder):
+        return score_split(
+            model,
+            tokenizer,
+            pairs,
+            settings.evaluation,
+            split=split_of(settings),
+            folder=folder,
+            batch_tokens=settings.generation.decode_batch_tokens,
+            seed=settings.seed,
+            about={"model": name, "revision": settings.revision, "data": provenance}
+            | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
+            **generate_kwargs,
+        )
 
 
 def known_overlap(folder: Path, split: str, provenance: dict[str, Any]) -> int | None:

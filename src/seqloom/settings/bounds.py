@@ -26,7 +26,12 @@ LEAST = {
 MOST = {
     "data": {"num_proc": 1024, "num_workers": 1024},
     "tokenizer": {"vocab_size": 2**24, "target_vocab_size": 2**24},
-    "training": {"num_threads": 1024, "average_checkpoints": 1000, "seed": 2**32 - 1},
+    "training": {
+        "gradient_accumulation_steps": 10_000,
+        "num_threads": 1024,
+        "average_checkpoints": 1000,
+        "seed": 2**32 - 1,
+    },
     "generation": {"num_beams": 10_000, "max_new_tokens": 1_000_000},
     "evaluation": {"bootstrap_samples": 1_000_000},
     "": {"seed": 2**32 - 1},

@@ -16,6 +16,9 @@ from seqloom.support.wording import listing, unknown
 if TYPE_CHECKING:
     from seqloom.modeling import Seq2SeqConfig
 
+MOST_UNEQUAL = 10_000
+"""How many times another's weight a set's may be: until both are used up, as many draws are made."""
+
 
 def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
     """The config class of a ``model_type`` of seqloom's."""
@@ -33,6 +36,12 @@ def check_settings(settings: Settings) -> None:
     for number, entry in enumerate(data.mix):
         _check_weight(entry.weight, f"data.mix[{number}].weight")
         _check_place(entry, f"data.mix[{number}]")
+    weights = [data.weight, *(entry.weight for entry in data.mix)]
+    if max(weights) > MOST_UNEQUAL * min(weights):
+        raise ValueError(
+            f"data.weight and the weights of data.mix are {min(weights)} to {max(weights)}: of the smallest hardly "
+            f"a pair would be drawn; let none be more than {MOST_UNEQUAL:,} times another."
+        )
     if data.split_stream or data.num_workers:
         name = "split_stream" if data.split_stream else "num_workers"
         if not data.streaming:

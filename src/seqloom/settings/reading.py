@@ -36,12 +36,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
-    try:
-        raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+    raw = _read(path)
     given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
     before = _pairs_of(raw)
     for key, words in given:
@@ -105,18 +100,22 @@ def load_scoring_settings(
                 f"--{'.'.join(key)} is of no use here, where the settings are {listing(used)}: leave it out."
             )
     if ("data", "dataset") in keys or ("data", "train_files") in keys or ("data", "test_files") in keys:
-        columns = {name: raw["data"][name] for name in ("source", "target") if name in raw.get("data", {})}
+        columns = {name: raw["data"][name] for name in ("source", "target") if name in raw["data"]} if raw else {}
         raw["data"] = columns  # other data: nothing else of the old place holds
     for key, (_, words) in zip(keys, given, strict=True):
         _set(raw, key, words, ScoringSettings)
     _leave_out_unused(raw, keys)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
+    if settings.revision is not None and Path(model).is_dir():
+        raise ValueError(
+            f"revision is {settings.revision!r}, but {model} is a folder, which has one state: leave it out."
+        )
     check_generate_kwargs(settings.generation)
     check_metric_kwargs(settings.evaluation, settings.evaluation.metrics)
     generate_kwargs = {
         name: getattr(settings.generation, name)
-        for name in raw.get("generation", {})
+        for name in raw.get("generation") or {}
         if name not in ("decode_batch_tokens", "generate_kwargs")
     }
     return settings, generate_kwargs | settings.generation.generate_kwargs
@@ -124,19 +123,30 @@ def load_scoring_settings(
 
 def _of_run(path: Path) -> dict[str, Any]:
     """What a file holds, where that is a run's settings and not another tool's of that name."""
+    written = _read(path)
+    lacking = [name for name in ("training", "data", "evaluation") if not isinstance(written.get(name), dict)]
+    if lacking or "seed" not in written["training"]:
+        raise ValueError(
+            f"{path} is not the settings of a run of seqloom's, as it would be beside a model: it has no "
+            f"{f'section {listing(lacking)}' if lacking else 'training.seed'}; take the folder as the training left "
+            "it, or move the file elsewhere if it is another tool's."
+        )
+    return written
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The sections of a file of settings, as plain values.
+
+    Raises:
+        ValueError: It is no YAML, or no sections.
+    """
     try:
-        written = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+        raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    sections = ("data", "evaluation", "training")
-    found = written if isinstance(written, dict) else {}
-    lacking = [name for name in sections if not isinstance(found.get(name), dict)]
-    if lacking or "seed" not in found["training"]:
-        raise ValueError(
-            f"{path} is not the settings of a run of seqloom's, as it would be beside a model: it lacks "
-            f"{', '.join(lacking) or 'training.seed'}; move it elsewhere if it is another tool's."
-        )
-    return found
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+    return raw
 
 
 def _leave_out_unused(raw: dict[str, Any], given: Iterable[tuple[str, ...]]) -> None:

@@ -29,7 +29,8 @@ def refuse(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -
     if not resume:  # what a run was begun with is its own
         check_used(settings)
     check_options(GenerationConfig(), options_of(settings.generation))
-    for name in filter(None, (settings.training.eval_metric, *settings.evaluation.metrics)):
+    deciding = settings.training.eval_metric
+    for name in (*([] if deciding is None else [deciding]), *settings.evaluation.metrics):
         metrics.load_metric(name)  # a misspelt name shows now, not after the training
     check_direction(settings.training)
     try_metrics(settings.evaluation, filter(None, [settings.training.eval_metric]))
