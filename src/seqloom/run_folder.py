@@ -137,14 +137,26 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}; take the folder as the training left it.") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A file of JSON that holds names and values.
+
+    Raises:
+        ValueError: It is damaged, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no names and values; take the folder as the training left it.")
+    return found
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """What came of a finished run.
 
     Raises:
         ValueError: It is damaged, or another version of seqloom wrote it.
     """
-    record = read_json(folder / RECORD)
-    lacking = sorted(RECORDED - set(record)) if isinstance(record, dict) else ["everything"]
+    record = read_object(folder / RECORD)
+    lacking = sorted(RECORDED - set(record))
     if lacking:
         raise ValueError(
             f"{folder / RECORD} lacks {', '.join(lacking)}: another version of seqloom wrote it; make its card with "

@@ -76,8 +76,7 @@ class Attend(Command):
         from seqloom.attention.attend import attend, check_choice
         from seqloom.attention.maps import overview
         from seqloom.attention.page import attention_page
-        from seqloom.data.tokenization import load_tokenizer
-        from seqloom.decoding.loading import load_model
+        from seqloom.decoding.loading import load_model, tokenizer_of
         from seqloom.decoding.options import check_options, try_options
         from seqloom.figures.style import save
         from seqloom.settings.reading import load_scoring_settings
@@ -101,7 +100,7 @@ class Attend(Command):
                 "out."
             )
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
-        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
         check_options(model.generation_config, generate_kwargs, several=True)
         if generate_kwargs:
             try_options(model, tokenizer, generate_kwargs)

@@ -35,15 +35,14 @@ class Translate(Command):
     def run(self) -> None:
         import torch
 
-        from seqloom.data.tokenization import load_tokenizer
-        from seqloom.decoding.loading import load_model
+        from seqloom.decoding.loading import load_model, tokenizer_of
         from seqloom.decoding.options import check_options, try_options
         from seqloom.decoding.translate import translate
         from seqloom.settings.reading import load_scoring_settings
 
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
-        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
         check_options(model.generation_config, generate_kwargs, several=True)
         if generate_kwargs:
             try_options(model, tokenizer, generate_kwargs)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
 from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
-from seqloom.data.tokenization import check_matches, load_tokenizer
-from seqloom.decoding.loading import GenerativeModel, load_model
+from seqloom.decoding.loading import GenerativeModel, load_model, tokenizer_of
 from seqloom.decoding.options import SAMPLING, check_options, limited, try_options
 from seqloom.decoding.translate import translate
-from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
@@ -69,14 +66,7 @@ def scores_folder(name: str, settings: ScoringSettings) -> Path:
 def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Decodes and scores; what was in the folder before is written over."""
     model = load_model(name, settings.revision, settings.trust_remote_code)
-    tokenizer = load_tokenizer(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    if model.config.model_type in CONFIG_CLASSES:
-        check_matches(tokenizer, model.config)
-    elif len(tokenizer) > (rows := cast(nn.Embedding, model.get_input_embeddings()).num_embeddings):
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model {rows} embeddings: "
-            "they were not made for each other."
-        )
+    tokenizer = tokenizer_of(model, name, settings.revision, settings.trust_remote_code)
     check_options(model.generation_config, generate_kwargs)
     if generate_kwargs:
         try_options(model, tokenizer, generate_kwargs)

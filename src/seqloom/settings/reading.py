@@ -61,6 +61,16 @@ def _pairs_of(raw: dict[str, Any]) -> list[Any]:
     return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
 
+def load_run_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+    """`load_settings` of what a run wrote down.
+
+    Raises:
+        ValueError: As for `load_settings`; or the file is another tool's.
+    """
+    _of_run(folder / run_folder.SETTINGS)
+    return load_settings(folder / run_folder.SETTINGS, overrides)
+
+
 def load_scoring_settings(
     model: str | Path, overrides: Sequence[str] = (), used: Collection[str] = ()
 ) -> tuple[ScoringSettings, dict[str, Any]]:
@@ -80,11 +90,7 @@ def load_scoring_settings(
     raw: dict[str, Any] = {}
     path = Path(model) / run_folder.SETTINGS
     if path.is_file():
-        written = _read(path)
-        if lacking := [name for name in ("training", "data", "evaluation") if not isinstance(written.get(name), dict)]:
-            raise ValueError(f"{path} has no section {listing(lacking)}: take the folder as the training left it.")
-        if "seed" not in written["training"]:
-            raise ValueError(f"{path} has no training.seed: take the folder as the training left it.")
+        written = _of_run(path)
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
     given = list(_parse_overrides(overrides))
     keys = [_resolve(key, raw, ScoringSettings) for key, _ in given]
@@ -113,6 +119,19 @@ def load_scoring_settings(
         if name not in ("decode_batch_tokens", "generate_kwargs")
     }
     return settings, generate_kwargs | settings.generation.generate_kwargs
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    """What a file holds, where that is a run's settings and not another tool's of that name."""
+    written = _read(path)
+    lacking = [name for name in ("training", "data", "evaluation") if not isinstance(written.get(name), dict)]
+    if lacking or "seed" not in written["training"]:
+        raise ValueError(
+            f"{path} is not the settings of a run of seqloom's, as it would be beside a model: it has no "
+            f"{f'section {listing(lacking)}' if lacking else 'training.seed'}; take the folder as the training left "
+            "it, or move the file elsewhere if it is another tool's."
+        )
+    return written
 
 
 def _read(path: Path) -> dict[str, Any]:

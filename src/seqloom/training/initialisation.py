@@ -20,14 +20,13 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom.data.sources import describe_file
-from seqloom.data.tokenization import load_tokenizer, target_tokenizer
-from seqloom.decoding.loading import Seq2SeqLM
+from seqloom.data.tokenization import target_tokenizer
+from seqloom.decoding.loading import Seq2SeqLM, tokenizer_of, whole_model
 from seqloom.run_folder import CONFIG
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.files import WEIGHTS
 from seqloom.sharing.privacy import last_part
 from seqloom.support.machine import total_memory
-from seqloom.support.xet import with_cure
 
 LISTED = 6
 """Names that a message gives in full."""
@@ -143,7 +142,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     total = sum(new.values())
     tables = _tables(model, wanted)
     if tables:
-        theirs = load_tokenizer(name)
+        theirs = tokenizer_of(other, name)
         sides = {"source": (tokenizer, theirs), "target": (target_tokenizer(tokenizer), target_tokenizer(theirs))}
         places = {"source": _encoder_embeddings(other), "target": _decoder_embeddings(other)}
         filled: dict[int, set[int]] = {}  # rows of a tied matrix are taken once, the source's first
@@ -201,12 +200,12 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     return Taken(name, None if folder.is_dir() else _commit(name), files, total - begun, begun, frozen_new, line)
 
 
-def _load(name: str) -> PreTrainedModel:
+def _load(name: str) -> Seq2SeqLM:
     try:
-        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        return whole_model(name, dtype=torch.float32)
+    except ValueError as error:
         raise ValueError(
-            f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: {with_cure(error)}"
+            f"training.init_from is {name!r}, which is no model that can be taken over: {' '.join(str(error).split())}"
         ) from error
 
 
