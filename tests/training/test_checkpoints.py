@@ -256,7 +256,7 @@ class TestRecovery:
         """Killed while it renames, writes, deletes, syncs, and resumed: in the end as if nothing had been."""
         options = {"max_steps": 14, "eval_steps": 4, "save_steps": 3, "logging_steps": 3, "average_checkpoints": 2}
         changes = {"model": {**SMALL[family], "dropout": 0.3}, "training": options,
-                   "data": {"streaming": family == "rnn", "shuffle_buffer": 25}}  # fmt: skip
+                   "data": {"streaming": True, "shuffle_buffer": 25} if family == "rnn" else {}}  # fmt: skip
         whole, killed = (configure(tmp_path / name, data, family, **changes) for name in ("whole", "killed"))
         status, output = train(whole)
         assert status == 0, output

@@ -33,6 +33,7 @@ def check_settings(settings: Settings) -> None:
     """What the types do not say."""
     data, training = settings.data, settings.training
     _check_place(data, "data")
+    _check_weight(data.weight, "data.weight")
     for number, entry in enumerate(data.mix):
         _check_weight(entry.weight, f"data.mix[{number}].weight")
         _check_place(entry, f"data.mix[{number}]")
@@ -104,7 +105,6 @@ def _check_weight(weight: float, name: str) -> None:
 def _check_options(settings: Settings) -> None:
     """Averages, beginnings and segmentations that contradict themselves."""
     training, tokenizer = settings.training, settings.tokenizer
-    _check_weight(settings.data.weight, "data.weight")
     if training.ema_decay is not None and not 0 < training.ema_decay < 1:
         raise ValueError(
             f"training.ema_decay is {training.ema_decay}; it must be more than 0 and less than 1 (0.999, say), or null."
