@@ -36,16 +36,17 @@ INSIDE = {
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
         "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
     ),
-    "sharing": ("push", "card", "verify", "hub", "files", "code", "privacy"),
+    "sharing": ("push", "card", "history", "sources", "verify", "hub", "files", "code", "privacy"),
     "scoring": ("against", "score", "predictions", "naming", "metrics", "significance", "normalization"),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": ("translate", "coverage", "loading"),
     "settings": ("reading", "checks", "typed", "schema"),
     "data": (
-        "updates", "batches", "encoding", "subwords", "pairs", "sources", "tables", "lines", "tokenization", "scan",
+        "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
+        "tokenization", "scan",
     ),
-    "figures": ("curves", "fonts", "style"),
-    "support": ("console", "disk", "locks", "machine", "wording"),
+    "figures": ("curves", "style", "fonts"),
+    "support": ("console", "disk", "locks", "machine", "wording", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

@@ -21,6 +21,7 @@ Settings are read by `seqloom.settings.reading`, predictions by `seqloom.scoring
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log. A last line that is still being written is left out of one that goes on.
+    """The lines of a run's log, without what is no number in them (null, NaN, infinite). A last line that is still
+    being written is left out of one that goes on.
 
     Raises:
         ValueError: There is none, or it is empty or damaged.
@@ -170,9 +172,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except json.JSONDecodeError:
             line = None
-        if not isinstance(line, dict) or "step" not in line:
+        is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
+        if not is_line or not all(value is None or isinstance(value, int | float) for value in line.values()):
             raise ValueError(f"line {number} of {path} is damaged; mend or delete it.")
-        log.append({name: value for name, value in line.items() if value is not None})
+        log.append({name: value for name, value in line.items() if value is not None and math.isfinite(value)})
     if not log:
         raise ValueError(
             f"{path} is empty: its first line comes after training.logging_steps updates; wait, or lower that."

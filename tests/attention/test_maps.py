@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from seqloom.attention.attend import attention_figure
 from seqloom.attention.maps import draw_map, overview
-from seqloom.figures.style import save_png
+from seqloom.figures.style import save
 
 
 def assert_nothing_is_cut_off(figure):
@@ -95,7 +95,7 @@ class TestPicture:
 
     @pytest.mark.slow
     def test_made_of_a_model(self, tmp_path):
-        save_png(attention_figure(tiny("post-norm"), letters(), SENTENCE, target="ab c"), tmp_path / "map.png")
+        save(attention_figure(tiny("post-norm"), letters(), SENTENCE, target="ab c"), tmp_path / "map.png")
         pixels = image.imread(tmp_path / "map.png")
         assert pixels.shape[0] > 300
         assert pixels.shape[1] > 300

@@ -1,6 +1,7 @@
 """`seqloom plot`: the curves show the logs, and what cannot be drawn is said."""
 
 import json
+import math
 import struct
 
 import pytest
@@ -93,6 +94,32 @@ class TestPlot:
         with pytest.raises(ValueError, match="15 runs are more than can be told apart in one picture: give at most 14"):
             plot.plot_runs([*folders, tmp_path])
 
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            new_log(updates=1),
+            [line for line in new_log() if "best" in line][:1],
+            [{**line, "loss": math.nan, "gradient_norm": math.inf} for line in new_log(updates=1)],
+            [{"step": 1, "epoch": 0, "learning_rate": 0.1, "tokens_per_second": 0.0, "memory_mib": 0.0}],
+            [{"step": 0, "eval_loss": 1.0, "best": True}],
+            [{"step": 1, "loss": -1.0}, {"step": 2, "loss": 0.0}],
+        ],
+        ids=["one line", "one validation", "no numbers", "no loss", "update 0", "no scale"],
+    )
+    def test_short_logs(self, tmp_path, lines):
+        figure = plot.plot_runs([write_log(tmp_path / "a", lines)])
+        style.save(figure, tmp_path / "curves.png")
+        shown = [point for part in figure.axes for points in drawn(part) for point in points]
+        assert shown
+        assert all(math.isfinite(value) for point in shown for value in point)
+
+    @pytest.mark.parametrize("name", ["$x_1$", "a$b", r"\frac{", "_a", "{}", "m^"])
+    def test_names_as_typed(self, tmp_path, name):
+        figure = plot.plot_runs([write_log(tmp_path / name, old_log(metric=name))])
+        style.save(figure, tmp_path / "curves.png")
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [name]
+        assert f"validation {name}" in [part.get_ylabel() for part in figure.axes]
+
     @pytest.mark.slow
     def test_command(self, tmp_path, monkeypatch, capsys):
         """A run that is still going on; and nothing is overwritten unasked."""
@@ -119,6 +146,9 @@ class TestPlot:
             ("empty", "empty/training_log.jsonl is empty: its first line comes after"),
             ("begun", "begun/training_log.jsonl is empty"),
             ("damaged", "line 2 of damaged/training_log.jsonl is damaged"),
+            ("nothing", "the logs of nothing hold no number that is drawn over updates"),
+            ("nan", "the logs of nan hold no number"),
+            ("texts", "line 1 of texts/training_log.jsonl is damaged"),
             ("a --x tokens", "the log of a counts no tokens, as an older version wrote it; take --x updates"),
             ("a --x epochs", "--x is 'epochs'; it can be updates, tokens, seconds"),
             ("a --output curves.pdf", "give a name that ends in .png"),
@@ -136,6 +166,9 @@ class TestPlot:
             (tmp_path / name).mkdir()
         write_log(tmp_path / "a", old_log())
         write_log(tmp_path / "empty", [])
+        write_log(tmp_path / "nothing", [{"step": 1, "epoch": 0}])
+        write_log(tmp_path / "nan", [{"step": 1, "loss": math.nan}])
+        write_log(tmp_path / "texts", [{"step": 1, "loss": "low"}])
         write_log(tmp_path / "begun", [], end='{"step"')
         write_log(tmp_path / "damaged", [{"step": 1, "loss": 1.0}], end='{"step": 2,\n{"step": 3}\n')
         assert seqloom(["plot", *words.split()]) == 1

@@ -9,7 +9,7 @@ from matplotlib import font_manager
 
 from seqloom.attention.maps import overview
 from seqloom.figures import fonts
-from seqloom.figures.style import save_png
+from seqloom.figures.style import save
 
 DEJAVU = font_manager.findfont("DejaVu Sans")
 
@@ -31,7 +31,7 @@ class TestFonts:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             figure = overview(maps, files=[])
-            save_png(figure, tmp_path / "map.png")
+            save(figure, tmp_path / "map.png")
         assert [str(warning.message)[:35] for warning in caught] == ["no installed font has Hangul (한국어), d"[:35]]
         assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["□□□", "⟨end⟩"]
 

@@ -188,6 +188,7 @@ class Hub:
 
     def __init__(self, lfs_over: int = 10 * 2**20):
         self.lfs_over = lfs_over
+        self.says_xet = False  # that large files are in Xet storage, which there is none of: as a mirror passes it on
         self.repositories: dict[str, Repository] = {}
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
@@ -445,6 +446,9 @@ class Hub:
         if file is None:
             raise Refusal(404, "Entry not found", "EntryNotFound", **headers)
         headers |= {"ETag": f'"{file.oid}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+        if file.lfs and self.says_xet:
+            route = f"{self.url}/api/models/{name}/xet-read-token/{oid}"
+            headers |= {"X-Xet-Hash": file.sha256, "X-Xet-Refresh-Route": route}
         if file.lfs:
             headers |= {"X-Linked-ETag": f'"{file.oid}"', "X-Linked-Size": str(len(file.data))}
         part = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))

@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import evaluate
 import pytest
+import yaml
 from helpers.scored import keep, read, sentences, write
 
 from seqloom.commands.score import main
@@ -110,6 +111,26 @@ class TestAgainst:
         assert against(folder, "--against", other, "--overwrite") == results
         assert decoded == ["model", "other"] * 2
         assert "B: " + str(other) in capsys.readouterr().out
+
+    @pytest.mark.slow
+    def test_what_both_were_decoded_with(self, folder, other, files, capsys):
+        """It is said, and a difference too; what greedy decoding does not look at is none."""
+        data = yaml.safe_load((folder / "settings.yaml").read_text())["data"]
+        words = [str(other), "--test_files", *data["test_files"], "--overwrite"]
+        assert main([*words, "--num_beams", "2", "--max_new_tokens", "5"]) == 0
+        kept = other / "evaluation" / "test" / "predictions.jsonl"
+        capsys.readouterr()
+        assert main([str(folder), "--against", str(kept)]) == 0
+        printed = capsys.readouterr().out
+        assert "A was decoded with num_beams 1, max_new_tokens 9\n" in printed
+        assert "B was decoded with num_beams 2, max_new_tokens 5\n" in printed
+        assert "The two were decoded differently (num_beams, max_new_tokens): a difference may be the decod" in printed
+        assert main([*words, "--length_penalty", "0.5"]) == 0
+        results = against(folder, "--against", kept)
+        assert results["decoding"] == {side: {"num_beams": 1, "max_new_tokens": 9} for side in "ab"}
+        assert "decoded differently" not in capsys.readouterr().out
+        assert main([str(files[0]), "--against", str(files[1])]) == 0
+        assert "Whether both were decoded alike is not known" in capsys.readouterr().out
 
     @pytest.mark.slow
     def test_generation_settings_are_for_both(self, folder, other, decoded, capsys):

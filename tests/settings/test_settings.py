@@ -458,3 +458,31 @@ class TestScoring:
     def test_refuses(self, folder, words, message):
         with pytest.raises(ValueError, match=message):
             load_scoring_settings(folder, words.split())
+
+
+class TestLanguage:
+    """What a recipe says of its own pairs does not hold for others."""
+
+    HUB = {"language": ["en", "de"], "license": "mit"}
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("--dataset", "null", "--train_files", "a.ko", "a.en"), ("--dataset", "other/set"), ("--source", "de"),
+            ("--data.target=fr",), ("--config_name", "en-fr"),
+        ],
+    )  # fmt: skip
+    def test_of_other_pairs(self, load, words):
+        settings = load(*words, hub=self.HUB, data={"dataset": "some/set"})
+        assert settings.hub.language == []
+        assert settings.hub.license == "mit"
+        assert load(*words, "--language", "ko", "en", hub=self.HUB, data={"dataset": "some/set"}).hub.language == [
+            "ko",
+            "en",
+        ]
+
+    @pytest.mark.parametrize(
+        "words", [(), ("--dataset", "some/set"), ("--train_split", "train[:10]"), ("--test_files", "a.en", "a.de")]
+    )
+    def test_of_the_same(self, load, words):
+        assert load(*words, hub=self.HUB, data={"dataset": "some/set"}).hub.language == ["en", "de"]

@@ -381,7 +381,7 @@ class TestCurve:
         assert part.get_yscale() == "linear"
         steep = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 0.01}, {"step": 2, "eval_loss": 0.02}]
         assert curves.training_curve(steep).axes[0].get_yscale() == "log"
-        style.save_png(curves.training_curve(steep, best_step=2), tmp_path / "steep.png")
+        style.save(curves.training_curve(steep, best_step=2), tmp_path / "steep.png")
 
     def test_table_in_its_place(self, run, variant, log):
         """Where the picture does not lie beside the card."""

@@ -76,7 +76,7 @@ class Attend(Command):
         from seqloom.attention.page import attention_page
         from seqloom.data.tokenization import load_tokenizer
         from seqloom.decoding.loading import load_model
-        from seqloom.figures.style import save_png
+        from seqloom.figures.style import save
         from seqloom.settings.reading import load_scoring_settings
         from seqloom.support.disk import check_output, text, write_together
 
@@ -111,7 +111,7 @@ class Attend(Command):
                 say(f"{alignment_table(found, **choice)}\n")
         writes: dict[Path, Callable[[Path], object]] = {}
         for file, found in zip(images, every, strict=False):
-            writes[file] = partial(save_png, overview(found, what=self.what, font=font, **choice))
+            writes[file] = partial(save, overview(found, what=self.what, font=font, **choice))
         if page is not None:
             writes[page] = text(attention_page(every, what=self.what, title=Path(self.model).name, **choice))
         write_together(writes)

@@ -41,12 +41,12 @@ class Plot(Command):
     """Replace the picture."""
 
     def run(self) -> None:
-        from seqloom.figures.style import save_png
+        from seqloom.figures.style import save
         from seqloom.support import disk
 
         disk.check_output(self.output, "--output", (".png",), overwrite=self.overwrite)
         figure = plot_runs(self.runs, self.x)
-        disk.write_aside(self.output, lambda aside: save_png(figure, aside))
+        disk.write_aside(self.output, lambda aside: save(figure, aside))
         names = run_folder.names_of(self.runs)
         say(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {self.output}")
 

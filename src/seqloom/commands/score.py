@@ -35,7 +35,7 @@ class Evaluate(Command):
 
     def run(self) -> None:
         from seqloom.scoring.against import compare_models, comparison_text
-        from seqloom.scoring.score import evaluate_model, table
+        from seqloom.scoring.score import evaluate_model, overlap_sentence, table
 
         if self.against is not None:
             results = compare_models(self.model, self.against, self.overrides, overwrite=self.overwrite)
@@ -43,6 +43,8 @@ class Evaluate(Command):
             return
         scores = evaluate_model(self.model, self.overrides, overwrite=self.overwrite)
         say(table(scores["metrics"]))
+        if sentence := overlap_sentence(scores):
+            say(sentence)
         say(f"predictions and scores are in {scores['folder']}")
 
 

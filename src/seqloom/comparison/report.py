@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from seqloom.comparison.sections import MEASURES, Passage, Plot, Section, Table
-from seqloom.figures.style import save_png
+from seqloom.figures.style import save
 from seqloom.support import disk
 
 
@@ -43,7 +43,7 @@ def write(folder: Path, record: dict[str, Any]) -> None:
     sections = sections_of(record["measures"])
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     writes: dict[Path, Callable[[Path], object]] = {
-        folder / "figures" / f"{part.name}.png": partial(save_png, part.figure)
+        folder / "figures" / f"{part.name}.png": partial(save, part.figure)
         for section in sections.values()
         for part in section.parts
         if isinstance(part, Plot)
@@ -142,7 +142,7 @@ def _seconds(record: dict[str, Any], name: str) -> str:
 def _picture(plot: Plot) -> str:
     """As an address that holds the picture itself."""
     buffer = io.BytesIO()
-    plot.figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    save(plot.figure, buffer, "svg")
     return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -162,4 +162,4 @@ def _markdown_table(table: Table) -> list[str]:
 
 def _plain(text: str) -> str:
     """Text of a test set, say, as Markdown that shows it letter for letter."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>|#$&~])", r"\\\1", " ".join(text.split()))

@@ -8,6 +8,7 @@ out; none of them changes what it computes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -134,16 +135,22 @@ class PlanSummary:
     padding: float
     """Share of padding among all source and target positions."""
     target_tokens_per_update: float
+    of: Literal["epoch", "buffer"] = "epoch"
+    """What it is a plan of: a whole epoch, or the pairs of a stream that are held first (``data.shuffle_buffer``),
+    since how many there are shows when they have been read."""
 
     @classmethod
-    def over(cls, figures: list[list[int]]) -> PlanSummary:
+    def over(cls, figures: list[list[int]], of: Literal["epoch", "buffer"] = "epoch") -> PlanSummary:
         """The plans of all processes, an update being one of each."""
         pairs, batches, _, target_tokens, positions, filled = map(sum, zip(*figures, strict=True))
         updates = max(updates for _, _, updates, *_ in figures)
-        return cls(pairs, batches, updates, 1 - filled / positions, target_tokens / updates)
+        return cls(pairs, batches, updates, 1 - filled / positions, target_tokens / updates, of)
 
     def __str__(self) -> str:
+        what, each = f"{self.pairs:,} pairs", " an epoch"
+        if self.of == "buffer":
+            what, each = f"the stream's first {what}, as many as are held at a time,", ""
         return (
-            f"{self.pairs:,} pairs in {self.batches:,} batches and {self.updates:,} updates an epoch; "
+            f"{what} in {self.batches:,} batches and {self.updates:,} updates{each}; "
             f"{self.target_tokens_per_update:,.0f} target tokens an update; padding {self.padding:.1%}"
         )

@@ -30,7 +30,7 @@ class Pairs:
     """``train``, ``validation`` and ``test``, as far as they were asked for and exist. With ``data.streaming`` the
     training split is an ``IterableDataset``; all else is a ``Dataset``."""
     provenance: dict[str, Any]
-    """What was read, in plain values, for the model card."""
+    """What was read, in plain values, for the model card; ``cut`` says so where validation was cut from training."""
 
 
 def load_pairs(settings: DataSettings, seed: int, splits: Sequence[str] = SPLITS) -> Pairs:
@@ -71,6 +71,8 @@ def load_pairs(settings: DataSettings, seed: int, splits: Sequence[str] = SPLITS
 
     found = {split: found[split] for split in SPLITS if split in splits and split in found}
     counts = {split: len(data) if isinstance(data, Dataset) else "streamed" for split, data in found.items()}
+    if "validation" in found and "validation" not in present:
+        provenance = {**provenance, "cut": origins["validation"]}
     return Pairs(found, {**provenance, "splits": {split: origins[split] for split in found}, "pairs": counts})
 
 
@@ -238,17 +240,18 @@ def _cut(train: Data, settings: DataSettings, seed: int) -> tuple[Data, Dataset,
                 "the validation pairs would be cut: give data.validation_files or a dataset with a validation split."
             )
         validation, train = _collect(train.take(size)), train.skip(size)
-        validation, _ = _part(validation)
+        validation, broken = _part(validation)
         if next(iter(train), None) is None:
             raise ValueError(f"the training stream ends within data.validation_size, {size} pairs; make that smaller.")
-        return train, validation, f"the first {size} pairs of the training stream"
+        lacking = f", but for {len(broken)} that lack a side" if len(broken) else ""
+        return train, validation, f"the first {size} pairs of the training stream{lacking}"
     size = min(size, len(train) // 10)
     if not size:
         raise ValueError(f"{len(train)} training pairs are too few to cut validation from; give a validation split.")
     parts = train.train_test_split(test_size=size, seed=seed)
     rest, (validation, broken) = parts["train"], _part(parts["test"])
     rest = concatenate_datasets([rest, broken]) if len(broken) else rest  # which are counted in training
-    return rest, validation, f"{size} pairs drawn from the training split with seed {seed}"
+    return rest, validation, f"{len(validation)} pairs drawn from the training split with seed {seed}"
 
 
 def _part(pairs: Dataset) -> tuple[Dataset, Dataset]:

@@ -23,6 +23,7 @@ from seqloom.data.scan import load_scan
 from seqloom.data.tables import KINDS, kind_of, read_table
 from seqloom.settings.schema import DataSettings
 from seqloom.support.wording import listing
+from seqloom.support.xet import with_cure
 
 Data: TypeAlias = Dataset | IterableDataset
 PAIR = Features({"source": Value("string"), "target": Value("string")})
@@ -223,4 +224,4 @@ def describe_file(path: str, stream: bool) -> dict[str, Any]:
 
 def _reason(error: BaseException) -> str:
     error = error.__cause__ or error
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+    return f"{type(error).__name__}: {with_cure(error)}".rstrip(": .")

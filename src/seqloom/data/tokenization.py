@@ -28,6 +28,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 
 from seqloom.modeling.tokenization_seq2seq_pair import Seq2SeqPairTokenizer
 from seqloom.settings.schema import TokenizerSettings
+from seqloom.support.xet import with_cure
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # ids 0 to 3
 OPTIONS: dict[str, Any] = {
@@ -98,9 +99,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # OSError, ValueError, KeyError, and what the Rust library raises: a plain Exception
         kind = "a folder without" if Path(path).is_dir() else "neither a folder nor a Hub name with"
-        raise ValueError(
-            f"{str(path)!r} is {kind} a tokenizer that can be read: {' '.join(str(error).split())}"
-        ) from error
+        raise ValueError(f"{str(path)!r} is {kind} a tokenizer that can be read: {with_cure(error)}") from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer {str(path)!r} has no padding token: set its pad_token and save it again.")
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in tokenizer("a").input_ids:

@@ -184,7 +184,7 @@ class UpdateStream:
         every = [figures] if self.gather is None else self.gather(figures)
         if not any(pairs for pairs, *_ in every):
             raise ValueError("there is no pair in the training stream: look at the texts and data.max_source_length.")
-        return PlanSummary.over(every)
+        return PlanSummary.over(every, "buffer" if self.is_streaming else "epoch")
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint holds of a stream that is split by process."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from seqloom.support.xet import with_cure
+
 if TYPE_CHECKING:
     from transformers import GenerationMixin
 
@@ -60,7 +62,7 @@ def load_model(name: str, revision: str | None = None, trust_remote_code: bool =
     try:
         model = AutoModelForSeq2SeqLM.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise ValueError(f"no seq2seq model can be loaded from {name!r}: {error}") from None
+        raise ValueError(f"no seq2seq model can be loaded from {name!r}: {with_cure(error)}") from None
     return model.to(torch.accelerator.current_accelerator() or "cpu").eval()
 
 

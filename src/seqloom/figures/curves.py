@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 LOSS_LABEL = "loss (nats per target token{})"
+SPREAD = ("loss", "gradient_norm")
 SPEED_AND_MEMORY = ("tokens_per_second", "memory_mib")
 
 
@@ -76,12 +77,15 @@ def comparison(
         x: The column that is drawn to the right.
         x_label: What stands at that axis, with the unit.
         metric_labels: What stands at the axes of metrics, with units, by the names that the log has behind ``eval_``.
+
+    Raises:
+        ValueError: There is nothing to draw.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import StrMethodFormatter
 
-    columns = {name for log in logs.values() for line in log for name in line if x in line}
+    columns = {name for log in logs.values() for line in log for name in _own(line) if x in line}
     metrics = {name: name.removeprefix("eval_") for name in sorted(columns - {"eval_loss"}) if name.startswith("eval_")}
     large = any(line.get("memory_mib", 0) > 10_000 for log in logs.values() for line in log)
     panels = [
@@ -93,6 +97,8 @@ def comparison(
         (("memory_mib",), f"peak memory ({'GiB' if large else 'MiB'})", 2.0**-10 if large else 1.0),
     ]
     panels = [panel for panel in panels if columns.intersection(panel[0])]
+    if not panels:
+        raise ValueError(f"the logs of {', '.join(logs)} hold no number that is drawn over {x_label}.")
     rows = math.ceil(len(panels) / 2)
     figure = Figure(figsize=(12, 0.8 + 3.1 * rows), dpi=100, layout="constrained")
     parts = list(figure.subplots(rows, 2, squeeze=False).flat)
@@ -100,7 +106,7 @@ def comparison(
     for part, (names, label, factor) in zip(parts, panels, strict=False):
         for number, log in enumerate(logs.values()):
             _draw(part, log, names, x, factor, number)
-        if "{}" in label:
+        if names[0] in SPREAD:
             values = [value for log in logs.values() for name in names for value in series(log, name, x)[1]]
             _scale(part, values, label, always="gradient_norm" in names)
         else:
@@ -128,6 +134,12 @@ def comparison(
     return figure
 
 
+def _own(line: dict[str, Any]) -> set[str]:
+    """The columns that a line of the log is of: a validation's has memory too, which is not drawn twice."""
+    scores = {name for name in line if name.startswith("eval_")}
+    return scores or {*line}
+
+
 def _look(number: int, *, marked: bool) -> dict[str, Any]:
     """A run's colour, and its marker where there are single values; the second seven runs have another line."""
     again, index = divmod(number, len(COLOURS))
@@ -139,7 +151,7 @@ def _draw(part: Axes, log: list[dict[str, Any]], names: tuple[str, ...], x: str,
     """One run's lines in one part, the best validation with a star."""
     for name in names:
         is_validation = name.startswith("eval_")
-        lines = log if is_validation else [line for line in log if "loss" in line]  # a validation has memory too
+        lines = [line for line in log if name in _own(line)]
         places, values = series(lines, name, x)
         look = _look(number, marked=is_validation or len(places) == 1)
         if name == "eval_loss":

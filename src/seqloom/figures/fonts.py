@@ -87,22 +87,28 @@ def _register(file: str) -> str:
     return FT2Font(file).family_name
 
 
-def missing_font(characters: str) -> str:
-    """The sentence for characters that no font has."""
+def missing_font(characters: str, way_out: str = ", or name a font's file with --font") -> str:
+    """The sentence for characters that no font has.
+
+    Args:
+        characters: They.
+        way_out: What else helps than a font that is installed.
+    """
     shown = characters[:12] + ("…" if len(characters) > 12 else "")
     scripts = (unicodedata.name(c, "").replace("-", " ").split(" ")[0] for c in characters)
     names = sorted({SCRIPTS.get(script, "these characters") for script in scripts})
     return (
         f"no installed font has {' and '.join(names)} ({shown}), drawn as {MISSING}: install one, say Noto Sans CJK or "
-        "Nanum for Korean and Noto Sans for other scripts, or name a font's file with --font."
+        f"Nanum for Korean and Noto Sans for other scripts{way_out}."
     )
 
 
 def choose_fonts(
-    labels: Iterable[str], font: str | Path | None, files: Iterable[str] | None
+    labels: Iterable[str], font: str | Path | None, files: Iterable[str] | None, **words: str
 ) -> tuple[list[str], dict[int, str]]:
-    """Families, and a table for `str.translate` that writes `MISSING` for what they lack; warns if there is any."""
+    """Families, and a table for `str.translate` that writes `MISSING` for what they lack; warns if there is any, in the
+    `words` of `missing_font`."""
     families, missing = font_families("".join(labels), font=font, files=files)
     if missing:
-        warnings.warn(missing_font(missing), UserWarning, stacklevel=3)
+        warnings.warn(missing_font(missing, **words), UserWarning, stacklevel=3)
     return families, str.maketrans(dict.fromkeys(missing, MISSING))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from seqloom.figures.fonts import choose_fonts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,12 +16,65 @@ if TYPE_CHECKING:
 
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # told apart without colour vision (Okabe & Ito 2008)
 COLOURS = (BLUE, VERMILLION, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+UNSEEN = "\u2060"  # before a label, until it is drawn
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # and without colour
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Writes the figure; the same figure gives the same file."""
-    figure.savefig(path, format="png", facecolor="white", metadata={"Software": None})
+def save(figure: Figure, file: Path | IO[bytes], kind: Literal["png", "svg"] = "png") -> None:
+    """Writes the figure, its texts as they were typed; the same figure gives the same file.
+
+    Args:
+        figure: The figure.
+        file: Where to.
+        kind: The file's format.
+    """
+    as_typed(figure)
+    metadata = {"Software": None} if kind == "png" else {"Date": None}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # it has been said
+        figure.savefig(file, format=kind, facecolor="white", metadata=metadata)
+
+
+def as_label(name: str) -> str:
+    """A name as the label of a line: one that begins with an underscore would not be in the legend."""
+    return f"{UNSEEN}{name}" if name.startswith("_") else name
+
+
+def as_typed(figure: Figure) -> None:
+    """Makes every text of a figure be drawn letter for letter, whatever names of runs, files and metrics it holds.
+
+    Dollars are no formulas, but for the powers of ten that a logarithmic axis writes itself; letters that matplotlib's
+    own font lacks come from an installed one that has them, where a text has no font of its own.
+
+    Warns:
+        UserWarning: No installed font has a letter; it is drawn as □.
+    """
+    from matplotlib import rcParams
+    from matplotlib.axes import Axes
+    from matplotlib.text import Text
+    from matplotlib.ticker import LogFormatter, ScalarFormatter
+
+    formulas = {
+        id(label)
+        for axes in figure.findobj(Axes)
+        for axis in (axes.xaxis, axes.yaxis)
+        for ticks, formatter in (
+            (axis.get_major_ticks(), axis.get_major_formatter()), (axis.get_minor_ticks(), axis.get_minor_formatter())
+        )
+        if isinstance(formatter, LogFormatter | ScalarFormatter)
+        for tick in ticks
+        for label in (tick.label1, tick.label2)
+    }  # fmt: skip
+    texts = [text for text in figure.findobj(Text) if id(text) not in formulas]
+    for text in texts:
+        text.set_parse_math(False)
+        text.set_text(text.get_text().removeprefix(UNSEEN))
+    plain = [text for text in texts if text.get_fontfamily() == rcParams["font.family"]]
+    families, table = choose_fonts((text.get_text() for text in plain), None, None, way_out="")
+    if len(families) > 1 or table:
+        for text in plain:
+            text.set_fontfamily(families)
+            text.set_text(text.get_text().translate(table))
 
 
 def new_figure(columns: int = 1, rows: int = 1, *, height: float = 3.4) -> tuple[Figure, list[Axes]]:

@@ -31,7 +31,7 @@ from seqloom.scoring.significance import Statistics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
-from seqloom.support.wording import p_value, with_interval
+from seqloom.support.wording import listing, p_value, value_in_words, with_interval
 
 
 def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
@@ -95,6 +95,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     check_same_sentences(found)
     results = {
         "systems": {"a": name, "b": other},
+        "decoding": {letter: decoded_by(paths[system]) for letter, system in (("a", name), ("b", other))},
         "sentences": len(found[name].sources),
         "metrics": compare_predictions(found[name], found[other], settings.evaluation),
     }
@@ -257,10 +258,44 @@ def other_signatures(results: dict[str, Any], folders: dict[str, Path]) -> list[
     return notes
 
 
+def decoded_by(predictions: Path) -> dict[str, Any] | None:
+    """What predictions were decoded by, as the scores beside them tell; None where nothing does.
+
+    What greedy decoding does not look at is left out, so that it does not look like a difference.
+    """
+    if predictions.name != run_folder.PREDICTIONS:
+        return None
+    generation = read_scores(predictions.parent).get("generation")
+    if not isinstance(generation, dict):
+        return None
+    generation = {"num_beams": 1} | generation  # transformers' default
+    of_beams = {"length_penalty", "early_stopping"} if generation["num_beams"] == 1 else set()
+    return {name: value for name, value in generation.items() if name not in of_beams}
+
+
+def decoding_in_words(decoding: dict[str, Any] | None) -> str:
+    """``num_beams 5, length_penalty 1.0``."""
+    if decoding is None:
+        return "settings that nothing beside the predictions tells"
+    return ", ".join(f"{name} {value_in_words(value)}" for name, value in decoding.items())
+
+
+def decoding_note(a: dict[str, Any] | None, b: dict[str, Any] | None) -> str:
+    """Whether both sides were decoded alike, in a sentence; nothing where they were."""
+    if a is None or b is None:
+        return "Whether both were decoded alike is not known: a difference may be the decoding's."
+    others = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    if not others:
+        return ""
+    return f"The two were decoded differently ({listing(others)}): a difference may be the decoding's, not the models'."
+
+
 def comparison_text(results: dict[str, Any]) -> str:
     """What `compare_models` found: a table, what it says of each metric, and how it was tested."""
-    names = results["systems"]
-    lines = [f"A: {names['a']}", f"B: {names['b']}", f"{results['sentences']:,} sentences", ""]
+    names, decoding = results["systems"], results["decoding"]
+    lines = [f"A: {names['a']}", f"B: {names['b']}", f"{results['sentences']:,} sentences"]
+    lines += [f"{side.upper()} was decoded with {decoding_in_words(decoding[side])}" for side in ("a", "b")]
+    lines += [*filter(None, [decoding_note(**decoding)]), ""]
     rows = [("metric", "A", "B", "A - B", "p bootstrap", "p randomisation", "p exact")]
     verdicts, signatures = [], []
     for name, result in results["metrics"].items():

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
+from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
 from seqloom.data.tokenization import check_matches, load_tokenizer
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, load_model
@@ -81,9 +82,35 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
         split=split_of(settings),
         folder=scores_folder(name, settings),
         batch_tokens=settings.generation.decode_batch_tokens,
-        about={"model": name, "revision": settings.revision, "data": provenance},
+        about={"model": name, "revision": settings.revision, "data": provenance}
+        | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
         **generate_kwargs,
     )
+
+
+def known_overlap(folder: Path, split: str, provenance: dict[str, Any]) -> int | None:
+    """How many of the scored pairs are in the model's training data, if its run has counted these very pairs.
+
+    Args:
+        folder: The model's.
+        split: What is scored.
+        provenance: Where its pairs are from.
+    """
+    if not run_folder.is_finished(folder):
+        return None
+    data = run_folder.read_record(folder)["data"]
+    met = (data.get("overlap") or {}).get(split)
+    same = all(data[key].get(split) == provenance[key].get(split) for key in ("splits", "pairs"))
+    is_file = isinstance(provenance["splits"].get(split), list)  # with a digest; a split is of a set of some revision
+    sets = ("dataset", "config_name", "revision", "split", "files")
+    return met if same and (is_file or all(data.get(key) == provenance.get(key) for key in sets)) else None
+
+
+def overlap_sentence(scores: dict[str, Any]) -> str:
+    """What is known of scored pairs that are training pairs too; nothing where nothing is."""
+    if "overlap" not in scores:
+        return ""
+    return overlap_in_words({scores["split"]: scores["overlap"]}, {scores["split"]: scores["sentences"]})
 
 
 def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:

@@ -20,6 +20,9 @@ from seqloom.support.wording import unknown
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
+    Where these give other training pairs, ``hub.language``, which the file says of its own, is left out unless it is
+    given along.
+
     Args:
         path: The YAML file.
         overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
@@ -38,11 +41,26 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
-    for key, words in _parse_overrides(overrides):
-        _set(raw, _resolve(key, raw, Settings), words, Settings)
+    given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
+    before = _pairs_of(raw)
+    for key, words in given:
+        _set(raw, key, words, Settings)
+    is_given = any(key == ("hub", "language") for key, _ in given)
+    if _pairs_of(raw) != before and not is_given and isinstance(hub := raw.get("hub"), dict):
+        hub.pop("language", None)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
+
+
+PAIRS = ("dataset", "config_name", "train_files", "source", "target", "mix")
+"""What decides which languages the pairs are of."""
+
+
+def _pairs_of(raw: dict[str, Any]) -> list[Any]:
+    """Where the pairs are that settings in the making learn from."""
+    data = raw.get("data")
+    return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
 
 def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> tuple[ScoringSettings, dict[str, Any]]:

@@ -283,7 +283,8 @@ class HubSettings:
     license: str | None = None
     """Licence of the model, as the Hub spells it: ``apache-2.0``, ``cc-by-4.0``, …"""
     language: list[str] = field(default_factory=list)
-    """Languages as ISO 639 codes, the source's first: ``[en, de]``. YAML takes ``no`` for false: write ``nb``."""
+    """Languages as ISO 639 codes, the source's first: ``[en, de]``. YAML takes ``no`` for false: write ``nb``. Whoever
+    gives other training pairs on the command line than the YAML has gives their languages too, or there are none."""
     pipeline_tag: Literal["translation", "summarization", "text-generation", "question-answering"] | None = None
     """The Hub's name of the task; null: ``translation`` where two languages are given, else ``text-generation``."""
     tags: list[str] = field(default_factory=list)

@@ -15,16 +15,18 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from seqloom import run_folder
 from seqloom.figures.curves import training_curve
-from seqloom.figures.style import save_png
+from seqloom.figures.style import save
 from seqloom.modeling import Seq2SeqConfig
 from seqloom.scoring import metrics
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import HubSettings, Settings
 from seqloom.settings.typed import build
+from seqloom.sharing.history import base_model, begun, course, curve, hyper_parameters, metric_name, origin_of
 from seqloom.sharing.privacy import last_part, shareable_log, shareable_record, shareable_settings, without_places
+from seqloom.sharing.sources import data_name_of, data_section, is_on_hub, split_name
 from seqloom.support import disk
-from seqloom.support.wording import as_code, fenced, in_markdown, plural, table
+from seqloom.support.wording import as_code, fenced, in_markdown, table
 
 SNIPPET = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -39,10 +41,6 @@ TASKS = {
     "translation": "Translation", "summarization": "Summarization", "text-generation": "Text generation",
     "question-answering": "Question answering",
 }  # fmt: skip
-KINDS = {
-    "byte_bpe": "byte-level BPE", "bpe": "BPE", "unigram": "Unigram", "word": "whitespace words", "char": "characters",
-}  # fmt: skip
-PRECISIONS = {"no": "float32", "bf16": "bfloat16, mixed", "fp16": "float16, mixed"}
 
 
 def write_card(folder: Path) -> None:
@@ -57,11 +55,11 @@ def write_card(folder: Path) -> None:
         log,
         metric,
         higher_is_better=not metric or metrics.higher_is_better(metric, settings.training.greater_is_better),
-        metric_label=metric and f"{_metric_name(metric)} (%)" if metric in metrics.METRICS else "",
+        metric_label=metric and f"{metric_name(metric)} (%)" if metric in metrics.METRICS else "",
         label_smoothing=settings.training.label_smoothing_factor,
         best_step=record["progress"]["best_step"],
     )
-    disk.write_aside(folder / run_folder.CURVE, functools.partial(save_png, figure), disk.RESUME)
+    disk.write_aside(folder / run_folder.CURVE, functools.partial(save, figure), disk.RESUME)
     card = folder / run_folder.CARD
     if not card.is_file() or is_as_made(card.read_text(encoding="utf-8")):
         disk.write_aside(card, disk.text(make_card(folder)), disk.RESUME)
@@ -85,16 +83,18 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
     name = name or folder.resolve().name
     evaluation = record["evaluation"] if with_scores else None
     results = _eval_results(settings, record) if evaluation else []
+    start = origin_of(settings, record)
     hub, coverage = settings.hub, settings.generation.coverage_penalty
-    data_name = _data_name(settings, record)
+    data_name = data_name_of(settings, record)
     card_data = ModelCardData(
         language=list(dict.fromkeys(hub.language)) or None,
         license=hub.license or "unknown",
         library_name="transformers",
         pipeline_tag=_pipeline_tag(hub),
-        tags=list(dict.fromkeys(["seqloom", "seq2seq", config.model_type, "trained-from-scratch", "custom_code",
-                                 *hub.tags])),
-        datasets=[settings.data.dataset] if settings.data.dataset and _is_on_hub(record) else None,
+        tags=list(dict.fromkeys(["seqloom", "seq2seq", config.model_type,
+                                 *([] if start else ["trained-from-scratch"]), "custom_code", *hub.tags])),
+        base_model=base_model(start),
+        datasets=[settings.data.dataset] if settings.data.dataset and is_on_hub(record) else None,
         metrics=[result.metric_type for result in results] or None,
         model_name=name,
         eval_results=results or None,
@@ -106,7 +106,7 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         card_data,
         template_str=files("seqloom.model_cards").joinpath("template.md").read_text(encoding="utf-8"),
         title=in_markdown(name),
-        summary=f"{config.describe()}. {record['model']['parameters']:,} parameters, trained from scratch with "
+        summary=f"{config.describe()}. {record['model']['parameters']:,} parameters, {begun(start)} with "
         f"seqloom on {data_name}{_languages(hub.language)}.",
         snippet=SNIPPET.format(**words),
         decoding="in its generation config"
@@ -115,13 +115,13 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         f"for that, `seqloom.translate(model, tokenizer, texts, coverage_penalty={coverage:g})`",
         pipeline_snippet=PIPELINE_SNIPPET.format(**words),
         licence=_licence(hub.license),
-        scores="\n\n".join(filter(None, (_scores(settings, record), check))) if with_scores else _unverified(record),
-        data=_data(settings, record, data_name),
-        hyper_parameters=_hyper_parameters(settings, record, config),
-        course=_course(settings, record, with_scores),
-        curve=_curve(folder, settings, record, log)
+        scores="\n\n".join(filter(None, (_scores(settings, record), check)))
         if with_scores
-        else "The curve awaits verification with the scores.",
+        else _unverified(settings, record),
+        data=data_section(settings, record, data_name),
+        hyper_parameters=hyper_parameters(settings, record, config),
+        course=course(settings, record, with_scores),
+        curve=curve(folder, settings, record, log) if with_scores else "The curve awaits verification with the scores.",
         settings=fenced(
             yaml.safe_dump(_settings(settings, record), sort_keys=False, allow_unicode=True).strip(), "yaml"
         ),
@@ -166,42 +166,6 @@ def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]],
     return build(Settings, values, where=""), shareable_record(record), log, config
 
 
-def _is_on_hub(record: dict[str, Any]) -> bool:
-    """Whether the data are a Hub data set. The record tells, on every machine: such data have a configuration."""
-    return "config_name" in record["data"]
-
-
-def _metric_name(name: str) -> str:
-    return in_markdown(without_places(metrics.label(name)))
-
-
-def _data_name(settings: Settings, record: dict[str, Any]) -> str:
-    """The training data in a word or two."""
-    data = settings.data
-    if data.dataset == "scan":
-        split = record["data"]["split"]
-        return f"SCAN, split {split}" + (" (seqloom's own draw, of the published sizes)" if split == "simple" else "")
-    if data.dataset:
-        return data.dataset if _is_on_hub(record) else in_markdown(last_part(data.dataset))
-    return ", ".join(in_markdown(last_part(path)) for path in data.train_files or ())
-
-
-def _source_name(entry: dict[str, Any]) -> str:
-    """One of the sets that training pairs are drawn from, in a word or two."""
-    if isinstance(entry["train"], list):
-        return ", ".join(in_markdown(file["name"]) for file in entry["train"])
-    revision = f", revision {as_code(entry['revision'])}" if entry.get("revision") else ""
-    return f"{in_markdown(without_places(entry['dataset']))}: {as_code(entry['train'])}{revision}"
-
-
-def _split_name(settings: Settings, record: dict[str, Any], split: str, data_name: str) -> str:
-    """Where a split's pairs come from, in a word or two."""
-    origin = record["data"]["splits"][split]
-    if isinstance(origin, list):
-        return ", ".join(in_markdown(file["name"]) for file in origin)
-    return data_name if settings.data.dataset else f"{data_name}: {origin}"
-
-
 def _pipeline_tag(hub: HubSettings) -> str:
     return hub.pipeline_tag or ("translation" if len(set(hub.language)) > 1 else "text-generation")
 
@@ -209,18 +173,13 @@ def _pipeline_tag(hub: HubSettings) -> str:
 def _settings(settings: Settings, record: dict[str, Any]) -> dict[str, Any]:
     """The settings as plain values, with no word of where things lay."""
     values = shareable_settings(settings)
-    if values["data"]["dataset"] and not _is_on_hub(record):
+    if values["data"]["dataset"] and not is_on_hub(record):
         values["data"]["dataset"] = last_part(values["data"]["dataset"])
     return values
 
 
 def _languages(languages: list[str]) -> str:
     return f" ({(' → ' if len(languages) == 2 else ', ').join(languages)})" if len(languages) > 1 else ""
-
-
-def _number(value: Any) -> str:
-    """Thousands with commas; what is no number (a streamed split's count) as it is."""
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _licence(licence: str | None) -> str:
@@ -233,7 +192,7 @@ def _licence(licence: str | None) -> str:
 def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult]:
     data, evaluation, tag = record["data"], record["evaluation"], _pipeline_tag(settings.hub)
     split = evaluation["split"]
-    on_hub, origin = _is_on_hub(record), data["splits"][split]
+    on_hub, origin = is_on_hub(record), data["splits"][split]
     from_files = isinstance(origin, list)
     dataset = settings.data.dataset or "local"
     kind = dataset if on_hub or dataset == "scan" else "local"
@@ -244,12 +203,12 @@ def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult
             task_name=TASKS[tag],
             # SCAN's simple split is our own draw, not the one that the Hub has under this name.
             dataset_type="local" if from_files or is_own_draw else kind,
-            dataset_name=_split_name(settings, record, split, _data_name(settings, record)),
+            dataset_name=split_name(settings, record, split, data_name_of(settings, record)),
             dataset_config=data["config_name"] if on_hub and not from_files else None,
             dataset_split=origin if origin == getattr(settings.data, f"{split}_split") else split,
             dataset_revision=data["revision"] if on_hub and not from_files else None,
             metric_type=without_places(name),
-            metric_name=_metric_name(name),
+            metric_name=metric_name(name),
             metric_value=round(result["score"], 2),
             metric_config=_signature(name, result),
         )
@@ -261,16 +220,22 @@ def _signature(name: str, result: dict[str, Any]) -> str:
     return result["signature"].replace(name, without_places(name))
 
 
-def _unverified(record: dict[str, Any]) -> str:
+def _unscored(settings: Settings) -> str:
+    split = settings.evaluation.split
+    reason = f"There was no {split} split" if split else "The run was told to score no split (`evaluation.split: null`)"
+    return f"None were measured. {reason}: how good the model is on held-out pairs is not known."
+
+
+def _unverified(settings: Settings, record: dict[str, Any]) -> str:
     if record["evaluation"] is None:
-        return "None were measured."
+        return _unscored(settings)
     return "The scores of this model await verification; they are left out until then."
 
 
 def _scores(settings: Settings, record: dict[str, Any]) -> str:
     evaluation = record["evaluation"]
     if evaluation is None:
-        return "None were measured."
+        return _unscored(settings)
     has_intervals = any(result.get("interval") for result in evaluation["metrics"].values())
     rows = []
     for name, result in evaluation["metrics"].items():
@@ -278,140 +243,25 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
         direction = "↑" if metrics.higher_is_better(name, told) else "↓"
         bounds = result.get("interval")
         interval = [f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "none"] if has_intervals else []
-        rows.append([f"{_metric_name(name)} {direction}", f"{result['score']:.2f}", *interval,
+        rows.append([f"{metric_name(name)} {direction}", f"{result['score']:.2f}", *interval,
                      as_code(_signature(name, result))])  # fmt: skip
     headers = ["metric", "score:", *(["95 % interval:"] if has_intervals else []), "signature"]
     decoding = ", ".join(f"{name} {value}" for name, value in evaluation["generation"].items())
     split = evaluation["split"]
-    where = _split_name(settings, record, split, _data_name(settings, record))
+    where = split_name(settings, record, split, data_name_of(settings, record))
     note = (
         f"On the {evaluation['sentences']:,} pairs of the {split} split of {where}; {decoding}; decoded in "
         f"{evaluation['seconds']:,.1f} s ({evaluation['sentences_per_second']:,.1f} sentences/s) on "
         f"{evaluation['environment']['hardware']}. ↑: more is better; ↓: less is."
     )
+    if met := (record["data"].get("overlap") or {}).get(split):
+        note += f" {met:,} of these pairs {'is' if met == 1 else 'are'} in the training data too, word for word."
     if has_intervals:
         note += (
             f" Intervals are the percentiles 2.5 and 97.5 of {evaluation['bootstrap_samples']:,} bootstrap resamples "
             "of these pairs (Koehn 2004): they tell how far the choice of the test sentences matters, not the seed of "
             "the training."
         )
-    return f"{table(headers, rows)}\n\n{note}"
-
-
-def _data(settings: Settings, record: dict[str, Any], data_name: str) -> str:
-    data = record["data"]
-    parts = [f"{data_name}. Of the training pairs: {data['train']}."]
-    if _is_on_hub(record):
-        parts.append(f"From the Hub: configuration {data['config_name']}, revision `{data['revision']}`.")
-    rows = []
-    for split, origin in data["splits"].items():
-        described = "files below" if isinstance(origin, list) else as_code(str(origin))
-        rows.append([split, _number(data["pairs"][split]), described])
-    listed = [(split, origin) for split, origin in data["splits"].items() if isinstance(origin, list)]
-    listed += [("all", data["files"])] if "files" in data else []
-    names = [
-        [
-            split,
-            in_markdown(file["name"]),
-            f"{file['bytes']:,}",
-            f"`{file['sha256']}`" if "sha256" in file else "not computed",
-        ]
-        for split, origin in listed
-        for file in origin
-    ]
-    parts = [" ".join(parts), table(["split", "pairs:", "from"], rows)]
-    if mixed := data.get("mix"):
-        sets = [
-            [_source_name(entry), f"{entry['weight']:g}", _number(entry["pairs"]), _number(entry["drawn"])]
-            for entry in mixed
-        ]
-        parts.append(f"The training pairs are drawn from {len(sets)} sets, in proportion to their weights:")
-        parts.append(table(["set", "weight:", "its pairs:", "drawn of them:"], sets))
-    return "\n\n".join([*parts, *([table(["split", "file", "bytes:", "sha256"], names)] if names else [])])
-
-
-def _tokenizer(settings: Settings, config: Seq2SeqConfig) -> str:
-    tokenizer = settings.tokenizer
-    source, target = config.vocab_size, config.decoder_vocab_size
-    sizes = f"{source:,} entries for both sides"
-    if not config.share_encoder_decoder_embeddings:
-        sizes = f"{source:,} entries for the source and {target:,} for the target"
-    if tokenizer.path:
-        return f"{in_markdown(without_places(tokenizer.path))}, {sizes}"
-    kinds = [KINDS[tokenizer.kind]]
-    if not tokenizer.shared and tokenizer.target_kind not in (None, tokenizer.kind):
-        kinds.append(KINDS[tokenizer.target_kind])
-    normal = "" if tokenizer.normalization == "none" else f", Unicode {tokenizer.normalization.upper()}"
-    return f"{' and '.join(kinds)}, {sizes}{normal}{', lower case' * tokenizer.lowercase}; trained on the training data"
-
-
-def _hyper_parameters(settings: Settings, record: dict[str, Any], config: Seq2SeqConfig) -> str:
-    training, plan = settings.training, record["data"]["plan"]
-    if training.batch_size is not None:
-        batch = f"{plural(training.batch_size, 'pair')}"
-    elif training.batch_tokens is not None:
-        batch = f"{plural(training.batch_tokens, 'token')}, padding included"
-    decay = f"; weight decay {training.weight_decay:g}" if training.weight_decay else ""
-    name = {"adamw": "AdamW", "adam": "Adam"}[training.optim]
-    rows = {
-        "tokenizer": _tokenizer(settings, config),
-        "optimizer": f"{name}, β {training.adam_beta1:g} and {training.adam_beta2:g}, ε {training.adam_epsilon:g}"
-        + decay,
-        "learning rate": f"{training.learning_rate:g} at its peak, {training.lr_scheduler_type} after "
-        f"{plural(training.warmup_steps, 'update')} of warm-up",
-        "gradient": "not clipped" if training.max_grad_norm is None else f"clipped at norm {training.max_grad_norm:g}",
-        "batch": f"{batch}; {plural(training.batches_per_update, 'batch').replace('batchs', 'batches')} an update; "
-        f"{plan['target_tokens_per_update']:,.0f} target tokens an update, {plan['padding']:.1%} padding",
-        "dropout": f"{config.dropout:g}",
-        "label smoothing": f"{training.label_smoothing_factor:g}",
-        "precision": PRECISIONS.get(record["precision"], record["precision"]),
-        "seed": str(training.seed),
-    }
-    return table(["", ""], [[key, value] for key, value in rows.items()])
-
-
-def _course(settings: Settings, record: dict[str, Any], with_scores: bool) -> str:
-    progress, environment = record["progress"], record["environment"]
-    best = metrics.Goal.of(settings.training).name
-    names = ("python", "torch", "transformers", "accelerate", "datasets", "tokenizers", "sacrebleu", "seqloom")
-    rows = {
-        "length": f"{plural(progress['step'], 'update')}, {plural(progress['epoch'], 'whole epoch')}, "
-        f"{progress['target_tokens']:,} target tokens",
-        "time": f"{progress['seconds']:,.0f} s, validations included",
-        "weights": record["model"]["weights"],
-        "best validation": f"{_metric_name(best)} {progress['best_score']:.4f}, after update {progress['best_step']:,}",
-        "hardware": f"{environment['hardware']}; {environment['processes']} "
-        f"{'process' if environment['processes'] == 1 else 'processes'}",
-        "software": ", ".join(f"{name} {environment[name]}" for name in names),
-    }
-    if not with_scores:
-        del rows["best validation"]
-    return table(["", ""], [[key, value] for key, value in rows.items()])
-
-
-def _curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[dict[str, Any]]) -> str:
-    """The picture where there is one, else a table of ten validations; and what its numbers are."""
-    metric, smoothing = settings.training.eval_metric, settings.training.label_smoothing_factor
-    notes = ["Losses are nats per target token."]
-    if smoothing:
-        notes.append(f"The training loss is taken with label smoothing {smoothing:g}, the validation loss without.")
-    if metric:
-        decoded = min(settings.training.eval_samples or 10**9, record["data"]["pairs"]["validation"])
-        notes.append(f"{_metric_name(metric)} is of greedy outputs for {plural(decoded, 'validation pair')}.")
-    note = " ".join(notes)
-    if (folder / run_folder.CURVE).is_file():
-        also = f", and {_metric_name(metric)} of the validations" if metric else ""
-        return f"![Training and validation loss against updates{also}]({run_folder.CURVE})\n\n{note}"
-    validations = [line for line in log if "eval_loss" in line]
-    stride = -(-len(validations) // 10)  # ten rows or fewer, the last validation among them
-    best = record["progress"]["best_step"]
-    rows = []
-    for line in validations[::-stride][::-1]:
-        losses = [entry["loss"] for entry in log if "loss" in entry and entry["step"] <= line["step"]]
-        values = [f"{losses[-1]:.3g}" if losses else "", f"{line['eval_loss']:.3g}"]
-        values += [f"{line[f'eval_{metric}']:.2f}"] if metric else []
-        rows.append([f"{line['step']:,}{' (best)' if line['step'] == best else ''}", *values])
-    headers = ["update:", "training loss:", "validation loss:", *([f"{_metric_name(metric)}:"] if metric else [])]
     return f"{table(headers, rows)}\n\n{note}"
 
 
@@ -426,8 +276,10 @@ def _limits(settings: Settings, record: dict[str, Any], evaluation: dict[str, An
     elif record["evaluation"] is None:
         lines.append("Nothing was measured on held-out pairs but the validations that chose the weights.")
     number = "a stream of pairs" if settings.data.streaming else f"{record['data']['plan']['pairs']:,} pairs"
+    start = origin_of(settings, record)
+    beyond = "nothing else" if start is None else "nothing beyond these but what it was begun with"
     lines.append(
-        f"It learnt from {number} of {data_name} and knows nothing else: expect other domains and other spellings to "
+        f"It learnt from {number} of {data_name} and knows {beyond}: expect other domains and other spellings to "
         "fare worse."
     )
     sides = [("source", data.max_source_length), ("target", data.max_target_length)]

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError, OfflineMo
 
 from seqloom.settings.schema import HubSettings
 from seqloom.sharing.files import WEIGHTS
+from seqloom.support.xet import is_of_xet, with_cure
 
 
 def check_header(card: ModelCard) -> None:
@@ -73,6 +74,8 @@ def explained(what: str, then: str = "") -> Iterator[None]:
 
 def why(error: BaseException) -> str | None:
     """The reason in plain words; None for a RuntimeError that has nothing to do with the Hub."""
+    if is_of_xet(error):
+        return with_cure(error)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so nothing is asked of the Hub: unset it"
     if isinstance(error, LocalTokenNotFoundError):

@@ -47,7 +47,8 @@ def shareable_record(record: dict[str, Any]) -> dict[str, Any]:
     """A run's record without a path of this machine, be it a metric's name."""
     known = record.get("places", ())
     shared = {name: value for name, value in record.items() if name != "places"}
-    shared["data"] = without_places(record["data"], known)
+    for name in {"data", "start", "resumed"} & set(shared):
+        shared[name] = without_places(record[name], known)
     if record["evaluation"] is not None:
         shared["evaluation"] = {name: value for name, value in record["evaluation"].items() if name != "folder"}
         shared["evaluation"]["metrics"] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -62,6 +63,11 @@ def p_value(p: float | None) -> str:
 def listing(values: Iterable[Any]) -> str:
     """``a, b, c``: names to choose from; ``none``."""
     return ", ".join(str(value) for value in values) or "none"
+
+
+def value_in_words(value: Any) -> str:
+    """A setting's value as YAML writes it: ``null``, ``0.001``, ``[a, b]``."""
+    return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -254,9 +254,10 @@ def _rank(file: Path) -> tuple[float, float, int]:
     return float(score), -float(loss), -int(file.stem.removeprefix("step-"))
 
 
-def has_kept_weights(folder: Path) -> bool:
-    """Whether there is anything to take a mean of."""
-    return any(run_folder.weights(folder).glob("step-*.safetensors"))
+def kept_steps(folder: Path) -> list[int]:
+    """Updates of the weights that are kept to take a mean of."""
+    files = sorted(run_folder.weights(folder).glob("step-*.safetensors"))
+    return [int(file.stem.removeprefix("step-")) for file in files]
 
 
 @torch.no_grad()
@@ -272,4 +273,4 @@ def load_average(model: PreTrainedModel, folder: Path) -> list[int]:
             sums[name] += tensor
     for name, parameter in parameters.items():
         parameter.copy_(sums[name] / len(files))
-    return [int(file.stem.removeprefix("step-")) for file in files]
+    return kept_steps(folder)

@@ -19,9 +19,13 @@ from seqloom.support import disk
 from seqloom.support.console import say
 from seqloom.support.machine import environment
 from seqloom.training import checkpoints
+from seqloom.training.initialisation import frozen_parameters
 from seqloom.training.material import Material
 from seqloom.training.state import Run
 from seqloom.training.validation import validate
+
+OF_CHECKPOINTS = {"log", "settings", "start", "resumed"}
+"""Of the progress, what the record has elsewhere or needs no more."""
 
 
 def finish(run: Run, material: Material) -> dict[str, Any]:
@@ -34,15 +38,23 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
     settings, accelerator, progress = run.settings, run.accelerator, run.progress
     accelerator.wait_for_everyone()
     model, chosen = choose_weights(run)
+    history = dataclasses.asdict(progress)
     split, splits = settings.evaluation.split, material.pairs.splits
     record: dict[str, Any] = {
-        "model": {"parameters": model.num_parameters(), "weights": chosen},
+        "model": {
+            "parameters": model.num_parameters(),
+            "frozen": frozen_parameters(accelerator.unwrap_model(run.model)),
+            "weights": chosen,
+        },
+        "start": progress.start,
+        "resumed": progress.resumed,
         "data": material.record(settings),
-        "progress": {name: value for name, value in dataclasses.asdict(progress).items() if name != "log"},
+        "progress": {name: value for name, value in history.items() if name not in OF_CHECKPOINTS}
+        | {"max_steps": run.max_steps},
         "environment": environment(accelerator.num_processes),
         "precision": accelerator.mixed_precision,
         "evaluation": None,
-        "places": places_in(settings.to_dict()),
+        "places": places_in([settings.to_dict(), progress.start, progress.resumed]),
         "example": splits.get(split or "", splits["validation"])[0]["source"],
     }
     penalty = settings.generation.coverage_penalty
@@ -60,6 +72,8 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
         write_card(run.folder)
         if record["evaluation"] is not None:
             say(accelerator, table(record["evaluation"]["metrics"]))
+        elif split is not None:
+            say(accelerator, f"not scored: the data have no {split} split.")
         say(accelerator, f"the model is in {run.folder}")
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -80,7 +94,10 @@ def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
     chosen = f"the best validation's, after update {progress.best_step:,}"
     if run.average is not None:
         chosen += f" (their moving average with decay {settings.training.ema_decay})"
-    if settings.training.average_checkpoints > 1 and checkpoints.has_kept_weights(run.folder):
+    kept = checkpoints.kept_steps(run.folder) if settings.training.average_checkpoints > 1 else []
+    if len(kept) == 1:
+        say(accelerator, "average_checkpoints: there was one validation alone, so there is nothing to take a mean of.")
+    if len(kept) > 1:
         average = AutoModelForSeq2SeqLM.from_pretrained(best, trust_remote_code=False).to(accelerator.device)
         steps = checkpoints.load_average(average, run.folder)
         goal = metrics.Goal.of(settings.training)

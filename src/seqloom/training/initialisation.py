@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from seqloom.data.sources import describe_file
 from seqloom.data.tokenization import load_tokenizer, target_tokenizer
 from seqloom.decoding.loading import Seq2SeqLM
+from seqloom.run_folder import CONFIG
 from seqloom.settings.schema import TrainingSettings
+from seqloom.sharing.files import WEIGHTS
 from seqloom.sharing.privacy import last_part
+from seqloom.support.xet import with_cure
 
 LISTED = 6
 """Names that a message gives in full."""
@@ -48,6 +56,43 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     return frozen
 
 
+def frozen_parameters(model: nn.Module) -> int:
+    """How many parameters, counted one by one, stay as they are."""
+    return sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What `initialise` took over, and from where."""
+
+    name: str
+    """Folder or Hub name."""
+    revision: str | None
+    """The commit that was loaded from the Hub; None for a folder."""
+    files: list[dict[str, Any]]
+    """A folder's weights, as `describe_file` tells of them."""
+    parameters: int
+    """Those taken over, counted one by one."""
+    new: int
+    """Those that began anew."""
+    frozen_new: list[str]
+    """Where parameters are that began anew and stay as they are."""
+    line: str
+    """What was taken over and what was not."""
+
+    def record(self) -> dict[str, Any]:
+        """For the run's record."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "line"}
+
+    def __str__(self) -> str:
+        if not self.frozen_new:
+            return self.line
+        return (
+            f"{self.line}\nwarning: training.freeze keeps what was not taken over as it was drawn at random, unlearnt: "
+            f"{_some(self.frozen_new)}; leave these out of training.freeze, unless that is what you want."
+        )
+
+
 def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2SeqLM:
     """A model of random weights as a training begins with: its attention, what is frozen, what is computed twice.
 
@@ -64,7 +109,7 @@ def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2Seq
 
 
 @torch.no_grad()
-def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, patterns: Sequence[str]) -> str:
+def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, patterns: Sequence[str]) -> Taken:
     """Takes over another model's weights, wherever they fit.
 
     Args:
@@ -74,7 +119,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
         patterns: Shell patterns over the names of ``model``'s parameters: which of them are taken over.
 
     Returns:
-        What was taken and what was not, in a line.
+        What was taken and what was not; as a text, a line, and a warning if what was not is frozen.
 
     Raises:
         ValueError: There is no such model; a pattern matches nothing; nothing fits.
@@ -85,6 +130,8 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     taken: list[str] = []
     rows: list[str] = []
     missing: list[str] = []
+    new = {key: parameter.numel() for key, parameter in model.named_parameters()}  # by parameter, as yet
+    total = sum(new.values())
     tables = _tables(model, wanted)
     if tables:
         theirs = load_tokenizer(name)
@@ -105,6 +152,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
         for table, parameter in model.named_parameters():
             if id(parameter) in filled:
                 count = len(filled[id(parameter)])
+                new[table] -= count * parameter[0].numel()
                 (rows if count else missing).append(f"{table} ({count:,} of {len(parameter):,} rows)")
     by_token = {id(model.get_parameter(table)) for table, *_ in tables}
     for key in wanted:
@@ -114,6 +162,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
         if key in given and given[key].shape == parameter.shape:
             parameter.copy_(given[key].to(parameter))
             taken.append(key)
+            new[key] = 0
         else:
             reason = f" (there {'×'.join(map(str, given[key].shape))})" if key in given else ""
             missing.append(key + reason)
@@ -128,9 +177,19 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     parts += [f"by token {_some(rows)}"] if rows else []
     left = [f"not there or of another shape: {_some(missing)}"] if missing else []
     left += [f"not asked for: {_some(fresh)}"] if fresh else []
-    return (
+    line = (
         f"taken over from {last_part(name)}: {', '.join(parts)}. Freshly initialised: {'; '.join(left) or 'nothing'}."
     )
+    frozen_new = [
+        key + (f" ({new[key] // parameter[0].numel():,} rows)" if new[key] < parameter.numel() else "")
+        for key, parameter in model.named_parameters()
+        if new[key] and not parameter.requires_grad
+    ]
+    begun = sum(new.values())
+    folder = Path(name)
+    weights = [path for path in sorted(folder.glob("*")) if path.name.endswith((*WEIGHTS, ".bin"))]
+    files = [describe_file(str(path), stream=False) for path in weights]
+    return Taken(name, None if folder.is_dir() else _commit(name), files, total - begun, begun, frozen_new, line)
 
 
 def _load(name: str) -> PreTrainedModel:
@@ -138,9 +197,14 @@ def _load(name: str) -> PreTrainedModel:
         return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
-            f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: "
-            f"{' '.join(str(error).split())}"
+            f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: {with_cure(error)}"
         ) from error
+
+
+def _commit(name: str) -> str | None:
+    """The commit of a model of the Hub that was just loaded, as the cache has it: transformers does not tell."""
+    config = try_to_load_from_cache(name, CONFIG)
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def _tables(model: PreTrainedModel, wanted: Iterable[str]) -> list[tuple[str, str, bool]]:

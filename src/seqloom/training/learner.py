@@ -18,7 +18,7 @@ from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
 from seqloom.support.console import say
 from seqloom.training.devices import prepare
-from seqloom.training.initialisation import fresh_model, initialise
+from seqloom.training.initialisation import fresh_model, frozen_parameters, initialise
 from seqloom.training.material import Material
 from seqloom.training.state import Progress, Run
 
@@ -31,11 +31,14 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     """
     training, tokenizer = settings.training, material.tokenizer
     model = make_model(settings, tokenizer, material.train_stream)
-    trained = f", {model.num_parameters(only_trainable=True):,} of them to train" if training.freeze else ""
-    say(accelerator, f"model: {type(model).__name__} with {model.num_parameters():,} parameters{trained}")
+    total, progress = model.num_parameters(), Progress()
+    trained = f", {total - frozen_parameters(model):,} of them to train" if training.freeze else ""
+    say(accelerator, f"model: {type(model).__name__} with {total:,} parameters{trained}")
     if training.init_from is not None and material.checkpoint is None:
         with accelerator.main_process_first():
-            say(accelerator, initialise(model, tokenizer, training.init_from, training.init_parameters))
+            taken = initialise(model, tokenizer, training.init_from, training.init_parameters)
+        say(accelerator, str(taken))
+        progress.start = taken.record()
     max_steps = material.max_steps(settings)
     optimizer, scheduler = make_optimizer(model, settings, max_steps)
     average = make_average(model, settings, accelerator)
@@ -43,7 +46,7 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     set_seed(training.seed, device_specific=True)  # every process drops out other units
     return Run(
         settings, folder, accelerator, wrapped, optimizer, scheduler, tokenizer, material.train_stream,
-        material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, Progress(),
+        material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, progress,
         average=average,
     )  # fmt: skip
 

@@ -48,7 +48,8 @@ def train_until_over(run: Run, log: RunLog, console: Console, signals: StopSigna
         for position in run.train_stream.epoch(progress.epoch, start=progress.epoch_updates):
             if is_over(run):
                 break
-            learning_rate = run.optimizer.param_groups[0]["lr"]  # the schedule's, or what a resumed run was given
+            # The schedule's, or what a resumed run was given.
+            learning_rate = progress.learning_rate = run.optimizer.param_groups[0]["lr"]
             loss, gradient_norm = make_update(run, position)
             progress.step += 1
             progress.epoch_updates += 1

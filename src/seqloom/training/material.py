@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from seqloom import run_folder
 from seqloom.data.batches import PlanSummary
 from seqloom.data.encoding import EncodingReport, encode
+from seqloom.data.overlap import count_overlap, overlap_in_words
 from seqloom.data.pairs import Pairs, check_scorable, check_unchanged, load_pairs
 from seqloom.data.sources import Data
 from seqloom.data.subwords import Sampler, is_sampled
@@ -40,7 +41,9 @@ class Material:
     report: EncodingReport
     """What was kept and dropped; of a stream it goes on counting."""
     plan: PlanSummary
-    """Of the first epoch."""
+    """Of the first epoch, or of what is held first of a stream."""
+    overlap: dict[str, int] | None
+    """Held-out pairs that are training pairs too, by the split; None: not counted."""
     checkpoint: Path | None
     """The one that the run goes on from, whose tokenizer this is."""
 
@@ -59,8 +62,9 @@ class Material:
 
     def record(self, settings: Settings) -> dict[str, Any]:
         """What the run's record says of its data."""
-        kept = counted(settings, self.train_stream.is_streaming, self.report)
-        return {**self.pairs.provenance, "train": kept, "plan": dataclasses.asdict(self.plan)}
+        kept = counted(settings, self.train_stream.is_streaming, self.report, is_resumed=self.checkpoint is not None)
+        plan = dataclasses.asdict(self.plan)
+        return {**self.pairs.provenance, "train": kept, "plan": plan, "overlap": self.overlap}
 
 
 def gather_material(
@@ -78,26 +82,32 @@ def gather_material(
             check_scorable(pairs.splits[split], split)
     if resume and (folder / run_folder.DATA).is_file():
         check_unchanged(run_folder.read_json(folder / run_folder.DATA), pairs.provenance)
-    checkpoint = tokenizer = None
+    checkpoint = tokenizer = overlap = None
     if accelerator.is_main_process:
         if resume and not dry_run:
             checkpoints.recover(folder)
             checkpoint = checkpoints.last_checkpoint(folder, functools.partial(say, accelerator))
         # One process trains it for all, since unigram's trainer does not give the same tokenizer twice.
         tokenizer = make_tokenizer(settings, pairs, folder if checkpoint is not None else None)
-    checkpoint, tokenizer = broadcast_object_list([checkpoint, tokenizer])
+        overlap = count_overlap(pairs.splits)
+    checkpoint, tokenizer, overlap = broadcast_object_list([checkpoint, tokenizer, overlap])
     with accelerator.main_process_first():
         train_set, report = encode(pairs.splits["train"], tokenizer, settings.data)
         validation_set, _ = encode(pairs.splits["validation"], tokenizer, settings.data, drop=False)
     is_streaming = isinstance(train_set, IterableDataset)
     read = "a stream, whose pairs are counted as they are read" if is_streaming else str(report)
     say(accelerator, f"training data: {read}")
+    if "cut" in pairs.provenance:
+        say(accelerator, f"validation data: cut from the training data, {pairs.provenance['cut']}")
+    say(accelerator, f"held-out data: {overlap_in_words(overlap, pairs.provenance['pairs'])}")
+    if (scored := settings.evaluation.split) is not None and scored not in pairs.splits:
+        say(accelerator, f"there is no {scored} split: the finished model will not be scored on held-out pairs.")
     dataset_of = make_sampled(pairs.splits["train"], settings, tokenizer, accelerator, report)
     train_stream = make_stream(train_set, settings, tokenizer, accelerator, dataset_of=dataset_of)
     validation_stream = make_stream(validation_set, settings, tokenizer, accelerator, is_validation=True)
     plan = train_stream.summary()
     say(accelerator, f"plan: {plan}")
-    return Material(pairs, tokenizer, train_stream, validation_stream, report, plan, checkpoint)
+    return Material(pairs, tokenizer, train_stream, validation_stream, report, plan, overlap, checkpoint)
 
 
 def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None) -> PreTrainedTokenizerBase:
@@ -177,10 +187,11 @@ def make_stream(
     )
 
 
-def counted(settings: Settings, is_streaming: bool, report: EncodingReport) -> str:
+def counted(settings: Settings, is_streaming: bool, report: EncodingReport, *, is_resumed: bool) -> str:
     """What was kept and dropped, in words: of a stream only what this process has read."""
+    since = " since the run was last resumed" if is_resumed else ""
     if settings.data.num_workers:
         return "a stream, read by processes of its own"  # which counted apart
     if settings.data.split_stream:
-        return f"a stream; of what the first process read, {report}"
-    return f"a stream; of everything read, {report}" if is_streaming else str(report)
+        return f"a stream; of what the first process read{since}, {report}"
+    return f"a stream; of everything read{since}, {report}" if is_streaming else str(report)

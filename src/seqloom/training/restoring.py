@@ -12,6 +12,7 @@ from seqloom import run_folder
 from seqloom.support import disk
 from seqloom.support.console import say
 from seqloom.support.locks import Lock
+from seqloom.support.wording import value_in_words
 from seqloom.training import checkpoints
 from seqloom.training.clearing import clear_run, told_of
 from seqloom.training.devices import whole_model
@@ -28,10 +29,12 @@ def restore(run: Run, checkpoint: Path | None) -> None:
         ValueError: It is of another engine than this run's, or reading it could run code.
     """
     if checkpoint is None:
+        run.progress.settings = run.settings.to_dict()["training"]
         return
     run.progress = checkpoints.load_checkpoint(checkpoint, run.accelerator, run.kept)
     set_hyper_parameters(run)
     say(run.accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
+    note_changes(run)
     check_best(run)
     if is_over(run):
         say(run.accelerator, "this run is over already: nothing is left to train; its model is scored and saved again.")
@@ -49,6 +52,17 @@ def set_hyper_parameters(run: Run) -> None:
     for group, rate, decay in zip(run.optimizer.param_groups, rates, decays, strict=True):
         group["lr"], group["initial_lr"], group["weight_decay"] = rate, training.learning_rate, decay
         group["betas"], group["eps"] = (training.adam_beta1, training.adam_beta2), training.adam_epsilon
+
+
+def note_changes(run: Run) -> None:
+    """Keeps in the run's history, and says, what of its training is set otherwise from now on."""
+    progress, now = run.progress, run.settings.to_dict()["training"]
+    then, progress.settings = progress.settings, now
+    changed = {name: [then[name], value] for name, value in now.items() if name in then and then[name] != value}
+    if changed:
+        progress.resumed.append({"step": progress.step, "changed": changed})
+        told = (f"{name} {value_in_words(old)} → {value_in_words(new)}" for name, (old, new) in changed.items())
+        say(run.accelerator, f"from here on with other settings: {', '.join(told)}")
 
 
 def check_best(run: Run) -> None:

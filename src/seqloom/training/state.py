@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -41,6 +41,14 @@ class Progress:
     skipped_updates: int = 0
     """Updates left out, as their loss or gradient was no number."""
     skipped_in_a_row: int = 0
+    learning_rate: float | None = None
+    """Of the last update."""
+    start: dict[str, Any] | None = None
+    """What ``training.init_from`` gave it, as `initialise` tells; None where it began from nothing."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """``training`` as the last start had it, so that the next one sees what is other."""
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    """Every start with other settings: after which update (``step``), and what ``changed``, a pair of values each."""
     log: dict[str, float] = field(default_factory=dict)
     """The log's sums since its last line."""
 

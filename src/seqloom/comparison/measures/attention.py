@@ -26,7 +26,7 @@ from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.trainings import train_all
 from seqloom.comparison.traits import recorded, traits_of
-from seqloom.figures.style import look, new_figure
+from seqloom.figures.style import as_label, look, new_figure
 from seqloom.scoring import metrics
 from seqloom.scoring.predictions import check_same_sentences, measure_sentences, read_predictions, read_scores
 from seqloom.scoring.significance import Statistics, interval
@@ -200,7 +200,7 @@ def section(result: dict[str, Any]) -> Section:
         _draw_data(panels[0], data)
     for number, (name, system) in enumerate(probe["systems"].items()):
         places = [(low + high) / 2 for low, high in probe["buckets"]]
-        panels[-1].plot(places, system["scores"], label=name, **look(number))
+        panels[-1].plot(places, system["scores"], label=as_label(name), **look(number))
     panels[-1].set_xlabel("letters to repeat")
     panels[-1].set_ylabel("token accuracy (%)")
     panels[-1].set_title("the recall task", fontsize="medium")
@@ -326,7 +326,7 @@ def _recall_finding(probe: dict[str, Any]) -> str:
 def _draw_data(panel, data: dict[str, Any]) -> None:
     places = [(low + high) / 2 for low, high in data["buckets"]]
     for number, (name, entries) in enumerate(data["scores"].items()):
-        panel.plot(places, [entry["score"] for entry in entries], label=name, **look(number))
+        panel.plot(places, [entry["score"] for entry in entries], label=as_label(name), **look(number))
         if all(entry["interval"] for entry in entries):
             lows, highs = zip(*(entry["interval"] for entry in entries), strict=True)
             panel.fill_between(places, lows, highs, color=look(number)["color"], alpha=0.12, lw=0)

@@ -26,7 +26,7 @@ from seqloom.comparison.instruments.training_steps import (
     time_threads,
 )
 from seqloom.comparison.sections import Passage, Plot, Section, Table
-from seqloom.figures.style import log_scale, look, new_figure, share_legend
+from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
 from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
@@ -319,7 +319,7 @@ def _draw(lengths: Sequence[int], times: dict[str, dict[str, Series]]) -> Figure
     low, high = (min(values), max(values)) if values else (1.0, 10.0)
     for panel, (part, words) in zip(panels, PARTS.items(), strict=True):
         for number, (name, series) in enumerate(times[part].items()):
-            panel.plot(list(series), list(series.values()), label=name, **look(number))
+            panel.plot(list(series), list(series.values()), label=as_label(name), **look(number))
         for power, label in ((1, "n"), (2, "n²")):  # slopes to compare with, below the lines, where there is room
             ends, height = (lengths[-1] / 8, lengths[-1]), low / 1.5
             panel.plot(ends, (height, height * 8**power), color="0.45", lw=1, ls=":")

@@ -19,7 +19,7 @@ from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.trainings import train_all
 from seqloom.data.scan import SPLITS
-from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.scoring.predictions import read_predictions, read_scores
 from seqloom.settings.reading import load_settings
@@ -112,7 +112,9 @@ def section(result: dict[str, Any]) -> Section:
     width = 0.8 / len(scores)
     for number, (name, by) in enumerate(scores.items()):
         places = [index + (number - (len(scores) - 1) / 2) * width for index in range(len(splits))]
-        panel.bar(places, [by[split] for split in splits], width * 0.92, color=look(number)["color"], label=name)
+        panel.bar(
+            places, [by[split] for split in splits], width * 0.92, color=look(number)["color"], label=as_label(name)
+        )
         for place, split in zip(places, splits, strict=True):
             panel.annotate(
                 f"{by[split]:.1f}",

@@ -19,7 +19,7 @@ from seqloom.comparison.instruments.clock import cpu_share, disturbance, median_
 from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, weigh, writing
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import recorded
-from seqloom.figures.style import log_scale, look, new_figure, share_legend
+from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
 
@@ -274,7 +274,7 @@ def _draw_times(result: dict[str, Any]) -> Figure:
         for order, (name, candidate) in enumerate(result["candidates"].items()):
             values = [token_milliseconds(candidate, beams[number], *place) for place in places]
             known = [(place[row], value) for place, value in zip(places, values, strict=True) if value is not None]
-            panel.plot(*zip(*known, strict=True), label=name, **look(order)) if known else None
+            panel.plot(*zip(*known, strict=True), label=as_label(name), **look(order)) if known else None
         log_scale(panel, result["lengths" if row else "batch_sizes"])
         if row:
             panel.set_ylim(0, 1.15 * (panel.dataLim.ymax if panel.lines else 1))
@@ -297,7 +297,7 @@ def _draw_state(result: dict[str, Any]) -> Figure:
     for panel, (part, title) in zip(panels, PARTS.items(), strict=True):
         for order, (name, candidate) in enumerate(result["candidates"].items()):
             known = [(int(n), value / 1024) for n, value in candidate["bytes"][part].items() if value is not None]
-            panel.plot(*zip(*sorted(known), strict=True), label=name, **look(order)) if known else None
+            panel.plot(*zip(*sorted(known), strict=True), label=as_label(name), **look(order)) if known else None
         log_scale(panel, result["lengths"])
         log_scale(panel, [4.0**power for power in range(-3, 16)], "y")
         panel.set_ylim(min(values) / 1.5, 1.5 * max(values))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from seqloom.comparison.instruments.memory_networks import SYSTEMS
-from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.figures.style import as_label, look, new_figure, share_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,9 @@ NAMES = {**SYSTEMS, "uniform": "tanh-RNN, uniform init."}
 def _lines(panel: Axes, number: int, norms: Sequence[float], label: str, unit: float = 1.0) -> None:
     """Norms by distance with a marker here and there."""
     style = {**look(number), "markevery": max(1, len(norms) // 8)}
-    panel.plot(range(len(norms)), [norm / unit if norm > 0 else math.nan for norm in norms], label=label, **style)
+    panel.plot(
+        range(len(norms)), [norm / unit if norm > 0 else math.nan for norm in norms], label=as_label(label), **style
+    )
 
 
 def _dress(panel: Axes, title: str, x_label: str, bottom: float | None = None) -> None:

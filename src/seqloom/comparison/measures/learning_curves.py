@@ -19,7 +19,7 @@ from seqloom.comparison.instruments.budgets import common_metric, label, read_al
 from seqloom.comparison.instruments.flops import costs
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import recorded
-from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.support.console import has_terminal
 
@@ -142,7 +142,7 @@ def _draw(panel: Axes, curves: dict[str, Any], at: float, budget: str) -> None:
         style = look(curve["number"]) | ({"lw": 0.9, "markersize": 3} if len(curve["runs"]) > 1 else {})
         for index, run in enumerate(curve["runs"]):
             places = [value / unit for value in run[budget]]
-            panel.plot(places, run["scores"], label=None if index else name, **style)
+            panel.plot(places, run["scores"], label=None if index else as_label(name), **style)
     panel.axvline(at / unit, color="0.45", lw=1, ls=":")
     panel.set_xlabel(BUDGETS[budget] + (f" ({UNITS[unit]})" if UNITS[unit] else ""))
     panel.set_xlim(left=0)

@@ -29,7 +29,7 @@ from seqloom.comparison.instruments.flops import costs
 from seqloom.comparison.instruments.footprint import POWERCAP, Work, has_meter, watch
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import recorded
-from seqloom.figures.style import look, new_figure, share_legend
+from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.console import has_terminal
@@ -367,7 +367,7 @@ def _draw(panel: Axes, title: str, values: dict[str, float | None], form) -> Non
     """A bar each model, with its value at the end."""
     highest = max((value for value in values.values() if value is not None), default=1) or 1
     for place, (name, value) in enumerate(values.items()):
-        panel.barh(place, value or 0, color=look(place)["color"], height=0.7, label=name)
+        panel.barh(place, value or 0, color=look(place)["color"], height=0.7, label=as_label(name))
         panel.text((value or 0) + 0.02 * highest, place, form(value), va="center", fontsize="small")
     panel.set_xlim(0, 1.35 * highest)
     panel.set_ylim(len(values) - 0.5, -0.5)
