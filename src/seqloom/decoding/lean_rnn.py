@@ -207,7 +207,9 @@ class LeanRnn:
 
     def look(self, query: torch.Tensor, state: RnnState) -> torch.Tensor:
         """The context (rows, hidden) that decoder states (rows, hidden) find; beams of a sentence ask together."""
-        assert self.attention is not None and state.keys is not None and state.memory is not None
+        assert self.attention is not None
+        assert state.keys is not None
+        assert state.memory is not None
         by_sentence = query.view(-1, state.beams, query.shape[-1])  # (sentences, beams, hidden)
         if self.query is not None:
             asked = self.query(query).view(*by_sentence.shape[:2], 1, -1)

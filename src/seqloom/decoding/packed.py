@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -45,8 +46,9 @@ class PackedLinear:
             return
         self.weight = self.weight.to(dtype)  # (outputs, inputs)
         self.bias = None if self.bias is None else self.bias.to(dtype)
-        if self.weight.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            self.run = self.by_rows
+        run = self.by_rows if self.weight.device.type == "cpu" and torch.backends.mkldnn.is_available() else self.plain
+        # x of another type comes back as it went in.
+        self.run = lambda x: run(x) if x.dtype == dtype else run(x.to(dtype)).to(x.dtype)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return self.run(inputs)
@@ -79,5 +81,7 @@ def quantize(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.ScriptObj
     """A weight in int8, symmetric, with a scale for each output."""
     scales = (weight.abs().amax(1) / 127).clamp(min=1e-12)  # (outputs,)
     zeros = torch.zeros(len(scales), dtype=torch.int64)
-    quantized = torch.quantize_per_channel(weight.float(), scales.double(), zeros, 0, torch.qint8)
+    with warnings.catch_warnings():  # of quantized tensors, which `linear_prepack` takes: to go, in torch's future
+        warnings.simplefilter("ignore", UserWarning)
+        quantized = torch.quantize_per_channel(weight.float(), scales.double(), zeros, 0, torch.qint8)
     return torch.ops.quantized.linear_prepack(quantized, bias)

@@ -19,7 +19,10 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIter
 
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.coverage import coverage_beam_search
+from seqloom.decoding.engine import NotOurs, decoder_for, options_for, tell
 from seqloom.decoding.loading import GenerativeModel, eager_attention
+from seqloom.decoding.search import search
+from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
 GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
@@ -47,49 +50,56 @@ class Hypothesis:
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> str: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> list[str]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Iterator[str]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Hypothesis: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> list[Hypothesis]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Iterator[Hypothesis]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str | Iterable[str], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: bool = ..., output_attentions: bool = ..., **generate_kwargs: Any,
 ) -> Any: ...  # fmt: skip
 def translate(
@@ -102,6 +112,7 @@ def translate(
     return_hypotheses: bool = False,
     output_attentions: bool = False,
     coverage_penalty: float = 0.0,
+    dtype: str | None = None,
     progress: bool = False,
     **generate_kwargs: Any,
 ) -> Any:
@@ -119,6 +130,8 @@ def translate(
         return_hypotheses: Give a `Hypothesis` instead of a text: with scores and tokens.
         output_attentions: And with the cross-attention; implies ``return_hypotheses``.
         coverage_penalty: β of Wu et al. 2016; more than 0 re-ranks the beams by `coverage_beam_search`.
+        dtype: ``"float32"``, ``"bfloat16"`` or, on a CPU, ``"int8"``, of a model of seqloom's; default: its own. The
+            last two are faster where the processor has them, and may choose other words.
         progress: Show a bar.
         generate_kwargs: For `generate`, beyond the model's own generation config. With ``num_return_sequences`` above 1
             every source has a list of outputs, the best first.
@@ -142,8 +155,9 @@ def translate(
         with bar:
             while window := list(itertools.islice(texts, read_ahead)):
                 yield from _decode(
-                    model, tokenizer, window, batch_tokens, return_hypotheses, output_attentions, bar, generate_kwargs
-                )
+                    model, tokenizer, window, batch_tokens, return_hypotheses, output_attentions, dtype, bar,
+                    generate_kwargs,
+                )  # fmt: skip
 
     if isinstance(sources, str):
         return next(outputs())
@@ -158,6 +172,7 @@ def _decode(
     batch_tokens: int,
     return_hypotheses: bool,
     output_attentions: bool,
+    dtype: str | None,
     bar: tqdm,
     generate_kwargs: dict[str, Any],
 ) -> list[Any]:
@@ -166,18 +181,11 @@ def _decode(
         if not isinstance(text, str):
             raise ValueError(f"sources are texts, but one of them is {text!r}.")
     encoded = tokenizer(texts)["input_ids"]
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
-    config = generate_kwargs.get("generation_config") or model.generation_config
-    num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
     outputs: list[Any] = [None] * len(texts)
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches(order, encoded, max(1, batch_tokens // num_beams)):
-            padded = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
-            inputs = {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
-            sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
-            sequences = sequences if torch.is_tensor(sequences) else sequences.sequences
+        for batch, sequences, inputs in _found(model, tokenizer, encoded, batch_tokens, dtype, generate_kwargs):
             found: list[str] | list[Hypothesis]
             if return_hypotheses or output_attentions:
                 found = _hypotheses(model, tokenizer, sequences, inputs, output_attentions)
@@ -191,6 +199,48 @@ def _decode(
     finally:
         model.train(was_training)
     return outputs
+
+
+def _found(
+    model: GenerativeModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: list[list[int]],
+    batch_tokens: int,
+    dtype: str | None,
+    generate_kwargs: dict[str, Any],
+) -> Iterator[tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]]:
+    """Places of sources, their outputs (places · returned, 1 + target) and padded inputs, some at a time.
+
+    By the search of `seqloom.decoding.search`, if it has what is asked; else by the model's own `generate`.
+    """
+
+    def inputs_of(batch: list[int]) -> dict[str, torch.Tensor]:
+        padded = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
+        return {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
+
+    try:
+        options, decoder = options_for(model, generate_kwargs), decoder_for(model, dtype)
+    except NotOurs as reason:
+        if dtype is not None:
+            raise ValueError(f"dtype={dtype!r} is for seqloom's own search, but {reason}.") from None
+        if isinstance(model.config, Seq2SeqConfig):
+            tell(str(reason))
+    else:
+        done = search(decoder, encoded, options, batch_tokens=batch_tokens)
+        while some := list(itertools.islice(done, 64)):
+            batch = [index for index, _ in some]
+            rows = [[options.start_token, *candidate.tokens] for _, found in some for candidate in found]
+            width = max(map(len, rows))
+            padded = [row + [options.pad_token] * (width - len(row)) for row in rows]
+            yield batch, torch.tensor(padded, device=model.device), inputs_of(batch)
+        return
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
+    config = generate_kwargs.get("generation_config") or model.generation_config
+    num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
+    for batch in _batches(order, encoded, max(1, batch_tokens // num_beams)):
+        inputs = inputs_of(batch)
+        sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
+        yield batch, sequences if torch.is_tensor(sequences) else sequences.sequences, inputs
 
 
 def _batches(order: list[int], encoded: list[list[int]], budget: int) -> Iterator[list[int]]:
