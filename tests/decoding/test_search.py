@@ -190,6 +190,11 @@ class TestEngine:
             with pytest.raises(NotOurs):
                 decoder_for(model)
 
+    def test_asking_for_attentions_leaves_a_model_as_it_was(self):
+        model, tokenizer = tiny("rotary"), make_tokenizer()
+        translate(model, tokenizer, ["abc"], output_attentions=True, max_new_tokens=3)
+        assert decoder_for(model).device == model.device
+
     def test_generate_takes_over(self):
         """The outputs are the same but for what is asked."""
         tokenizer = make_tokenizer()

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 from transformers.generation import GenerationMode
+from transformers.utils import output_capturing
 
 from seqloom.decoding.lean_rnn import LeanRnn
 from seqloom.decoding.lean_transformer import LeanTransformer
@@ -74,10 +75,15 @@ def decoder_for(model: Any, dtype: str | None = None) -> Decoder:
 
 
 def is_plain(module: nn.Module) -> bool:
-    """Whether a module does what its class says. Accelerate's autocast around a model's ``forward`` is let be: its
-    weights are what they were."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return not any(hooks) and ("forward" not in vars(module) or "_original_forward" in vars(module))
+    """Whether a module does what its class says.
+
+    What is known to change nothing is let be: the hooks by which transformers hands out attentions, which stay once
+    they were asked for, and Accelerate's autocast around a model's ``forward``, whose weights are what they were.
+    """
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    if any(hook.__module__ != output_capturing.__name__ for hook in hooks):
+        return False
+    return "forward" not in vars(module) or "_original_forward" in vars(module)
 
 
 def options_for(model: GenerativeModel, generate_kwargs: dict[str, Any]) -> SearchOptions:
