@@ -1,8 +1,9 @@
 """The Transformer, lean: what it computes while it decodes, without what training and `generate` need around it.
 
 Against the model's own step: query, key and value are one product, weights are laid out once, the source's keys and
-values are kept once a sentence and not once a beam (its beams ask together), there is no mask where nothing is masked,
-and the target's keys and values lie time first, so that a step writes one slice of memory that is there already.
+values are kept once a sentence and not once a beam (its beams ask together), and there is no mask where nothing is
+masked. The target's keys and values are written once, into memory that is there already, and are never moved: which of
+them a beam sees, when beams fork, its ancestors say (as in the "tree attention" of SpecInfer, arXiv:2305.09781).
 
 Shapes: sentences, beams (of each), rows = sentences · beams, source, time, heads, head_dim, d_model, vocab.
 """
@@ -17,7 +18,6 @@ from torch import nn
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from seqloom.decoding.packed import PackedLinear
-from seqloom.decoding.search import rows_of
 from seqloom.modeling.modeling_transformer_seq2seq import (
     TransformerSeq2SeqForConditionalGeneration,
     rotate,
@@ -30,72 +30,68 @@ FIRST_STEPS = 32  # the room that there is at first; it doubles
 class TransformerState:
     """What is kept of the targets as they are written, and of their sources.
 
-    All rows write into one column at a time. A row that came later begins at a later column, and what is before that
-    is masked for it: so rows of any age go side by side.
+    All rows write into one column at a time, of as many slots as there are beams. A row that came later begins at a
+    later column, and what is before that is masked for it: so rows of any age go side by side.
     """
 
     def __init__(self, keys_values: torch.Tensor, mask: torch.Tensor | None, beams: int, num_layers: int):
+        _, _, sentences, heads, _, head_dim = keys_values.shape
         self.keys_values = keys_values  # (layers, 2, sentences, heads, source, head_dim)
         self.mask = mask  # (sentences, 1, 1, source), added to the scores; None where no source is padded
         self.beams = beams
-        rows, width = keys_values.shape[2] * beams, keys_values.shape[3] * keys_values.shape[5]
-        self.own = keys_values.new_empty(num_layers, 2, FIRST_STEPS, rows, width)
-        self.spare = torch.empty_like(self.own) if beams > 1 else None  # where reordered beams go
-        self.first, self.end = 0, 0  # columns in use
-        self.begins = torch.zeros(rows, dtype=torch.long, device=keys_values.device)
-        self.is_even = True  # all rows began together
+        # (layers, 2, sentences, heads, columns · beams, head_dim)
+        self.own = keys_values.new_empty(num_layers, 2, sentences, heads, FIRST_STEPS * beams, head_dim)
+        self.end = 0  # columns in use
+        self.begins = torch.zeros(
+            sentences, dtype=torch.long, device=keys_values.device
+        )  # each sentence's first column
+        self.is_even = True  # all began together
+        # The slot of each column that a beam comes from; -1 where it comes from none.
+        self.ancestors = self.begins.new_empty(sentences, beams, 0)  # (sentences, beams, columns)
 
     def write_column(self) -> int:
         """The column of the next step."""
-        if self.end == self.own.shape[2]:
-            self.resize(2 * (self.end - self.first) if 2 * self.first < self.end else self.end)
+        used = self.end * self.beams
+        if used == self.own.shape[4]:
+            self.put(self.own)
+        slots = torch.arange(self.beams, device=self.begins.device).expand(len(self.begins), 1, -1).transpose(1, 2)
+        self.ancestors = torch.cat((self.ancestors, slots), dim=2)
         self.end += 1
         return self.end - 1
 
-    def resize(self, capacity: int) -> None:
-        """Moves the columns in use to the front of a memory of ``capacity`` columns."""
-        layers, two, _, rows, width = self.own.shape
-        own = self.own.new_empty(layers, two, capacity, rows, width)
-        own[:, :, : self.end - self.first] = self.own[:, :, self.first : self.end]
-        self.own, self.spare = own, torch.empty_like(own) if self.beams > 1 else None
-        self.begins -= self.first
-        self.first, self.end = 0, self.end - self.first
+    def own_mask(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """What each beam does not see of what its sentence has written (sentences, 1, beams, columns · beams)."""
+        if self.beams == 1 and self.is_even:
+            return None
+        slots = torch.arange(self.beams, device=self.begins.device)
+        is_seen = (self.ancestors[..., None] == slots).flatten(2)[:, None]
+        return torch.zeros(is_seen.shape, dtype=dtype, device=is_seen.device).masked_fill_(~is_seen, -math.inf)
 
     def reorder(self, rows: torch.Tensor) -> None:
-        """Every beam takes what the one has that it continues, of the same sentence."""
-        assert self.spare is not None
-        used = slice(self.first, self.end)
-        torch.index_select(self.own[:, :, used], 3, rows, out=self.spare[:, :, used])
-        self.own, self.spare = self.spare, self.own
+        """Every beam takes what the one has that it continues, of the same sentence: its ancestors."""
+        self.ancestors = self.ancestors.flatten(0, 1).index_select(0, rows).view_as(self.ancestors)
 
     def keep(self, sentences: torch.Tensor) -> None:
-        """The others leave."""
-        rows = rows_of(sentences, self.beams)
-        own = self.own[:, :, self.first : self.end].index_select(3, rows)
+        """The others leave, and the columns of those who began before the rest."""
         self.keys_values = self.keys_values.index_select(2, sentences)
         if self.mask is not None:
             self.mask = self.mask.index_select(0, sentences)
             width = int((self.mask[:, 0, 0] == 0).any(0).nonzero().amax()) + 1  # padded at the end
             self.keys_values = self.keys_values[..., :width, :].contiguous()
             self.mask = self.mask[..., :width] if bool((self.mask[..., :width] != 0).any()) else None
-        self.begins = self.begins.index_select(0, rows)
-        self.put(own)
-        self.trim()
+        self.begins = self.begins.index_select(0, sentences)
+        first = int(self.begins.min())
+        self.put(self.own[..., first * self.beams : self.end * self.beams, :].index_select(2, sentences))
+        self.ancestors = self.ancestors.index_select(0, sentences)[..., first:]
+        self.begins -= first
+        self.end -= first
+        self.is_even = not bool(self.begins.any())
 
     def put(self, own: torch.Tensor) -> None:
-        """Takes the columns in use from what was gathered, with room for more."""
-        used = own.shape[2]
-        room = max(FIRST_STEPS, 2 * used)
-        self.own = own.new_empty(*own.shape[:2], room, *own.shape[3:])
-        self.own[:, :, :used] = own
-        self.spare = torch.empty_like(self.own) if self.beams > 1 else None
-        self.begins -= self.first
-        self.first, self.end = 0, used
-
-    def trim(self) -> None:
-        """Forgets columns in which nobody has begun."""
-        self.first = int(self.begins.min())
-        self.is_even = bool((self.begins == self.first).all())
+        """Takes what was written from where it is, with room for more."""
+        used = own.shape[4]
+        self.own = own.new_empty(*own.shape[:4], max(FIRST_STEPS * self.beams, 2 * used), own.shape[5])
+        self.own[..., :used, :] = own
 
     def join(self, other: TransformerState) -> None:
         """Others that have not written yet take their place behind these."""
@@ -108,10 +104,12 @@ class TransformerState:
             mine, theirs = (nn.functional.pad(kept, (0, 0, 0, width - kept.shape[4])) for kept in (mine, theirs))
             self.mask = torch.cat(masks)
         self.keys_values = torch.cat((mine, theirs), dim=2)
-        own = self.own[:, :, self.first : self.end]
-        empty = own.new_zeros(*own.shape[:3], other.own.shape[3], own.shape[4])
+        own = self.own[..., : self.end * self.beams, :]
+        empty = own.new_zeros(*own.shape[:2], len(other.begins), *own.shape[3:])
+        self.put(torch.cat((own, empty), dim=2))
+        nobody = self.ancestors.new_full((len(other.begins), self.beams, self.end), -1)
+        self.ancestors = torch.cat((self.ancestors, nobody))
         self.begins = torch.cat((self.begins, other.begins + self.end))
-        self.put(torch.cat((own, empty), dim=3))
         self.is_even = self.end == 0
 
 
@@ -120,6 +118,16 @@ def widened(mask: torch.Tensor | None, keys_values: torch.Tensor, width: int) ->
     if mask is None:
         mask = keys_values.new_zeros(keys_values.shape[2], 1, 1, keys_values.shape[4])
     return nn.functional.pad(mask, (0, width - mask.shape[-1]), value=torch.finfo(mask.dtype).min)
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    """Scaled dot-product attention, (sentences, heads, …) each. Torch's kernel is slow with masks on CPUs."""
+    if mask is None or query.device.type != "cpu":
+        return scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+    scores = (query * scaling) @ key.transpose(2, 3)  # (sentences, heads, beams, time)
+    return scores.add_(mask).softmax(-1) @ value
 
 
 class Norm:
@@ -237,15 +245,15 @@ class LeanTransformer:
         states = states.flatten(0, 1)  # (sentences · source, d_model)
         for layer in self.encoder:
 
-            def attend(inputs: torch.Tensor, layer: LeanLayer = layer) -> torch.Tensor:
+            def attend_self(inputs: torch.Tensor, layer: LeanLayer = layer) -> torch.Tensor:
                 together = layer.query_key_value(inputs).view(sentences, source, 3, layer.heads, layer.head_dim)
                 query, key, value = together.permute(2, 0, 3, 1, 4)  # (sentences, heads, source, head_dim)
                 if rotary is not None:
                     query, key = rotate(query, *rotary), rotate(key, *rotary)
-                context = scaled_dot_product_attention(query, key, value, mask, scale=layer.scaling)
+                context = attend(query, key, value, mask, layer.scaling)
                 return layer.out(context.transpose(1, 2).reshape(sentences * source, self.d_model))
 
-            states = layer.around(states, layer.norm, attend)
+            states = layer.around(states, layer.norm, attend_self)
             states = layer.around(states, layer.final_norm, layer.feed_forward)
         states = self.encoder_norm(states)
         heads, head_dim = self.decoder[0].heads, self.decoder[0].head_dim
@@ -256,52 +264,45 @@ class LeanTransformer:
     def step(self, tokens: torch.Tensor, state: TransformerState) -> torch.Tensor:
         """The last tokens (rows,) → scores of the next (rows, vocab), before the softmax."""
         column = state.write_column()
-        span = slice(state.first, state.end)
-        rows, beams = len(tokens), state.beams
+        beams, rows = state.beams, len(tokens)
+        written, used = slice(column * beams, (column + 1) * beams), slice(0, (column + 1) * beams)
         states = self.embed(tokens, self.target_embeddings, self.scales[1])  # (rows, d_model)
-        first = self.decoder[0]
-        angles = self.position_of(state, column)
-        rotary = None
+        angles, rotary = self.position_of(state, column), None
         if self.is_rotary:
-            rotary = tuple(angle[:, None] for angle in angles)  # (rows or 1, 1, head_dim / 2)
+            rotary = tuple(angle[:, None, None] for angle in angles)  # (sentences or 1, 1, 1, head_dim / 2)
         else:
-            states = states + angles[0]
-        mask = None  # (rows, 1, 1, time)
-        if not state.is_even:
-            is_before = torch.arange(state.first, state.end, device=self.device) < state.begins[:, None]
-            mask = torch.zeros(is_before.shape, dtype=self.dtype, device=self.device)
-            mask = mask.masked_fill_(is_before, -math.inf)[:, None, None]
-        shape = (rows, first.heads, first.head_dim)
+            states = (states.view(-1, beams, self.d_model) + angles[0][:, None]).view(rows, self.d_model)
+        mask = state.own_mask(self.dtype)
+        by_sentence = (-1, beams, self.decoder[0].heads, self.decoder[0].head_dim)
         for index, layer in enumerate(self.decoder):
             own, kept = state.own[index], state.keys_values[index]
 
-            def attend(inputs: torch.Tensor, layer: LeanLayer = layer, own: torch.Tensor = own) -> torch.Tensor:
-                query, key, value = layer.query_key_value(inputs).view(rows, 3, -1).unbind(1)  # (rows, d_model)
+            def attend_self(inputs: torch.Tensor, layer: LeanLayer = layer, own: torch.Tensor = own) -> torch.Tensor:
+                together = layer.query_key_value(inputs).view(-1, beams, 3, *by_sentence[2:]).permute(2, 0, 3, 1, 4)
+                query, new = together[0], together[1:]  # (sentences, heads, beams, head_dim), and both of them
                 if rotary is not None:
-                    query, key = (rotate(part.view(shape), *rotary).flatten(1) for part in (query, key))
-                own[0, column], own[1, column] = key, value
-                keys, values = own[:, span].view(2, -1, *shape).permute(0, 2, 3, 1, 4)  # (rows, heads, time, head_dim)
-                context = scaled_dot_product_attention(
-                    query.view(shape)[:, :, None], keys, values, mask, scale=layer.scaling
-                )
-                return layer.out(context.view(rows, self.d_model))
+                    query, new = rotate(query, *rotary), torch.stack((rotate(new[0], *rotary), new[1]))
+                own[..., written, :] = new
+                context = attend(query, own[0][..., used, :], own[1][..., used, :], mask, layer.scaling)
+                return layer.out(context.transpose(1, 2).reshape(rows, self.d_model))
 
-            def look(inputs: torch.Tensor, layer: LeanLayer = layer, kept: torch.Tensor = kept) -> torch.Tensor:
-                query = layer.cross_query(inputs).view(-1, beams, *shape[1:]).transpose(1, 2)
-                context = scaled_dot_product_attention(query, kept[0], kept[1], state.mask, scale=layer.scaling)
+            def attend_source(
+                inputs: torch.Tensor, layer: LeanLayer = layer, kept: torch.Tensor = kept
+            ) -> torch.Tensor:
+                query = layer.cross_query(inputs).view(by_sentence).transpose(1, 2)
+                context = attend(query, kept[0], kept[1], state.mask, layer.scaling)
                 return layer.cross_out(context.transpose(1, 2).reshape(rows, self.d_model))
 
-            states = layer.around(states, layer.norm, attend)
-            states = layer.around(states, layer.cross_norm, look)
+            states = layer.around(states, layer.norm, attend_self)
+            states = layer.around(states, layer.cross_norm, attend_source)
             states = layer.around(states, layer.final_norm, layer.feed_forward)
         return self.output(self.decoder_norm(states)).float()
 
     def position_of(self, state: TransformerState, column: int) -> tuple[torch.Tensor, ...]:
-        """`angles` of the next token in each row, or in all of them."""
-        oldest = column - state.first
-        if oldest >= len(self.positions[0]):
-            steps = torch.arange(max(FIRST_STEPS, 2 * oldest), device=self.device)
+        """`angles` of the next token of each sentence, or of all of them."""
+        if column >= len(self.positions[0]):
+            steps = torch.arange(max(FIRST_STEPS, 2 * column), device=self.device)
             self.positions = self.angles(steps, self.decoder[0].heads)
         if state.is_even:
-            return tuple(table[oldest : oldest + 1] for table in self.positions)
+            return tuple(table[column : column + 1] for table in self.positions)
         return tuple(table.index_select(0, column - state.begins) for table in self.positions)
