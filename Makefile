@@ -26,9 +26,9 @@ test: $(VENV)/installed
 test-fast: $(VENV)/installed
 	$(RUN) -m pytest -q -n auto -m "not slow and not faults"
 
-# A hundred kills at random moments, some minutes.
+# A hundred kills at random moments, and thousands of wrong inputs over every command: half an hour.
 test-faults: $(VENV)/installed
-	$(RUN) -m pytest -q -m faults tests/training/test_faults.py
+	$(RUN) -m pytest -q -m faults tests/training/test_faults.py tests/test_fuzz.py
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check

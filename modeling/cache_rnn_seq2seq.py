@@ -77,24 +77,25 @@ class RecurrentStateLayer(CacheLayerMixin):
         self.tensors, self.keys, self.num_steps, self.past, self.is_initialized = (), None, 0, [], False
 
     def _select(self, choose) -> None:
+        """Of everything that has a row for each sentence."""
+
         def chosen(tensors):
             return tuple(None if tensor is None else choose(tensor) for tensor in tensors)
 
         self.tensors, self.past = chosen(self.tensors), [chosen(tensors) for tensors in self.past]
+        (self.keys,) = chosen([self.keys])
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Every beam takes the state of the one it continues. Beams of one sentence have the same keys: they stay."""
-        self._select(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)))
+        """Every row takes the state, and the keys of the sentence, of the one it continues."""
+        self.batch_select_indices(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats every sentence."""
         self._select(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
-        self.keys = None if self.keys is None else self.keys.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps some sentences."""
-        self._select(lambda tensor: tensor[indices])
-        self.keys = None if self.keys is None else self.keys[indices]
+        """Keeps some rows, in this order."""
+        self._select(lambda tensor: tensor[indices.to(tensor.device)])
 
     def offload(self) -> None:
         """A few vectors are not worth moving."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 else:
     DerivedInt = int | None
 
+MOST = {"vocab_size": 2**31 - 1, "layers": 1000, "": 2**20}
+"""The largest count of what has this in its name; of all others the last. More is a slip, which would be allocated."""
+
 DERIVED = cast(int, None)  # the default of a `DerivedInt`: ``__post_init__`` derives it from other fields
 
 QUESTIONS = (
@@ -90,11 +93,15 @@ class Seq2SeqConfig(PreTrainedConfig):
             )
 
     def check_counts(self, *names: str) -> None:
-        """Refuses a field of these that is less than 1, by the name that the family gives it."""
+        """Refuses a field of these that is less than 1 or more than any model has, by the name that the family gives
+        it."""
         for name in names:
-            if getattr(self, name) < 1:
-                field = self.attribute_map.get(name, name)
-                raise ValueError(f"{field}={getattr(self, name)}: it must be 1 or more.")
+            field, value = self.attribute_map.get(name, name), getattr(self, name)
+            most = next((most for part, most in MOST.items() if part in field), MOST[""])
+            if value < 1:
+                raise ValueError(f"{field}={value}: it must be 1 or more.")
+            if value > most:
+                raise ValueError(f"{field}={value}: it must be {most:,} or less.")
 
     def check_shares(self, *names: str) -> None:
         """Refuses a field of these that is no share: from 0 on, less than 1."""

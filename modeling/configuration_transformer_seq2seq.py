@@ -65,6 +65,8 @@ class TransformerSeq2SeqConfig(Seq2SeqConfig):
         super().validate_fields()
         self.check_counts("encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim", "decoder_ffn_dim")
         self.check_shares("attention_dropout", "activation_dropout")
+        if not 0 < self.rope_theta < float("inf"):
+            raise ValueError(f"rope_theta={self.rope_theta}: it must be a number more than 0.")
         for name in ("encoder_attention_heads", "decoder_attention_heads"):
             heads = getattr(self, name)
             if self.d_model % heads:

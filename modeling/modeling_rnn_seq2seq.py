@@ -31,7 +31,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from .cache_rnn_seq2seq import RecurrentStateLayer, state_layer
 from .cells_rnn_seq2seq import CELLS, State
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
-from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss
+from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
+from .pipeline_seq2seq import at_least_float32
 
 
 def take(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
@@ -95,7 +96,7 @@ class RnnSeq2SeqAttention(nn.Module):
             scores = query @ keys.transpose(1, 2)  # (batch, target, source)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
-        weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)  # (batch, target, source)
+        weights = scores.softmax(-1, dtype=at_least_float32(scores)).to(query.dtype)  # (batch, target, source)
         return weights @ memory, weights
 
 
@@ -172,7 +173,9 @@ class RnnSeq2SeqEncoder(RnnSeq2SeqPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         lengths, order, back = None, None, None
+        attention_mask = token_mask(attention_mask)
         if attention_mask is not None and (is_torchdynamo_exporting() or not attention_mask.all()):
+            attention_mask = attention_mask.long()
             lengths = attention_mask.sum(-1).clamp(min=1).cpu()
             # Tokens to the front, whichever side the padding is on; afterwards everything goes back to its place.
             order = attention_mask.argsort(dim=-1, descending=True, stable=True)  # (batch, source)
@@ -306,8 +309,7 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
             past_key_values = Cache(layers=[RecurrentStateLayer()])
         cache = state_layer(past_key_values)
         state, feed, keys = self.recall(cache, encoder_outputs)
-        mask = None if encoder_attention_mask is None else encoder_attention_mask.bool()
-        source = (keys, encoder_outputs.last_hidden_state, mask)
+        source = (keys, encoder_outputs.last_hidden_state, token_mask(encoder_attention_mask))
 
         target_length = embeds.shape[1]
         counted = None  # (batch, target), where padding is before a token, or before the state is kept

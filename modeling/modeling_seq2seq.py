@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
-from .pipeline_seq2seq import TASK, Seq2SeqPipeline
+from .pipeline_seq2seq import TASK, Seq2SeqPipeline, at_least_float32
 
 if TYPE_CHECKING:
     from transformers import GenerationMixin, PreTrainedModel
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 else:
     Model = GenerationModel = object
 
+SIDES = ("encoder", "decoder")
 IGNORED = -100  # the label of a position that carries no loss, as everywhere in transformers
 
 
@@ -41,6 +42,16 @@ def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_to
     shifted = labels.new_full(labels.shape, decoder_start_token_id)  # (batch, target)
     shifted[:, 1:] = labels[:, :-1]
     return shifted.masked_fill(shifted == IGNORED, pad_token_id)
+
+
+def token_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(batch, length) of any numbers → of booleans: whatever is not 0 is a token, as in transformers' own masks.
+
+    A mask of four dimensions, which `generate` makes for a static cache, stays what it is.
+    """
+    if attention_mask is None or attention_mask.dim() != 2:
+        return attention_mask
+    return attention_mask.bool()
 
 
 def positions_from_mask(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -57,7 +68,7 @@ class SmoothedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-        scores = logits.float()  # (tokens, vocab)
+        scores = logits.to(at_least_float32(logits))  # (tokens, vocab)
         counted = labels != IGNORED  # (tokens,)
         labels = labels.masked_fill(~counted, 0)[:, None]  # (tokens, 1)
         probabilities = scores.softmax(-1)  # (tokens, vocab)
@@ -94,7 +105,7 @@ def seq2seq_loss(
     """Label-smoothed cross-entropy of labels that stand at the logits' own positions (not shifted).
 
     Args:
-        logits: (batch, target, vocab); computed in float32 whatever their type.
+        logits: (batch, target, vocab); computed in float32 or finer, whatever their type.
         labels: (batch, target), -100 where nothing is to be learnt.
         num_items_in_batch: Divides the sum. An update over several micro-batches or processes gives the number of
             tokens of all of them, and their losses add up to that of one large batch. Default: the labels' own number.
@@ -150,6 +161,53 @@ class Seq2SeqEmbeddingsMixin(Seq2SeqFolderMixin):
         """The target embeddings."""
         return self.base_model.decoder.embed_tokens
 
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """As in every model; and ``tie_word_embeddings`` says which of the three matrices are one by now.
+
+        An adapter that was merged, or a matrix that was replaced, may have untied what the config calls tied, and peft
+        calls vocabularies untied that are each their own. What is loaded again is what was saved.
+        """
+        config, said = self.config, self.config.tie_word_embeddings
+        is_tied, is_apart = self._ties()
+        if not (is_tied if said else is_apart):
+            state_dict = self._with_matrices(self.state_dict() if state_dict is None else state_dict, is_tied)
+            config.tie_word_embeddings = is_tied
+        try:
+            super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
+        finally:
+            config.tie_word_embeddings = said
+
+    def _vocabulary_matrices(self) -> dict[str, nn.Parameter]:
+        """By their names in a folder: source, target, output (of a model that has it)."""
+        model, head = self.base_model, self.get_output_embeddings()
+        prefix = "" if model is self else f"{self.base_model_prefix}."
+        found = {f"{prefix}{side}.embed_tokens.weight": getattr(model, side).embed_tokens.weight for side in SIDES}
+        return found if head is None else found | {"lm_head.weight": head.weight}
+
+    def _ties(self) -> tuple[bool, bool]:
+        """Whether all matrices are one that ``tie_word_embeddings`` would tie, and whether each is its own."""
+        every = [id(weight) for weight in self._vocabulary_matrices().values()]
+        could = every if self.config.share_encoder_decoder_embeddings else every[1:]
+        return len(set(could)) == 1, len(set(every)) == len(every)
+
+    def _with_matrices(self, state_dict: dict[str, torch.Tensor], is_tied: bool) -> dict[str, torch.Tensor]:
+        """The tensors of a folder, with every matrix under the names that its ``tie_word_embeddings`` calls for."""
+        source, target, *output = (matrices := self._vocabulary_matrices())
+        shared = source.replace("encoder.embed_tokens", "shared")
+        kept = [source, target] if is_tied else [source, target, *output]
+        state = {name: tensor for name, tensor in state_dict.items() if name not in (shared, *matrices)}
+        values = {name: state_dict.get(name, weight.detach()) for name, weight in matrices.items()}
+        if is_tied and self.config.share_encoder_decoder_embeddings:
+            return state | {shared: values[source]}
+        return state | {name: values[name].clone() for name in kept}
+
     def _resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of=None, mean_resizing=True):
         def resized(embeddings: nn.Embedding) -> nn.Embedding:
             new = self._get_resized_embeddings(embeddings, new_num_tokens, pad_to_multiple_of, mean_resizing)
@@ -203,6 +261,22 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         """(batch, target) → (batch, target): the labels, one step late."""
         return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
+    def _prepare_generation_config(self, generation_config: Any, **kwargs: Any) -> Any:
+        """A limit that the caller gives goes before the model's own, also where the two are counted differently.
+
+        `generate` itself prefers the ``max_new_tokens`` that is saved with a model to the ``max_length`` of a call.
+        """
+        # Its stub wants a self with attributes that no `nn.Module` declares.
+        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
+        for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            for given in (kwargs, {} if generation_config is None else vars(generation_config)):
+                if given.get(new) is not None:
+                    break
+                if given.get(total) is not None:
+                    setattr(prepared, new, None)
+                    break
+        return prepared, model_kwargs
+
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
         """Drafts by prompt lookup are target tokens; `generate` would size their vocabulary by the source's."""
         # Its stub wants a self with attributes that no `nn.Module` declares.
@@ -232,7 +306,8 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
 
         Args:
             input_ids: (batch, source) ids of the source; or ``inputs_embeds`` (batch, source, width).
-            attention_mask: (batch, source), 1 for tokens, 0 for padding, on either side. Without it nothing is padding.
+            attention_mask: (batch, source), 0 for padding, on either side, 1 (or any other number) for tokens. Without
+                it nothing is padding.
             decoder_input_ids: (batch, target) ids fed to the decoder; default: ``labels``, one step late.
             decoder_attention_mask: (batch, past + target), 1 for tokens, 0 for padding.
             encoder_outputs: What the encoder returned, in place of the source.

@@ -30,7 +30,8 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
-from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, positions_from_mask, seq2seq_loss
+from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, positions_from_mask, seq2seq_loss, token_mask
+from .pipeline_seq2seq import at_least_float32
 
 
 def sinusoids(positions: torch.Tensor, width: int, base: float = 10000.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,7 +55,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling=N
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling  # (batch, heads, length, length)
     if attention_mask is not None:
         scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=at_least_float32(scores)).to(query.dtype)
     output = torch.matmul(nn.functional.dropout(weights, p=dropout, training=module.training), value)
     return output.transpose(1, 2).contiguous(), weights  # (batch, length, heads, head_dim)
 
@@ -283,6 +284,7 @@ class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
         **kwargs,
     ) -> BaseModelOutput:
         inputs_embeds = self.embed(input_ids, inputs_embeds)  # (batch, source, d_model)
+        attention_mask = token_mask(attention_mask)
         if attention_mask is None:
             positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
         else:
@@ -322,6 +324,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         inputs_embeds = self.embed(input_ids, inputs_embeds)  # (batch, target, d_model)
+        attention_mask, encoder_attention_mask = token_mask(attention_mask), token_mask(encoder_attention_mask)
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()

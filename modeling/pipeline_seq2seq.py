@@ -83,6 +83,11 @@ class Seq2SeqPipeline(Pipeline):
         return results
 
 
+def at_least_float32(tensor: torch.Tensor) -> torch.dtype:
+    """What probabilities of it are computed in: a half-precision sum loses too much, and float64 stays what it is."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 @torch.no_grad()
 def teacher_forced(
     model, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
@@ -101,7 +106,10 @@ def teacher_forced(
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
     inputs = {name: ids.repeat_interleave(returned, 0) for name, ids in inputs.items() if ids is not None}
     outputs = model(**inputs, decoder_input_ids=sequences[:, :-1], use_cache=False, **kwargs)
-    log_probabilities = outputs.logits.float().log_softmax(-1).gather(2, sequences[:, 1:, None]).squeeze(2)
+    logits = outputs.logits
+    log_probabilities = (
+        logits.log_softmax(-1, dtype=at_least_float32(logits)).gather(2, sequences[:, 1:, None]).squeeze(2)
+    )
     is_generated = generated_mask(sequences, model.generation_config.eos_token_id)
     return log_probabilities.masked_fill(~is_generated, 0.0), outputs
 

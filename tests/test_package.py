@@ -27,7 +27,8 @@ ROOMS = (
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "plot", "push", "score", "train", "translate", "shell", "help", "command",
+        "attend", "compare", "demo", "plot", "push", "score", "train", "translate", "shell", "sentences", "help",
+        "command",
     ),
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
@@ -37,16 +38,18 @@ INSIDE = {
         "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
     ),
     "sharing": ("push", "card", "history", "sources", "verify", "hub", "files", "code", "privacy"),
-    "scoring": ("against", "score", "predictions", "naming", "metrics", "significance", "normalization"),
+    "scoring": (
+        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
+    ),
     "attention": ("attend", "page", "maps", "words"),
-    "decoding": ("translate", "coverage", "loading"),
-    "settings": ("reading", "checks", "typed", "schema"),
+    "decoding": ("translate", "options", "coverage", "limits", "loading"),
+    "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",
     ),
     "figures": ("curves", "style", "fonts"),
-    "support": ("console", "disk", "locks", "machine", "wording", "xet"),
+    "support": ("console", "disk", "locks", "machine", "foreign", "wording", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from seqloom.support import disk
+from seqloom.support.foreign import from_json
 from seqloom.version import __version__
 
 CONFIG = "config.json"
@@ -71,7 +72,7 @@ def evaluation(folder: Path, split: str) -> Path:
 def marked(folder: Path) -> list[str]:
     """What seqloom has said that it keeps in a folder; nothing where it has not marked it."""
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = from_json((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
     holds = marker.get("holds") if isinstance(marker, dict) else None
@@ -131,9 +132,21 @@ def read_json(path: Path) -> Any:
         ValueError: It is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no UTF-8
         raise ValueError(f"{path} is damaged: {error}; take the folder as the training left it.") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A file of JSON that holds names and values.
+
+    Raises:
+        ValueError: It is damaged, or holds something else.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no names and values; take the folder as the training left it.")
+    return found
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -142,8 +155,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is damaged, or another version of seqloom wrote it.
     """
-    record = read_json(folder / RECORD)
-    lacking = sorted(RECORDED - set(record)) if isinstance(record, dict) else ["everything"]
+    record = read_object(folder / RECORD)
+    lacking = sorted(RECORDED - set(record))
     if lacking:
         raise ValueError(
             f"{folder / RECORD} lacks {', '.join(lacking)}: another version of seqloom wrote it; make its card with "
@@ -169,8 +182,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         if not text.endswith("\n") and not is_finished(folder):
             break
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
+            line = from_json(text)
+        except ValueError:
             line = None
         is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
         if not is_line or not all(value is None or isinstance(value, int | float) for value in line.values()):

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import torch
 from helpers.attention import Page, made_maps
+from helpers.patience import HANGS
 from helpers.tiny import close
 
 from seqloom.attention.page import SCALE, attention_page
@@ -64,7 +65,7 @@ class TestPage:
             browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
             "--dump-dom", f"file://{tmp_path}/page.html#t2",
         ]  # fmt: skip
-        dom = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+        dom = subprocess.run(words, capture_output=True, text=True, timeout=HANGS, check=True).stdout
         shown = re.findall(r'<button[^>]*data-key="(\w+)"[^>]*>.*?<small>(.*?)</small>', dom, flags=re.DOTALL)
         weights = [f"{weight:.2f}" for weight in maps.weights()[1].tolist()]
         assert shown == [*((f"s{i}", weight) for i, weight in enumerate(weights)), *((f"t{i}", "") for i in range(3))]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import errno
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 from helpers.runs import configure, write_pairs
+from helpers.scored import scored_folder
+from safetensors import SafetensorError
 
 from seqloom.__main__ import COMMANDS, main
 from seqloom.attention.attend import WHAT
@@ -172,9 +177,48 @@ class TestEnvelope:
         assert run(Sow, ["a"]) == 1
         assert "dropout" in capsys.readouterr().err
 
-    def test_mistakes_of_ours_are_no_sentences(self, monkeypatch):
-        monkeypatch.setattr(Sow, "run", raiser(KeyError("a")))
-        with pytest.raises(KeyError):
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (
+                ModuleNotFoundError("No module named 'yaml'", name="yaml"),
+                "package yaml .* not installed: pip install PyYAML",
+            ),
+            (ModuleNotFoundError("No module named 'a.b'", name="sentencepiece.b"), "pip install sentencepiece"),
+            (ImportError("X requires the sacremoses library: `pip install sacremoses`"), "`pip install sacremoses`"),
+            (torch.OutOfMemoryError("CUDA out of memory"), "not enough memory .*training.batch_tokens"),
+            (MemoryError(), "not enough memory .*the system gave none"),
+            (OverflowError("int too large to convert to float"), "a number is larger than what can be reckoned with"),
+            (SafetensorError("HeaderTooLarge"), "HeaderTooLarge"),
+            (ValueError(), "ValueError, without a word of why"),
+            (ValueError("x" * 9000), "^error: x{600} … x{400}$"),
+        ],
+    )
+    def test_other_sentences(self, error, message, monkeypatch, capsys):
+        monkeypatch.setattr(Sow, "run", raiser(error))
+        assert run(Sow, ["a"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(message, line)
+
+    def test_larger_than_the_machine(self, monkeypatch, capsys):
+        """As torch itself says it."""
+        monkeypatch.setattr(Sow, "run", lambda _: torch.empty(1 << 60, dtype=torch.uint8))
+        assert run(Sow, ["a"]) == 1
+        assert "there is not enough memory" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            KeyError("a"), TypeError("a"), RuntimeError("a"), AttributeError("a"), RecursionError("a"),
+            AssertionError(),
+            ModuleNotFoundError("No module named 'seqloom.nothing'", name="seqloom.nothing"),
+            ImportError("cannot import name 'a' from 'torch'", name="torch"),
+            ModuleNotFoundError("No module named 'torch.nothing'", name="torch.nothing"),
+        ],
+    )  # fmt: skip
+    def test_mistakes_of_ours_are_no_sentences(self, monkeypatch, error):
+        monkeypatch.setattr(Sow, "run", raiser(error))
+        with pytest.raises(type(error)):
             run(Sow, ["a"])
 
     def test_interrupted(self, monkeypatch, capsys):
@@ -243,4 +287,56 @@ def test_launched(tmp_path):
     assert (tmp_path / "run" / "record.json").is_file()
     done = launched(config)
     assert done.returncode == 1
-    assert done.stderr.count("error: the output folder") == 1
+    assert re.search(r"^error: the output folder", done.stderr, re.M)
+    *_, last, _rule, _ = done.stderr.split("\n")  # the launcher's own report ends with it
+    assert last.strip().startswith("traceback : error: the output folder")
+    assert "seqloom/commands" not in done.stderr  # no traceback of ours
+
+
+SHELLS = [
+    ("translate {model} <&-", 1, "error: stdin cannot be used: closed by whoever started this"),
+    ("translate {model} >&- < {texts}", 1, "error: stdout cannot be used"),
+    ("translate {model} <&- >&-", 1, "error: stdin and stdout cannot be used"),
+    ("translate {model} < {texts} | head -n 1", 0, ""),
+    ("translate {model} < {texts} > /dev/full", 1, "error: [Errno 28] No space left on device"),
+    ("translate {nothing} < {texts} 2>&-", 1, ""),
+    ("plot {nothing} >&- <&-", 1, "error: there is no folder"),
+    ("--help | head -n 1", 0, ""),
+    ("train --help > /dev/full", 1, "error: [Errno 28] No space left on device"),
+    ("evaluate {model} --output_dir {new} --num_threads 3 2>&1 | head -c 1", 1, ""),
+    ("train {config} | head -n 1", 141, "whatever read the output has left: ended at once; --resume goes on"),
+    ("train {config} --output_dir {new}/closed --max_steps 1 >&- <&-", 0, ""),
+    (
+        "train {config} --output_dir {new}/full --max_steps 1 > /dev/full",
+        1,
+        "error: [Errno 28] No space left on device",
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+@pytest.mark.parametrize(("line", "status", "message"), SHELLS)
+def test_streams(tmp_path, line, status, message):
+    """Readers that leave, streams that are closed, full disks: as the shell has them."""
+    pairs = {name: write_pairs(tmp_path, name, 40) for name in ("few", "validation", "test")}
+    (tmp_path / "texts").write_text("abc\n" * 50)
+    places = {
+        "model": scored_folder(tmp_path) if "{model}" in line else "", "texts": tmp_path / "texts",
+        "nothing": tmp_path / "nothing", "new": tmp_path / "new", "config": configure(tmp_path / "x", pairs),
+    }  # fmt: skip
+    words = f"set -o pipefail; {sys.executable} -m seqloom {line.format(**places)}"
+    done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()[-300:].startswith(message) or message in done.stderr) == (status, True)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_terminal_of_ascii(tmp_path):
+    """What its encoding lacks is spelt out, in sentences too."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    words = [sys.executable, "-m", "seqloom", "plot", "한국어"]
+    done = subprocess.run(words, capture_output=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stderr.decode("ascii").startswith("error: there is no folder \\ud55c")

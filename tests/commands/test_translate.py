@@ -12,6 +12,7 @@ from helpers.tiny import tiny
 
 from seqloom.__main__ import main
 from seqloom.commands.translate import lines_of, one_line
+from seqloom.data import lines as text_lines
 from seqloom.data.lines import lines as file_lines
 
 
@@ -122,3 +123,11 @@ class TestCommand:
         assert "no command of seqloom's" in capsys.readouterr().err
         assert main(["--help"]) == 0
         assert "Translates lines of text" in capsys.readouterr().out
+
+
+def test_a_line_without_an_end_is_refused(monkeypatch):
+    monkeypatch.setattr(text_lines, "LONGEST_TEXT", 100)
+    with pytest.raises(ValueError, match="line 2 of the input is longer than 1,600 bytes"):
+        [*lines_of(piped(b"a\n" + b"x" * 9_000))]
+    with pytest.raises(ValueError, match="line 1 of the input has a text of 101 characters"):
+        [*lines_of(piped(b"x" * 101))]

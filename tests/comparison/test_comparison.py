@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.patience import HANGS
 from helpers.runs import configure, run, write_pairs
 
 from seqloom.commands.command import parse
@@ -33,7 +34,7 @@ def data(tmp_path_factory):
     return {name: write_pairs(folder, name, size) for name, size in {"few": 60, "validation": 51, "test": 31}.items()}
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = HANGS) -> None:
     """Until it holds."""
     end = time.monotonic() + seconds
     while not condition():

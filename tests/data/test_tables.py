@@ -350,3 +350,14 @@ def test_the_files_of_a_stream_are_its_shards(write, streaming):
     train = load_pairs(DataSettings(train_files=files, validation_files=files, streaming=streaming), 0).splits["train"]
     assert list(train) == ROWS
     assert isinstance(train, Dataset) or train.num_shards == 4
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.csv.gz"])
+def test_a_line_without_an_end_is_not_read_to_it(write, monkeypatch, name):
+    monkeypatch.setattr(lines, "LONGEST_TEXT", 100)
+    comma = b"\t" if "tsv" in name else b","
+    start = b'{"source": "a", "target": "' if "json" in name else b"source" + comma + b"target\n"
+    content = start + b"x" * 3_000_000
+    said = refusal(write(name, content))
+    assert f"{name}, line {1 if 'json' in name else 2}" in said
+    assert "is longer than 1,600 bytes; a text may have 100 characters" in said

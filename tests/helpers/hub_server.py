@@ -25,7 +25,8 @@ its attempts, but not inside ``hub.client``, unless it is told ``patient=True``.
 
 There are three tokens: ``hub.WRITE`` and ``hub.READ`` of the user "me", who belongs to the organisation "team", and
 ``hub.STRANGER`` of somebody else. What is private is invisible to strangers, and nobody but WRITE changes anything.
-Cards are checked as the Hub checks them, a little more strictly. What this server does not know it answers with 501.
+Data sets are the repositories ``datasets/USER/NAME``, made by ``hub.create`` and ``add``. Cards are checked as the Hub
+checks them, a little more strictly. What this server does not know it answers with 501.
 """
 
 import base64
@@ -163,7 +164,7 @@ def reply(content: object, status: int = 200) -> Answer:
     return Answer(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
 
 
-REPO = r"(?P<name>[^/]+/[^/]+)"
+REPO = r"(?P<name>(?:datasets/)?[^/]+/[^/]+)"
 ROUTES = []
 
 
@@ -262,11 +263,12 @@ class Hub:
 
         The libraries read their environment when they are imported; these are the places that keep what they read.
         """
+        import datasets.config
         import huggingface_hub.file_download
         import huggingface_hub.hf_api
         import huggingface_hub.utils._http as http
         import transformers.utils.hub
-        from huggingface_hub import constants
+        from huggingface_hub import HfFileSystem, constants
 
         environment = self.env(token, home)
         with ExitStack() as stack:
@@ -281,6 +283,14 @@ class Hub:
                 "HF_TOKEN_PATH": str(Path(environment["HF_HOME"], "token")),
             }.items():
                 stack.enter_context(mock.patch.object(constants, name, value))
+            for name, value in {
+                "HF_ENDPOINT": self.url,
+                "HF_HUB_OFFLINE": False,
+                "HF_DATASETS_CACHE": Path(environment["HF_HOME"], "datasets"),
+            }.items():
+                stack.enter_context(mock.patch.object(datasets.config, name, value))
+            HfFileSystem.clear_instance_cache()  # each knows what a hub held
+            stack.callback(HfFileSystem.clear_instance_cache)
             stack.enter_context(mock.patch.object(huggingface_hub.hf_api.api, "endpoint", self.url))
             stack.enter_context(mock.patch.object(transformers.utils.hub, "_hf_api", None))
             if not patient:
@@ -302,7 +312,8 @@ class Hub:
 
     def find(self, request: Request, name: str, write: bool = False) -> Repository:
         user = self.user(request)
-        repository, mine = self.repositories.get(name), user is not None and name.split("/", maxsplit=1)[0] in user[2]
+        owner = name.removeprefix("datasets/").partition("/")[0]
+        repository, mine = self.repositories.get(name), user is not None and owner in user[2]
         if repository is None or (repository.private and not mine):
             raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
         if write and user is None:
@@ -377,6 +388,7 @@ class Hub:
             "downloads": 0,
             "likes": 0,
         }
+        name = name.removeprefix("datasets/")
         return reply({"_id": name, "id": name, "modelId": name, "sha": oid, "siblings": siblings, **about})
 
     @route("GET", f"/api/models/{REPO}/refs")
@@ -578,6 +590,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond
 
     def answer(self, request: Request, raw_path: str) -> Answer:
+        raw_path = raw_path.replace("/api/datasets/", "/api/models/datasets/", 1)
         for pattern, function in ROUTES:
             found = pattern.fullmatch(f"{request.method} {raw_path}")
             if found:

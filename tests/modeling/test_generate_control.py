@@ -1,5 +1,6 @@
 """What bends a search and what ends it, for every family: each held to what it means, written out a second time."""
 
+import copy
 import itertools
 from functools import lru_cache
 
@@ -10,6 +11,7 @@ from helpers.generating import END, generate, sentences, trained
 from helpers.tiny import SOURCES, START, TARGETS, close, pad
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerFast,
@@ -146,6 +148,31 @@ def test_min_new_tokens(model):
 
     assert_follows(model, rule, min_new_tokens=5)
     assert all(len(row) > 5 for row in sentences(generate(model, num_beams=3, min_new_tokens=5)))
+
+
+@pytest.mark.parametrize(("total", "new"), [("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")])
+def test_lengths_of_a_call_go_before_the_models_own(model, total, new):
+    """However each of them counts, the decoder's start included or not; as words, or as a config."""
+    model = copy.deepcopy(model)
+    setattr(model.generation_config, new, 9)
+    least = {} if total == "min_length" else {"suppress_tokens": [END]}
+    most = {"max_new_tokens": 30} if total == "min_length" else {}
+
+    def length(**options):
+        found = model.generate(torch.tensor(SOURCES[:1]), **least, **most, **options)
+        return found.shape[1]
+
+    own = length()
+    for option, number in ((total, 6), (new, 5)):
+        bare = copy.deepcopy(model)
+        setattr(bare.generation_config, new, None)
+        expected = bare.generate(torch.tensor(SOURCES[:1]), **least, **most, **{option: number}).shape[1]
+        assert length(**{option: number}) == expected
+        assert length(generation_config=GenerationConfig(**{option: number})) == expected
+        if total == "max_length":
+            assert expected == 6 < own == 10
+    both = length(**{total: 3, new: 7})
+    assert both == length(**{new: 7})
 
 
 def test_exponential_decay_length_penalty(model):

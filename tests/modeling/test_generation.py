@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.generating import END, generate, sentences, trained
-from helpers.tiny import RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, close, pad, tiny
+from helpers.tiny import RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, batch, close, pad, tiny
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
@@ -233,6 +233,19 @@ def test_cache_follows_its_beams(model):
     found = model(source, decoder_input_ids=following, past_key_values=cache).logits[:, -1]
     whole = torch.cat((prefixes[order], following), dim=1)
     close(found, model(source, decoder_input_ids=whole).logits[:, -1])
+
+
+def test_cache_follows_across_sentences(model):
+    """A row may continue another sentence's: with its source, as much of that as the cache holds, too."""
+    order = torch.tensor([2, 0, 0, 3])
+    inputs = {name: ids for name, ids in batch().items() if name != "labels"}
+    prefixes, following = torch.tensor([[START, 4], [START, 9], [START, 15], [START, 7]]), torch.tensor([[6], [8]] * 2)
+    cache = model(**inputs, decoder_input_ids=prefixes, use_cache=True).past_key_values
+    cache.reorder_cache(order)
+    taken = {name: ids[order] for name, ids in inputs.items()}
+    found = model(**taken, decoder_input_ids=following, past_key_values=cache).logits[:, -1]
+    whole = torch.cat((prefixes[order], following), dim=1)
+    close(found, model(**taken, decoder_input_ids=whole).logits[:, -1])
 
 
 def test_cache_is_kept_only_when_asked_for(model):

@@ -391,6 +391,45 @@ def test_eager_is_sdpa(transformer, monkeypatch):
         close(gradient, results["sdpa"][2][name])
 
 
+@pytest.mark.parametrize("token", [2, -1, 0.5, True])
+def test_every_number_but_zero_is_a_token(model, token):
+    """As in transformers' own masks, whatever its type."""
+    for side in SIDES:
+        inputs = batch(side=side, extra=2)
+        target = pad(TARGETS, "left", value=14)
+        inputs |= {"decoder_input_ids": target[0], "decoder_attention_mask": target[1], "labels": None}
+        expected = model(**inputs).logits
+        for name in ("attention_mask", "decoder_attention_mask"):
+            inputs[name] = inputs[name] * torch.tensor(token)
+        assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_double_precision_stays_double(model):
+    """Attention, loss and scores: nothing in between is rounded to float32."""
+    model = copy.deepcopy(model).double()
+    implementations = ["eager"] if is_rnn(model) else ["eager", "sdpa"]
+    found = []
+    for implementation in implementations:
+        if not is_rnn(model):
+            model.set_attn_implementation(implementation)
+        found.append(model(**batch(side="left")))
+    exact = found[-1].logits.log_softmax(-1).gather(2, batch()["labels"].clamp(min=0)[..., None]).squeeze(2)
+    counted = batch()["labels"] != -100
+    for outputs in found:
+        assert outputs.logits.dtype == outputs.loss.dtype == torch.float64
+        close(outputs.logits, found[0].logits, 1e-12)
+        close(outputs.loss, -exact[counted].mean(), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["gru-bahdanau", "lstm-luong", "post-norm"])
+def test_weights_of_attention_in_double_add_up_to_one(name):
+    model = tiny(name).double()
+    if not is_rnn(model):
+        model.set_attn_implementation("eager")
+    for weights in model(**batch(), output_attentions=True).cross_attentions:
+        close(weights.sum(-1), torch.ones_like(weights[..., 0]), 1e-14)
+
+
 def test_copy_of_a_model_is_a_model(model):
     twin = copy.deepcopy(model)
     with torch.no_grad():

@@ -8,6 +8,7 @@ from helpers.contract import assert_same, distinct, say
 from helpers.tiny import RNNS, batch, close, is_rnn, tiny
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerFast,
     Seq2SeqTrainer,
@@ -102,6 +103,32 @@ def test_trainer_trains_and_evaluates_by_generating(name, precision, tokenizer, 
     assert after["eval_loss"] < 0.25 * before["eval_loss"]
     assert before["eval_exact"] < 0.2
     assert after["eval_exact"] > 0.6
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_trainers_limit_goes_before_the_models_own(name, tokenizer, pairs, tmp_path):
+    """`generation_max_length` of a model that was trained with a limit of its own, as every saved one is."""
+    model = learner(name)
+    model.generation_config.max_new_tokens = 12
+    model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
+    model.save_pretrained(tmp_path)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+
+    def lengths(prediction):
+        return {"length": int((prediction.predictions != -100).sum(-1).max())}
+
+    trainer = trainer_for(
+        model, tokenizer, pairs[:8], tmp_path, predict_with_generate=True, generation_max_length=5,
+        compute_metrics=lengths,
+    )  # fmt: skip
+    pad = tokenizer.pad_token_id
+    assert trainer.evaluate()["eval_length"] >= 5
+    found = trainer.predict(pairs[:8]).predictions
+    assert ((found != -100) & (found != pad)).sum(-1).max() == 5
+    found = trainer.predict(pairs[:8], max_new_tokens=3).predictions
+    assert ((found != -100) & (found != pad)).sum(-1).max() == 4
+    assert model.generate(torch.tensor([[3, 4, 2]]), max_length=5).shape[1] == 5
+    assert model.generate(torch.tensor([[3, 4, 2]])).shape[1] == 13
 
 
 @pytest.mark.slow

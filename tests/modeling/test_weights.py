@@ -1,9 +1,11 @@
 """Weights as transformers and accelerate handle them: tied, replaced, in shards, in half, on disk, on other devices."""
 
 import copy
+import itertools
 import json
 import pickle
 
+import peft
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from transformers import AutoModel, AutoModelForSeq2SeqLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 pytestmark = pytest.mark.slow  # weights are written, read and moved
@@ -254,3 +257,46 @@ def test_sharded_model_learns_the_same(name, checkpointing, mesh):
         assert isinstance(parameter, dist.tensor.DTensor)
         close(parameter.full_tensor(), ours[path])
     close(sharded(**batch()).logits, model(**batch()).logits)
+
+
+@pytest.mark.parametrize("name", ["lstm-luong", "lstm-bahdanau", "lstm-untied", "post-norm", "gelu-separate"])
+@pytest.mark.parametrize("change", ["merged", "target apart", "said to be apart", "tied by hand"])
+def test_folder_says_which_matrices_are_one(name, change, tmp_path):
+    """Whatever the config said before: what is loaded is what was saved, of the model and of its base."""
+    model = tiny(name)
+    if change == "merged":  # an adapter of the output matrix, which `peft` calls untied wherever it is not the source's
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() + torch.randn_like(model.lm_head.weight))
+        model.config.tie_word_embeddings = False
+    elif change == "target apart":
+        weight = model.get_decoder_input_embeddings().weight
+        model.get_decoder_input_embeddings().weight = nn.Parameter(2 * weight.detach())
+    elif change == "said to be apart":
+        model.config.tie_word_embeddings = False
+    else:
+        model.lm_head.weight = model.get_decoder_input_embeddings().weight
+    said = model.config.tie_word_embeddings
+    kinds = ((model, AutoModelForSeq2SeqLM), (model.base_model, AutoModel))
+    for (each, auto), state_dict in itertools.product(kinds, (None, {})):
+        given = None if state_dict is None else each.state_dict()
+        each.save_pretrained(tmp_path, state_dict=given)
+        assert each.config.tie_word_embeddings == said
+        for cls in (type(each), auto):
+            loaded, info = cls.from_pretrained(tmp_path, output_loading_info=True, trust_remote_code=True)
+            assert not any(info.values()), info
+            ours, theirs = each.state_dict(), loaded.state_dict()
+            assert ours.keys() - theirs.keys() <= {"shared.weight", "model.shared.weight"}
+            assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+            if each is model:
+                assert all(torch.equal(*pair) for pair in zip(matrices(model), matrices(loaded), strict=True))
+
+
+@pytest.mark.parametrize("name", ["lstm-bahdanau", "gelu-separate"])
+@pytest.mark.filterwarnings("ignore")
+def test_merged_adapter_is_saved(name, tmp_path):
+    """Of a model whose sides have a vocabulary each, which `peft` calls untied."""
+    adapted = peft.get_peft_model(
+        tiny(name), peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    )
+    merged = adapted.merge_and_unload().eval()
+    merged.save_pretrained(tmp_path)
+    assert_same(AutoModelForSeq2SeqLM.from_pretrained(tmp_path, trust_remote_code=True).eval(), merged)

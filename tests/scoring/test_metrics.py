@@ -14,7 +14,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from seqloom.scoring import metrics, significance
-from seqloom.scoring.metrics import METRICS, UnicodeTokenizer, compute, higher_is_better, load_metric
+from seqloom.scoring.metrics import METRICS, compute, higher_is_better, load_metric
+from seqloom.scoring.scripts import UnicodeTokenizer
 
 PREDICTIONS = ["Der schöne Hund läuft über die Straße .", "나는 오늘 학교에 갔다", "the cat sat on mat"]
 REFERENCES = ["Der schöne Hund lief über die Straße.", "나는 어제 학교에 갔다", "the cat sat on the mat"]

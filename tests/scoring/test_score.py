@@ -117,6 +117,17 @@ class TestScoring:
         assert [line["source"] for line in read(folder / "evaluation" / "validation")[1]] == cut != others
         assert scores["sentences"] == 6
 
+    def test_seed_of_drawn_outputs(self, folder, tmp_path):
+        """Of two evaluations, and of their record."""
+        outputs = {}
+        for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+            place = tmp_path / name
+            words = ["--generate_kwargs", "{do_sample: true, temperature: 2.0}", "--seed", str(seed)]
+            assert main([str(folder), *words, "--split", "test", "--output_dir", str(place)]) == 0
+            outputs[name] = (place / "predictions.jsonl").read_text(encoding="utf-8")
+            assert json.loads((place / "scores.json").read_text())["generation"]["seed"] == seed
+        assert outputs["one"] == outputs["same"] != outputs["other"]
+
     def test_scores_are_not_written_over(self, folder, capsys):
         assert main([str(folder)]) == 0
         before = (folder / "evaluation" / "test" / "scores.json").read_bytes()
@@ -152,6 +163,12 @@ class TestRefusals:
     """One line that says what is wrong, before anything is decoded or written."""
 
     @pytest.mark.slow
+    def test_options_of_generate(self, refused, folder):
+        refused("outputs are not drawn", str(folder), "--generate_kwargs", "{temperature: 0.5}")
+        refused("which goes before it, is", str(folder), "--generate_kwargs", "{max_length: 3}")
+        refused("arguments of ter", str(folder), "--metric_kwargs", "{ter: {}}")
+        refused("ids of the model's tokens are", str(folder), "--generate_kwargs", "{forced_bos_token_id: 9999}")
+
     def test_settings(self, refused, folder):
         refused("--num_beam is unknown; did you mean --num_beams?", str(folder), "--num_beam", "3")
         refused("split is 'tset'; allowed are", str(folder), "--split", "tset")

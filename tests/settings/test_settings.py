@@ -168,6 +168,13 @@ def test_unknown_keys(load, changes, message):
     ("name", "value", "message"),
     [
         ("training.learning_rate", "fast", "training.learning_rate is 'fast'; it must be float"),
+        ("training.num_threads", 10**5, "training.num_threads is 100000; it must be 1,024 or less"),
+        ("training.gradient_accumulation_steps", 10**9, "it must be 10,000 or less"),
+        ("evaluation.bootstrap_samples", 10**9, "it must be 1,000,000 or less"),
+        ("data.num_proc", 10**5, "it must be 1,024 or less"),
+        ("generation.generate_kwargs", {1: 2}, "generation.generate_kwargs has the key 1; a key must be a name"),
+        ("evaluation.metric_kwargs", {"chrf": 3}, "evaluation.metric_kwargs.chrf is 3; it must be dict"),
+        ("data.mix", [{"dataset": "scan", "weight": 1e9}], "hardly a pair would be drawn"),
         ("training.learning_rate", None, "training.learning_rate is None; it must be float"),
         ("training.learning_rate", float("nan"), "training.learning_rate is nan"),
         ("training.learning_rate", float("inf"), "training.learning_rate is inf"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.patience import HANGS
 from helpers.unbroken import SERVER
 
 ROOT = Path(__file__).parents[2]
@@ -28,4 +29,4 @@ def train(tmp_path_factory):
 
     yield _train
     server.stdin.close()
-    server.wait(timeout=60)
+    server.wait(timeout=HANGS)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+from helpers.patience import HANGS
 from helpers.runs import configure, run, write_pairs
 
 from seqloom import run_folder
@@ -199,7 +200,7 @@ def test_two_processes_in_one_folder(tmp_path, data):
                          env={**os.environ, "OMP_NUM_THREADS": "1"})
         for _ in range(2)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=300)[0] for process in both]
+    outputs = [process.communicate(timeout=HANGS)[0] for process in both]
     statuses = [process.returncode for process in both]
     assert sorted(statuses) == [0, 1], outputs
     told = outputs[statuses.index(1)]

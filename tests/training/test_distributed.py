@@ -17,6 +17,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.state import AcceleratorState, GradientState
+from helpers.patience import HANGS
 from helpers.runs import ROOT, SMALL, configure, read_log, run, weights, write_pairs
 from transformers import AutoModelForSeq2SeqLM
 
@@ -84,7 +85,7 @@ def launch(folder: Path, processes: int, jobs: list[list[str]]) -> None:
         str(processes), "--main_process_port", "0", str(folder / "script.py"), str(folder / "jobs.json"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=HANGS)
     assert done.returncode == 0, done.stderr[-6000:]
 
 
@@ -288,9 +289,9 @@ def streams(data, processes: int, workers: int, **options) -> list[list[tuple]]:
     def one(rank: int) -> None:
         def gather(values: list[int]) -> list[list[int]]:
             sent[rank] = values
-            barrier.wait(timeout=20)
+            barrier.wait(timeout=HANGS)
             every = [sent[other] for other in range(processes)]
-            barrier.wait(timeout=20)
+            barrier.wait(timeout=HANGS)
             return every
 
         stream = UpdateStream(

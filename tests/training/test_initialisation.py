@@ -203,7 +203,7 @@ class TestInitialising:
 
     def test_refusals(self, tmp_path, data, trained):
         folder = str(trained["transformer"] / "run")
-        refused(tmp_path, data, "no model that AutoModelForSeq2SeqLM loads", training={"init_from": "./nowhere"})
+        refused(tmp_path, data, "no model that can be taken over", training={"init_from": "./nowhere"})
         refused(
             tmp_path, data, r"has 'encoder.\*', which no parameter",
             training={"init_from": folder, "init_parameters": ["encoder.*"]},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.patience import HANGS
 from helpers.runs import (
     SMALL,
     configure,
@@ -35,7 +36,7 @@ def test_two_processes_learn_the_same_with_every_option(tmp_path, data):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "train.py"), config]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *launch], capture_output=True, text=True, env=environment, check=False, timeout=300
+        [sys.executable, *launch], capture_output=True, text=True, env=environment, check=False, timeout=HANGS
     )
     assert done.returncode == 0, done.stderr
     alone = run(tmp_path / "one", data, **changes)
@@ -83,7 +84,7 @@ def test_two_processes_learn_the_same(tmp_path, data):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two_runs.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *launch, *configs], capture_output=True, text=True, env=environment, check=False, timeout=300
+        [sys.executable, *launch, *configs], capture_output=True, text=True, env=environment, check=False, timeout=HANGS
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("plan: ") == 2  # the second process says nothing

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from helpers.patience import HANGS
 from helpers.runs import SMALL, Killed, configure, kill_in, read_log, read_losses, run, same, weights, write_pairs
 from transformers import AutoModelForSeq2SeqLM
 
@@ -205,7 +206,7 @@ def test_resumed_with_two_processes_or_another_number(tmp_path, data):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
          str(tmp_path / "runs.py"), json.dumps(commands)],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=300,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert read_log(tmp_path / "two") == read_log(tmp_path / "whole")
@@ -264,7 +265,7 @@ def test_a_process_that_dies_takes_the_others_along(tmp_path, data):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, str(tmp_path / "dying.py"), config],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=120,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=HANGS,
     )  # fmt: skip
     assert done.returncode == 1
     assert "error: another process of this run ended" in done.stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
+from helpers.patience import HANGS
 from helpers.runs import (
     configure,
     read_log,
@@ -39,7 +40,7 @@ class TestStopping:
         )
         wait_for_lines(tmp_path, process, 5)
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=HANGS)
         assert process.returncode == 143, output
         step = Progress(**json.loads((last(tmp_path) / "progress.json").read_text())).step
         assert "SIGTERM: stopping after this update" in output
@@ -60,8 +61,8 @@ class TestStopping:
             process = subprocess.Popen(launch, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         wait_for_lines(tmp_path, process, 5)
         process.send_signal(signal.SIGUSR1)
-        assert process.wait(60) == -signal.SIGUSR1
-        deadline = time.monotonic() + 60
+        assert process.wait(HANGS) == -signal.SIGUSR1
+        deadline = time.monotonic() + HANGS
         while "stopped by SIGTERM after" not in (tmp_path / "output").read_text():
             assert time.monotonic() < deadline, (tmp_path / "output").read_text()
             time.sleep(0.1)
@@ -190,19 +191,20 @@ class TestStopping:
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
         options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
         whole, stopped = (configure(tmp_path / name, data, "rnn", **changes) for name in ("whole", "stopped"))
-        done = subprocess.run([*launch, whole], capture_output=True, check=False, timeout=300, **options)
+        done = subprocess.run([*launch, whole], capture_output=True, check=False, timeout=HANGS, **options)
         assert done.returncode == 0, done.stderr
         process = subprocess.Popen([*launch, stopped], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
         wait_for_lines(tmp_path / "stopped", process, 2)
         process.terminate()
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=HANGS)
         assert process.returncode not in (0, None)
         assert "stopped by SIGTERM after" in output
         checkpoint = last(tmp_path / "stopped")
         assert sorted(path.name for path in checkpoint.glob("random_states_*")) == [
             "random_states_0.pkl", "random_states_1.pkl",
         ]  # fmt: skip
-        done = subprocess.run([*launch, stopped, "--resume"], capture_output=True, check=False, timeout=300, **options)
+        again = [*launch, stopped, "--resume"]
+        done = subprocess.run(again, capture_output=True, check=False, timeout=HANGS, **options)
         assert done.returncode == 0, done.stderr
         assert "resuming" in done.stdout
         assert_same_run(tmp_path / "stopped", tmp_path / "whole")

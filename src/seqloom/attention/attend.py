@@ -18,7 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from seqloom.attention.maps import AttentionMaps, overview
 from seqloom.attention.words import Token, group_words, merge, read_tokens, word_labels
 from seqloom.decoding.coverage import coverage_beam_search
-from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, eager_attention
+from seqloom.decoding.limits import check_sources, check_target, within_positions
+from seqloom.decoding.loading import GenerativeModel, eager_attention
+from seqloom.decoding.options import limited
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
 if TYPE_CHECKING:
@@ -52,11 +54,13 @@ def attend(
         coverage_penalty, generate_kwargs: As for `translate`, where there is no ``target``.
 
     Raises:
-        ValueError: The sentence is empty, or the model has no attention over the source.
+        ValueError: The sentence is empty, it or the target is longer than the model's positions reach, or the model has
+            no attention over the source.
     """
     if not isinstance(sentence, str) or not sentence.strip():
         raise ValueError(f"the sentence is {sentence!r}, in which there is nothing to look at: give a text.")
     inputs = {name: ids.to(model.device) for name, ids in _encode(tokenizer, sentence).items()}
+    check_sources(model, inputs["input_ids"].tolist(), None)
     was_training = model.training
     model.eval()
     try:
@@ -64,9 +68,7 @@ def attend(
             if coverage_penalty:
                 generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
             config = generate_kwargs.get("generation_config") or model.generation_config
-            if config.max_new_tokens is None and config.max_length is None:
-                generate_kwargs.setdefault("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
-            sequences = model.generate(**inputs, **generate_kwargs)
+            sequences = model.generate(**inputs, **within_positions(model, limited(config, generate_kwargs)))
             sequences = (sequences if torch.is_tensor(sequences) else sequences.sequences)[:1]
         else:
             sequences = _forced(model, tokenizer, target)
@@ -195,6 +197,7 @@ def _forced(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, target: 
     start = model.generation_config.decoder_start_token_id
     start = model.config.decoder_start_token_id if start is None else start
     ids = tokenizer(text_target=target)["input_ids"]
+    check_target(model, ids)
     return torch.tensor([[start, *ids]], device=model.device)
 
 

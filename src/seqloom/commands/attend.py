@@ -29,7 +29,7 @@ class Attend(Command):
     name = "attend"
     needs = "a model and a sentence are needed"
     settings = ScoringSettings
-    sections = ("revision", "trust_remote_code", "generation")
+    sections = ("revision", "trust_remote_code", "seed", "generation")
     stand_anywhere = True
     examples = """
         seqloom attend runs/mine "a man is standing on a ladder ."
@@ -71,11 +71,13 @@ class Attend(Command):
 
     def draw(self) -> None:
         """Draws, writes and prints."""
+        import torch
+
         from seqloom.attention.attend import attend, check_choice
         from seqloom.attention.maps import overview
         from seqloom.attention.page import attention_page
-        from seqloom.data.tokenization import load_tokenizer
-        from seqloom.decoding.loading import load_model
+        from seqloom.decoding.loading import load_model, tokenizer_of
+        from seqloom.decoding.options import check_options, try_options
         from seqloom.figures.style import save
         from seqloom.settings.reading import load_scoring_settings
         from seqloom.support.disk import check_output, text, write_together
@@ -91,14 +93,18 @@ class Attend(Command):
             for file in files:
                 check_output(file, f"--{option}", suffixes, overwrite=self.overwrite)
 
-        settings, generate_kwargs = load_scoring_settings(self.model, self.overrides)
+        settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)
         if self.target is not None and generate_kwargs:
             raise ValueError(
                 f"--target is an output that needs no search, but {', '.join(generate_kwargs)} is given too: leave one "
                 "out."
             )
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
-        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
+        check_options(model.generation_config, generate_kwargs, several=True)
+        if generate_kwargs:
+            try_options(model, tokenizer, generate_kwargs)
+        torch.manual_seed(settings.seed)
         choice: dict[str, Any] = {"layer": self.layer, "head": self.head}
         font = self.font and str(self.font)
         every = []

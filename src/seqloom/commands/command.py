@@ -35,6 +35,8 @@ class Command:
     """Several processes may do it together. What all of them find wrong, the first one says."""
     interrupted: ClassVar[str] = "ended at once."
     """What Ctrl-C is answered with."""
+    streams: ClassVar[tuple[str, ...]] = ()
+    """Of stdin and stdout, those without which there is nothing to do."""
     examples: ClassVar[str] = ""
     """Lines to type."""
 

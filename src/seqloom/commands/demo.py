@@ -19,27 +19,41 @@ INPUTS = ("jump around left twice", "walk and run opposite right thrice", "look 
 class Demo(Command):
     """Trains an RNN and a Transformer on the built-in task, in minutes.
 
-    They are scored, compared, saved to runs/demo and loaded back.
+    They are scored, compared, saved to runs/demo and loaded back. Given again, it goes on where it was stopped; what is
+    trained already is not trained anew.
     """
 
     name = "demo"
+    interrupted = "ended at once; the same command goes on from the last checkpoint."
     examples = """
         seqloom demo
     """
 
-    def run(self) -> None:
+    def run(self) -> int | None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the task is built in: nothing is looked up
         from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+        from seqloom import run_folder
         from seqloom.settings.reading import load_settings
         from seqloom.training.run import run_training
+        from seqloom.training.signals import Stopped
 
         records = {}
         for family, config in FAMILIES.items():
             print(f"\n{family}: configs/{config}", flush=True)
             folder = FOLDER / config.removesuffix(".yaml")
             settings = load_settings(str(files("seqloom.configs").joinpath(config)))
-            records[family] = run_training(replace(settings, output_dir=str(folder)), overwrite=folder.exists())
+            settings = replace(settings, output_dir=str(folder))
+            is_kept = run_folder.is_run(folder) and load_settings(folder / run_folder.SETTINGS) == settings
+            if is_kept and run_folder.is_finished(folder):
+                print(f"it is trained already: {folder}", flush=True)
+                records[family] = run_folder.read_record(folder)
+                continue
+            try:  # a run of other settings is another version's
+                records[family] = run_training(settings, resume=is_kept, overwrite=folder.exists() and not is_kept)
+            except Stopped as stopped:
+                print("stopped with a checkpoint; the same command goes on from it.")
+                return 128 + stopped.signal
         print(f"\n{comparison(records)}\n")
 
         folder = FOLDER / FAMILIES["Transformer"].removesuffix(".yaml")
@@ -49,6 +63,7 @@ class Demo(Command):
         outputs = model.generate(**tokenizer(list(INPUTS), return_tensors="pt", padding=True))
         for text, actions in zip(INPUTS, tokenizer.batch_decode(outputs, skip_special_tokens=True), strict=True):
             print(f"  {text}\n    → {actions}")
+        return None
 
 
 def comparison(records: dict[str, dict[str, Any]]) -> str:

@@ -38,11 +38,13 @@ class Push(Command):
     """Run code that the folder carries and that is not seqloom's own."""
 
     def run(self) -> None:
-        from seqloom.settings.reading import load_settings
+        from seqloom.settings.reading import load_run_settings
         from seqloom.sharing.push import push
+        from seqloom.support.locks import Lock
 
         settings = {"push_to_hub": self.repository, "hub_private_repo": self.hub_private_repo,
                     "hub_revision": self.hub_revision}  # fmt: skip
         words = [f"--{key}={value}" for key, value in settings.items() if value is not None]
-        hub = load_settings(run_folder.finished(self.folder) / run_folder.SETTINGS, words).hub
+        hub = load_run_settings(run_folder.finished(self.folder), words).hub
+        Lock(self.folder / run_folder.LOCK).check()  # what trains in it would change what is pushed
         push(self.folder, hub, metrics=self.metrics, trust_remote_code=self.trust_remote_code)

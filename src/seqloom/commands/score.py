@@ -35,14 +35,14 @@ class Evaluate(Command):
 
     def run(self) -> None:
         from seqloom.scoring.against import compare_models, comparison_text
-        from seqloom.scoring.score import evaluate_model, overlap_sentence, table
+        from seqloom.scoring.score import evaluate_model, overlap_sentence, report
 
         if self.against is not None:
             results = compare_models(self.model, self.against, self.overrides, overwrite=self.overwrite)
             say(comparison_text(results))
             return
         scores = evaluate_model(self.model, self.overrides, overwrite=self.overwrite)
-        say(table(scores["metrics"]))
+        say(report(scores))
         if sentence := overlap_sentence(scores):
             say(sentence)
         say(f"predictions and scores are in {scores['folder']}")

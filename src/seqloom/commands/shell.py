@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from seqloom.commands.command import Command, fields_of, parse
 from seqloom.commands.help import describe, known_keys, summary
+from seqloom.commands.sentences import sentence, tell_launcher
 from seqloom.support.wording import nearest, unknown
 
 
@@ -17,36 +18,44 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
     """Reads the words, does the work and says what went wrong; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     alone, _ = fields_of(command)
-    if asks_for_help(argv) or (alone and not argv):
-        say(describe(command) if argv else summary(command))
-        return 0 if argv else 2
+    closed = open_streams()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     is_main = not command.is_parallel or int(os.environ.get("RANK", "0")) == 0
     try:
+        if asks_for_help(argv) or (alone and not argv):
+            say(describe(command) if argv else summary(command))
+            return 0 if argv else 2
+        if lacking := [name for name in command.streams if name in closed]:
+            raise ValueError(f"{' and '.join(lacking)} cannot be used: closed by whoever started this; leave it open.")
         call = parse(command, argv)
         check_keys(command, call.overrides)
         import seqloom.modeling  # noqa: F401  registers the families
         from seqloom.support.console import quieten_libraries
 
         quieten_libraries()
-        return call.run() or 0
+        status = call.run() or 0
+        sys.stdout.flush()  # a full disk shows now
+        return status
     except KeyboardInterrupt:
         if is_main:
             print(command.interrupted, file=sys.stderr)
         return 128 + signal.SIGINT
-    except sentences() as error:
+    except BrokenPipeError:
+        if is_main:
+            print(f"whatever read the output has left: {command.interrupted}", file=sys.stderr)
+        return 128 + getattr(signal, "SIGPIPE", 13)
+    except Exception as error:
+        text = sentence(error)
+        if text is None:
+            raise
         if is_main or getattr(error, "is_own", False):
             process = "" if is_main else f"process {os.environ['RANK']}: "
-            print(f"error: {process}{' '.join(str(error).split())}", file=sys.stderr)
+            print(f"error: {process}{text}", file=sys.stderr)
+            tell_launcher(f"error: {process}{text}")
         return 1
-
-
-def sentences() -> tuple[type[Exception], ...]:
-    """The errors that are one sentence for whoever typed the command; any other is a mistake of ours."""
-    from huggingface_hub.errors import StrictDataclassError
-
-    return ValueError, OSError, StrictDataclassError
+    finally:
+        drop_unwritable()
 
 
 def check_keys(command: type[Command], overrides: Sequence[str]) -> None:
@@ -64,6 +73,28 @@ def asks_for_help(argv: Sequence[str]) -> bool:
     return "--help" in argv or "-h" in argv
 
 
+def open_streams() -> list[str]:
+    """Puts the null device where whoever started this has closed a stream (``<&-``): else the next file that is opened
+    would have its number, and what is printed would land in it. Gives back which."""
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:  # each gets the lowest number that is free: its own
+        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    return closed
+
+
+def drop_unwritable() -> None:
+    """Drops what standard output does not take: Python would complain of it once more when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        leave_output()
+
+
+def leave_output() -> None:
+    """From now on, what is printed goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def say(text: str) -> None:
     """Prints a text, as much of it as is wanted."""
     with reader_may_leave():
@@ -77,4 +108,4 @@ def reader_may_leave() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_output()

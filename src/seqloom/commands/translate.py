@@ -23,7 +23,8 @@ class Translate(Command):
     name = "translate"
     needs = "the model comes first"
     settings = ScoringSettings
-    sections = ("revision", "trust_remote_code", "generation")
+    sections = ("revision", "trust_remote_code", "seed", "generation")
+    streams = ("stdin", "stdout")
     examples = """
         seqloom translate runs/mine --num_beams 5 < sources.txt > outputs.txt
     """
@@ -32,14 +33,20 @@ class Translate(Command):
     """A folder or a name on the Hub."""
 
     def run(self) -> None:
-        from seqloom.data.tokenization import load_tokenizer
-        from seqloom.decoding.loading import load_model
+        import torch
+
+        from seqloom.decoding.loading import load_model, tokenizer_of
+        from seqloom.decoding.options import check_options, try_options
         from seqloom.decoding.translate import translate
         from seqloom.settings.reading import load_scoring_settings
 
-        settings, generate_kwargs = load_scoring_settings(self.model, self.overrides)
+        settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
-        tokenizer = load_tokenizer(self.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
+        check_options(model.generation_config, generate_kwargs, several=True)
+        if generate_kwargs:
+            try_options(model, tokenizer, generate_kwargs)
+        torch.manual_seed(settings.seed)
         sources = lines_of(sys.stdin)
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
@@ -59,17 +66,21 @@ def lines_of(stream: TextIO) -> Iterator[str]:
     """The lines of a stream, read as training reads a file's.
 
     Raises:
-        ValueError: A line is not UTF-8.
+        ValueError: A line is not UTF-8, or too long.
     """
-    from seqloom.data.lines import decoded
+    from seqloom.data.lines import LONGEST_TEXT, TooLong, bounded, decoded, endless, too_long
 
     number = 0
     # A stream that was put in the place of standard input may hold text alone.
-    lines = stream.buffer if hasattr(stream, "buffer") else (line.encode() for line in stream)
+    lines = bounded(stream.buffer) if hasattr(stream, "buffer") else (line.encode() for line in stream)
     try:
         for line in decoded(lines):
+            if len(line) > LONGEST_TEXT:
+                raise too_long(line, f"line {number + 1:,} of the input")
             yield line
             number += 1
+    except TooLong:
+        raise endless(f"line {number + 1:,} of the input") from None
     except UnicodeDecodeError as error:
         byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x}) of line {number + 1:,}"
         raise ValueError(f"the input is not UTF-8: {byte} is not; convert it or repair the line.") from None

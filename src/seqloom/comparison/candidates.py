@@ -9,8 +9,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from seqloom.comparison.traits import Traits, traits_of
-from seqloom.data.tokenization import load_tokenizer
-from seqloom.decoding.loading import Seq2SeqLM, load_model
+from seqloom.decoding.loading import Seq2SeqLM, load_model, tokenizer_of
 from seqloom.settings.schema import Settings
 
 
@@ -41,7 +40,8 @@ class Candidate:
 
     def load(self) -> tuple[Seq2SeqLM, PreTrainedTokenizerBase]:
         """The first seed's model, on the machine's accelerator if it has one, and its tokenizer."""
-        return load_model(str(self.folders[0])), load_tokenizer(str(self.folders[0]))
+        model = load_model(str(self.folders[0]))
+        return model, tokenizer_of(model, str(self.folders[0]))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from seqloom.data.pairs import load_pairs
 from seqloom.decoding.loading import check_exists
 from seqloom.scoring.naming import check_config
 from seqloom.scoring.score import evaluate_model
-from seqloom.settings.reading import load_scoring_settings, load_settings
+from seqloom.settings.reading import load_run_settings, load_scoring_settings, load_settings
 from seqloom.settings.schema import DataSettings, EvaluationSettings, GenerationSettings, ScoringSettings, Settings
 from seqloom.support.console import duration
 from seqloom.support.disk import text, write_aside
@@ -101,8 +101,8 @@ def refuse_unknown_keys(request: Request) -> None:
     for model in request.models:
         check_exists(model)
         if run_folder.is_run(Path(model)):  # whose settings the measures train by
-            kept = Path(model) / run_folder.SETTINGS
-            check_config(kept, load_settings(kept), request.overrides)
+            settings = load_run_settings(Path(model))
+            check_config(Path(model) / run_folder.SETTINGS, settings, request.overrides)
 
 
 def finished_models(
@@ -265,7 +265,7 @@ def candidate_of_model(name: str, model: str, words: Sequence[str], request: Req
         words = [*words, "--split", request.split, "--output_dir", str(folder)]
         evaluate_model(model, words, overwrite=True)
     is_run = run_folder.is_run(Path(model))
-    settings = load_settings(Path(model) / run_folder.SETTINGS) if is_run else None
+    settings = load_run_settings(Path(model)) if is_run else None
     seeds = (settings.training.seed,) if settings else ()
     return Candidate(name, (Path(model),), settings, seeds, (folder / run_folder.PREDICTIONS,))
 
@@ -280,7 +280,8 @@ def overrides_for(model: str, request: Request, runs: dict[str, list[Settings]])
     first = next(iter(runs.values()))[0]
     given = {f"data.{key}": value for key, value in dataclasses.asdict(first.data).items()}
     given |= {"seed": first.training.seed, "evaluation.metrics": first.evaluation.metrics}
-    given |= {"evaluation.metric_kwargs": first.evaluation.metric_kwargs}
+    kwargs = first.evaluation.metric_kwargs
+    given |= {"evaluation.metric_kwargs": {name: kwargs[name] for name in first.evaluation.metrics if name in kwargs}}
     return [*(f"--{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()), *words]
 
 

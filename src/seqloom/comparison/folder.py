@@ -21,6 +21,7 @@ from typing import Any
 
 from seqloom import run_folder
 from seqloom.support.disk import text, write_aside
+from seqloom.support.foreign import from_json
 from seqloom.support.locks import Lock
 from seqloom.training.clearing import (
     OWN,
@@ -97,7 +98,7 @@ def is_comparison(folder: Path) -> bool:
     if run_folder.COMPARISON in run_folder.marked(folder):
         return True
     try:
-        asked = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+        asked = from_json((folder / REQUEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     names = {*TRAININGS, *IN_FOLDERS, *OWN, "predictions"}

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, cast
 
-LONGEST_TEXT = 1 << 24
+LONGEST_TEXT = 1 << 20
 """Characters of a side of a pair. What has more is a file whose ends of lines were lost, not a sentence."""
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -16,6 +16,28 @@ _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 def open_bytes(path: str) -> IO[bytes]:
     """The file's bytes, unpacked where its name ends in ``.gz``."""
     return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")
+
+
+class TooLong(ValueError):
+    """A line is longer than any that is read."""
+
+
+def longest_row() -> int:
+    """Bytes of a line, or characters of a value, that are held to see what is in them: other columns may be long."""
+    return 16 * LONGEST_TEXT
+
+
+def bounded(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file, of which none is read much further than it may be long.
+
+    Raises:
+        TooLong: One is longer.
+    """
+    most = longest_row()
+    while line := file.readline(most + 1):
+        if len(line) > most:
+            raise TooLong
+        yield line
 
 
 def decoded(raw: Iterable[bytes], ends: bool = False) -> Iterator[str]:
@@ -35,14 +57,16 @@ def lines(path: str, ends: bool = False) -> Iterator[str]:
     """The lines of a file, as `decoded` reads them.
 
     Raises:
-        ValueError: A line is not UTF-8, or the file is damaged.
+        ValueError: A line is not UTF-8 or too long, or the file is damaged.
     """
     number = 0
     try:
         with open_bytes(path) as file:
-            for text in decoded(file, ends):
+            for text in decoded(bounded(file), ends):
                 yield text
                 number += 1
+    except TooLong:
+        raise endless(f"{path}, line {number + 1}") from None
     except UnicodeDecodeError as error:
         byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x})"
         where = f"{path}, line {number + 1}"
@@ -64,6 +88,14 @@ def chunks(path: str) -> Iterator[str]:
         for _ in lines(path):  # says in which line
             pass
         raise
+
+
+def endless(place: str) -> ValueError:
+    """What is said of a line or value that was not read to its end."""
+    return ValueError(
+        f"{place} is longer than {longest_row():,} bytes; a text may have {LONGEST_TEXT:,} characters: look whether "
+        "the ends of the lines were lost, or cut the text into sentences."
+    )
 
 
 def too_long(text: str, place: str) -> ValueError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset_builder, load_from_disk
 
 from seqloom.data import lines
@@ -176,7 +177,7 @@ def choose_columns(data: Data, settings: DataSettings, where: str) -> Data:
     _check_two(names)
     try:
         rows = data if isinstance(data, Dataset) else list(data.take(100))
-    except Warning as error:  # of `_csv_options`
+    except Exception as error:  # of a stream, as in `read_dataset`; and the warning of `_csv_options`
         raise ValueError(f"{where} cannot be read ({_reason(error)}).") from None
     if not len(rows):
         raise ValueError(f"{where} has no pairs.")
@@ -188,8 +189,21 @@ def choose_columns(data: Data, settings: DataSettings, where: str) -> Data:
         if kind not in ("string", "large_string"):
             raise ValueError(f"data.{side} is {name!r}, but that column of {where} holds {kind} instead of text.")
     if isinstance(data, Dataset):
-        return flat.select_columns([*names.values()]).rename_columns({name: side for side, name in names.items()})
+        pairs = flat.select_columns([*names.values()]).rename_columns({name: side for side, name in names.items()})
+        _check_lengths(pairs, where)
+        return pairs
     return data.map(_pick, fn_kwargs={"names": names}, remove_columns=[*rows[0]], features=PAIR)
+
+
+def _check_lengths(pairs: Dataset, where: str) -> None:
+    number = 0
+    for batch in pairs.with_format("arrow").iter(batch_size=1000):
+        for side in PAIR:
+            if (pc.max(pc.utf8_length(batch[side])).as_py() or 0) > lines.LONGEST_TEXT:
+                for row, text in enumerate(batch[side].to_pylist(), start=number + 1):
+                    if len(text or "") > lines.LONGEST_TEXT:
+                        raise lines.too_long(text, f"{where}, row {row}")
+        number += len(batch)
 
 
 def _check_two(names: dict[str, str]) -> None:
@@ -203,6 +217,8 @@ def _pick(row: dict[str, Any], names: dict[str, str]) -> dict[str, str | None]:
         value: Any = row
         for key in [name] if name in row else name.split("."):
             value = (value or {}).get(key)
+        if isinstance(value, str) and len(value) > lines.LONGEST_TEXT:
+            raise lines.too_long(value, f"column {name!r}")
         picked[side] = value
     return picked
 

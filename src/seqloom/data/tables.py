@@ -123,7 +123,7 @@ def _tabbed(path: str) -> Iterator[tuple[int, list[str]]]:
 
 def _quoted(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Cells as the csv module reads them, but for a carriage return, which ends a row only before a newline."""
-    csv.field_size_limit(max(csv.field_size_limit(), 1 << 26))  # a document may be a cell, all behind a lone quote not
+    csv.field_size_limit(lines.longest_row())  # a document may be a cell, all behind a lone quote not
     rows = csv.reader(_marked(path), delimiter=separator)
     number = 1
     try:
@@ -248,6 +248,8 @@ def _json_values(path: str) -> Iterator[tuple[int, Any]]:
                     raise _no_json(path, broken, problem) from None  # else it may be cut off
             except RecursionError:
                 raise _no_json(path, line, "it is nested too deeply") from None
+        if problem and len(text) - at > lines.longest_row():
+            raise lines.endless(f"{path}, line {line}: a value")
         if not problem:
             is_list = bool(is_list)
             may_end, needs_comma, at = True, is_list, end

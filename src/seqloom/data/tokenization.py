@@ -83,7 +83,7 @@ def train_tokenizer(
 
 
 def load_tokenizer(
-    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+    path: str | Path, *, revision: str | None = None, trust_remote_code: bool = False, needs_end: bool = True
 ) -> PreTrainedTokenizerBase:
     """Loads a tokenizer that a seq2seq model can use.
 
@@ -91,18 +91,22 @@ def load_tokenizer(
         path: Folder, or name on the Hub.
         revision: Commit, branch or tag on the Hub.
         trust_remote_code: Run a tokenizer class that comes with the tokenizer; seqloom's own need no permission.
+        needs_end: Whether it must end its texts itself, as what a model learns from must.
 
     Raises:
         ValueError: There is none, it cannot be read, or it lacks padding or an end to its texts.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # OSError, ValueError, KeyError, and what the Rust library raises: a plain Exception
+        ids = tokenizer("a").input_ids
+    except Exception as error:  # OSError, ValueError, KeyError, TypeError, and the Rust library's, a plain Exception
         kind = "a folder without" if Path(path).is_dir() else "neither a folder nor a Hub name with"
         raise ValueError(f"{str(path)!r} is {kind} a tokenizer that can be read: {with_cure(error)}") from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer {str(path)!r} has no padding token: set its pad_token and save it again.")
-    if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in tokenizer("a").input_ids:
+    if not needs_end:
+        return tokenizer
+    if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in ids:
         raise ValueError(
             f"the tokenizer {str(path)!r} does not end a text with an end token, from which a model learns to stop: "
             "set its eos_token and add_eos_token = True, and save it again."

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from seqloom import run_folder
+from seqloom.data.tokenization import check_matches, load_tokenizer, target_tokenizer
+from seqloom.modeling import CONFIG_CLASSES
 from seqloom.support.xet import with_cure
 
 if TYPE_CHECKING:
@@ -25,6 +39,18 @@ else:
     Seq2SeqLM = PreTrainedModel
 
 DEFAULT_MAX_NEW_TOKENS = 256
+AS_IT_WAS = "take the folder as the training left it, or download it anew"
+UNREADABLE = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError,
+    SafetensorError, StrictDataclassError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What transformers raises over files that are damaged, each in its own way."""
+COUNTS = {"num_beams": 1, "num_return_sequences": 1, "max_length": 1, "max_new_tokens": 1, "min_length": 0,
+          "min_new_tokens": 0}  # fmt: skip
+"""Whole numbers of a generation config, and the least that each can be."""
+IDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+LISTED = 3
+"""Names that a message gives in full."""
 
 
 class GenerativeModel(Protocol):
@@ -51,19 +77,187 @@ class GenerativeModel(Protocol):
 
     def set_attn_implementation(self, attn_implementation: str) -> Any: ...
 
+    def get_encoder(self) -> Any: ...
+
+    def get_decoder(self) -> Any: ...
+
+    def get_output_embeddings(self) -> Any: ...
+
 
 def load_model(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Seq2SeqLM:
     """A seq2seq model on the machine's accelerator, if it has one.
 
     Raises:
-        ValueError: There is no such model, or it is not an encoder-decoder.
+        ValueError: There is no such model, it is not an encoder-decoder, or what is there is damaged.
+    """
+    model = whole_model(name, revision, trust_remote_code)
+    return model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+
+
+def whole_model(
+    name: str, revision: str | None = None, trust_remote_code: bool = False, dtype: torch.dtype | None = None
+) -> Seq2SeqLM:
+    """A seq2seq model of which nothing is left random: all its files are read, and fit each other.
+
+    Raises:
+        ValueError: As for `load_model`; the message says what is wrong with which file.
     """
     check_exists(name)
+    check_files(name, revision)
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True,
+            ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+    except UNREADABLE as error:
         raise ValueError(f"no seq2seq model can be loaded from {name!r}: {with_cure(error)}") from None
-    return model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+    is_own = model.config.model_type in CONFIG_CLASSES
+    check_complete(name, info, is_own)
+    check_numbers(name, model)
+    check_generation(name, model)
+    return model
+
+
+def check_files(name: str, revision: str | None = None) -> None:
+    """Refuses what transformers passes over in silence, or stumbles over without the file's name.
+
+    Raises:
+        ValueError: A config is no JSON object, or a file of weights is missing or cut.
+    """
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).is_file() for file in (run_folder.CONFIG, "adapter_config.json")):
+        raise ValueError(f"{name} holds no model: it has no {run_folder.CONFIG}; give the folder of one that is saved.")
+    found = {}
+    for file in (run_folder.CONFIG, "generation_config.json", "model.safetensors.index.json"):
+        path = folder / file
+        if not folder.is_dir():
+            try:
+                path = Path(hf_hub_download(name, file, revision=revision))
+            except (OSError, ValueError):  # it is not there, or no name of the Hub's, which loading says
+                continue
+        if path.is_file():
+            found[file] = run_folder.read_object(path)
+    shards = found.get("model.safetensors.index.json", {"weight_map": {}}).get("weight_map")
+    if not isinstance(shards, dict):
+        raise ValueError(f"model.safetensors.index.json of {name} has no weight_map: {AS_IT_WAS}.")
+    if not folder.is_dir():
+        return
+    files = [folder / shard for shard in dict.fromkeys(shards.values())]
+    for path in files or folder.glob("model.safetensors"):
+        if not path.is_file():
+            raise ValueError(f"model.safetensors.index.json of {name} names {path.name}, which is absent: {AS_IT_WAS}.")
+        try:
+            with safe_open(path, "pt") as file:
+                file.keys()
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}; {AS_IT_WAS}.") from None
+
+
+def check_complete(name: str, info: dict[str, Any], is_own: bool = True) -> None:
+    """Refuses weights that do not fit the config, by the ``output_loading_info`` of ``from_pretrained``.
+
+    Args:
+        is_own: Of seqloom's own families; of others, older versions may have left tensors that are no longer used.
+
+    Raises:
+        ValueError: They do not.
+    """
+    kinds = {
+        "missing": info["missing_keys"],
+        "of another shape": [key for key, *_ in info["mismatched_keys"]],
+        "unknown to it": info["unexpected_keys"] if is_own or info["missing_keys"] else [],
+    }
+    faults = [f"{kind}: {_some(keys)}" for kind, keys in kinds.items() if keys]
+    if faults:
+        raise ValueError(
+            f"the weights of {name} are not those of its {run_folder.CONFIG}: ({'; '.join(faults)}), so a part of the "
+            f"model would be random or left out; {AS_IT_WAS}."
+        )
+
+
+def check_numbers(name: str, model: nn.Module) -> None:
+    """Refuses weights that are no numbers.
+
+    Raises:
+        ValueError: Some are NaN or infinite.
+    """
+    wrong = [key for key, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
+    if wrong:
+        raise ValueError(
+            f"the weights of {name} are not all finite numbers (NaN or infinite in {_some(wrong)}): the file is "
+            "damaged, or the training that left it went astray; take another checkpoint."
+        )
+
+
+def check_generation(name: str, model: Seq2SeqLM) -> None:
+    """Refuses a generation config that nothing can be generated by; ids that it lacks are the config's.
+
+    Raises:
+        ValueError: It names tokens outside of the vocabulary, or counts that are none.
+    """
+    generation = model.generation_config
+    for count, least in COUNTS.items():
+        value = getattr(generation, count, None)
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise ValueError(
+                f"generation_config.json of {name} has {count} {value!r}; it must be a whole number, {least} or more."
+            )
+    head = model.get_output_embeddings()
+    rows = None if head is None else cast(nn.Linear, head).weight.shape[0]
+    for key in IDS:
+        for file, config in (("generation_config.json", generation), (run_folder.CONFIG, model.config)):
+            value = getattr(config, key, None)
+            for index in value if isinstance(value, list) else [] if value is None else [value]:
+                if not isinstance(index, int) or index < 0 or (rows is not None and index >= rows):
+                    raise ValueError(
+                        f"{file} of {name} has {key} {index!r}, but the model's vocabulary has the ids 0 to "
+                        f"{(rows or 0) - 1:,}: {AS_IT_WAS}."
+                    )
+        if getattr(generation, key) is None:
+            setattr(generation, key, getattr(model.config, key, None))
+    if generation.decoder_start_token_id is None and generation.bos_token_id is None:
+        raise ValueError(
+            f"{run_folder.CONFIG} of {name} has no decoder_start_token_id, which its decoder would begin with: set it "
+            "to the id that the model was trained with."
+        )
+
+
+def tokenizer_of(
+    model: Seq2SeqLM, name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies with a model and fits it; ends and padding that neither config names are its own.
+
+    Raises:
+        ValueError: As for `load_tokenizer`; or it has tokens that the model has not.
+    """
+    generation, is_own = model.generation_config, model.config.model_type in CONFIG_CLASSES
+    tokenizer = load_tokenizer(
+        name, revision=revision, trust_remote_code=trust_remote_code,
+        needs_end=is_own or generation.eos_token_id is None,
+    )  # fmt: skip
+    if is_own:
+        check_matches(tokenizer, model.config)
+    else:
+        head = model.get_output_embeddings() or model.get_input_embeddings()
+        sides = ((tokenizer, model.get_input_embeddings()), (target_tokenizer(tokenizer), head))
+        for side, matrix in sides:
+            rows, most = cast(nn.Linear, matrix).weight.shape[0], max(side.get_vocab().values(), default=-1) + 1
+            if most > rows:
+                raise ValueError(
+                    f"the tokenizer of {name} has {most:,} entries, the model {rows:,} embeddings: they were not made "
+                    "for each other; take the tokenizer that the model was trained with."
+                )
+    if generation.eos_token_id is None:
+        generation.eos_token_id = tokenizer.eos_token_id
+    if generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
+
+
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)
+    return ", ".join(first[:LISTED]) + (f" and {len(first) - LISTED:,} more" if len(first) > LISTED else "")
 
 
 def check_exists(name: str) -> None:

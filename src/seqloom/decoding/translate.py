@@ -20,13 +20,15 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIter
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.engine import NotOurs, decoder_for, options_for, tell
+from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
+from seqloom.decoding.options import limited
 from seqloom.decoding.search import search
 from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
-GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0}
-"""Greedy search, whatever the model's generation config says of beams."""
+GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0, "do_sample": False}
+"""Greedy search, whatever the model's generation config says of beams and of drawing."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +135,16 @@ def translate(
         dtype: ``"float32"``, ``"bfloat16"`` or, on a CPU, ``"int8"``, of a model of seqloom's; default: its own. The
             last two are faster where the processor has them, and may choose other words.
         progress: Show a bar.
-        generate_kwargs: For `generate`, beyond the model's own generation config. With ``num_return_sequences`` above 1
-            every source has a list of outputs, the best first.
+        generate_kwargs: For `generate`, beyond the model's own generation config; where neither limits the length, it
+            is 256 tokens, and none reaches beyond the model's positions. With ``num_return_sequences`` above 1 every
+            source has a list of outputs, the best first.
 
     Returns:
         An output, a list or an iterator of outputs, as the sources are, in their order.
 
     Raises:
-        ValueError: A source is no text, or `generate` does not take the arguments.
+        ValueError: A source is no text, or longer than the model's positions reach; or `generate` does not take the
+            arguments.
     """
     for name, value in (("batch_tokens", batch_tokens), ("read_ahead", read_ahead)):
         if value < 1:
@@ -152,23 +156,40 @@ def translate(
     def outputs() -> Iterator[Any]:
         texts = iter([sources] if isinstance(sources, str) else sources)
         bar = tqdm(total=total, desc="decoding", unit=" sentences", disable=not progress, dynamic_ncols=True)
+        first = 1
         with bar:
             while window := list(itertools.islice(texts, read_ahead)):
+                encoded = _encoded(model, tokenizer, window, None if isinstance(sources, str) else first)
                 yield from _decode(
-                    model, tokenizer, window, batch_tokens, return_hypotheses, output_attentions, dtype, bar,
+                    model, tokenizer, encoded, batch_tokens, return_hypotheses, output_attentions, dtype, bar,
                     generate_kwargs,
                 )  # fmt: skip
+                first += len(window)
 
+    if total is not None and total > read_ahead and source_positions(model) is not None:
+        _encoded(model, tokenizer, list(sources), 1)  # what cannot be read shows before anything is decoded
     if isinstance(sources, str):
         return next(outputs())
     return outputs() if total is None else list(outputs())
+
+
+def _encoded(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], first: int | None
+) -> list[list[int]]:
+    """The ids of sources that the model can read; ``first`` as for `check_sources`."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"sources are texts, but one of them is {text!r}.")
+    encoded = tokenizer(texts)["input_ids"]
+    check_sources(model, encoded, first)
+    return encoded
 
 
 @torch.inference_mode()
 def _decode(
     model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: list[str],
+    encoded: list[list[int]],
     batch_tokens: int,
     return_hypotheses: bool,
     output_attentions: bool,
@@ -177,11 +198,9 @@ def _decode(
     generate_kwargs: dict[str, Any],
 ) -> list[Any]:
     """All outputs of the texts that are held at a time."""
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"sources are texts, but one of them is {text!r}.")
-    encoded = tokenizer(texts)["input_ids"]
-    outputs: list[Any] = [None] * len(texts)
+    config = generate_kwargs.get("generation_config") or model.generation_config
+    generate_kwargs = within_positions(model, limited(config, generate_kwargs))
+    outputs: list[Any] = [None] * len(encoded)
     was_training = model.training
     model.eval()
     try:
@@ -305,7 +324,8 @@ def stream(
         generate_kwargs: For `generate`. The search is greedy unless ``do_sample=True``.
 
     Raises:
-        ValueError: ``num_beams`` is above 1: the best beam is not known before the end.
+        ValueError: ``num_beams`` is above 1: the best beam is not known before the end. Or the source is longer than
+            the model's positions reach.
     """
     if (num_beams := generate_kwargs.get("num_beams") or 1) > 1:
         raise ValueError(
@@ -313,6 +333,7 @@ def stream(
             "not known before the end: leave num_beams out, or call translate."
         )
     inputs = tokenizer([source], return_tensors="pt").to(model.device)
+    check_sources(model, inputs["input_ids"].tolist(), None)
     streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
     closed = threading.Event()
 
@@ -322,12 +343,13 @@ def stream(
     def run() -> None:
         try:
             criteria = StoppingCriteriaList([*generate_kwargs.pop("stopping_criteria", []), is_closed])
+            config = generate_kwargs.get("generation_config") or model.generation_config
             model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 streamer=streamer,
                 stopping_criteria=criteria,
-                **GREEDY | generate_kwargs,
+                **GREEDY | within_positions(model, limited(config, generate_kwargs)),
             )
         finally:
             streamer.end()  # also after an error, for which the reader would wait in vain

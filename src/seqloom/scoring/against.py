@@ -19,6 +19,7 @@ from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     Predictions,
+    alone_in,
     check_is_ours,
     check_same_sentences,
     measure_sentences,
@@ -26,11 +27,13 @@ from seqloom.scoring.predictions import (
     read_predictions,
     read_scores,
 )
-from seqloom.scoring.score import decoding_of, load_split, score_model, scores_folder, split_of
+from seqloom.scoring.score import decoding_of, empties, load_split, score_model, scores_folder, split_of
 from seqloom.scoring.significance import Statistics
+from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
+from seqloom.support.foreign import from_json
 from seqloom.support.wording import listing, p_value, value_in_words, with_interval
 
 
@@ -67,8 +70,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     samples = settings.evaluation.bootstrap_samples
     if not samples:
         raise ValueError("bootstrap_samples is 0, which leaves nothing to test with; give --bootstrap_samples 1000.")
-    for metric in settings.evaluation.metrics:
-        metrics.load_metric(metric)
+    try_metrics(settings.evaluation)
     of_other = dataclasses.replace(settings, output_dir=None, revision=None)
     each = {name: settings, other: of_other}
     paths = {s: Path(s) if files[s] else scores_folder(s, each[s]) / run_folder.PREDICTIONS for s in (name, other)}
@@ -99,10 +101,11 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
         "sentences": len(found[name].sources),
         "metrics": compare_predictions(found[name], found[other], settings.evaluation),
     }
-    results["notes"] = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    signatures = other_signatures(results, {"A": paths[name].parent, "B": paths[other].parent})
+    results["notes"] = notes_on(found, settings.evaluation) + signatures
     folder = Path(settings.output_dir) if settings.output_dir else paths[name].parent
-    folder.mkdir(parents=True, exist_ok=True)
-    path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
+    with alone_in(folder):
+        path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
     return results | {"file": str(path)}
 
 
@@ -142,7 +145,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         config = GenerationConfig.from_pretrained(name, revision=settings.revision or "main")
     except OSError:  # only the model itself tells
         config = load_model(name, settings.revision, settings.trust_remote_code).generation_config
-    _, generation = decoding_of(config, generate_kwargs)
+    generation = decoding_of(config, generate_kwargs, settings.seed)
     now = {"split": split_of(settings), "revision": settings.revision, "generation": generation}
     if settings.output_dir:  # which may hold another model's
         now["model"] = name
@@ -185,7 +188,7 @@ def _write_beside(folder: Path, stem: str, results: dict[str, Any], overwrite: b
 def _is_result(path: Path) -> bool:
     """Whether a file is one of results, as seqloom writes them."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(results, dict) and {"systems", "sentences", "metrics"} <= set(results)
@@ -228,6 +231,16 @@ def compare_predictions(
             "signature": signed(signature, normalizations(ours, theirs)),
         }
     return results
+
+
+def notes_on(found: dict[str, Predictions], settings: EvaluationSettings) -> list[str]:
+    """What is to be said of empty texts, and of metrics that do not suit the references."""
+    references = next(iter(found.values())).scored_references
+    notes = empties(references, [])
+    for system, predictions in found.items():
+        notes += [f"{system}: {note}" for note in empties([], predictions.hypotheses)]
+    said = (metrics.note(name, references, settings.metric_kwargs.get(name, {})) for name in settings.metrics)
+    return [*notes, *filter(None, said)]
 
 
 def paired_tests(name: str, a: Sequence[Statistics], b: Sequence[Statistics], samples: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
-import unicodedata
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -31,8 +31,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from seqloom.scoring import significance
+from seqloom.scoring.scripts import UnicodeTokenizer, bleu_tokenizer, words_note
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.schema import TrainingSettings
+from seqloom.support.wording import unknown
 from seqloom.version import __version__
 
 
@@ -46,6 +48,8 @@ class TextMetric(evaluate.Metric):
     label: ClassVar[str]
     """What tables and plots call it."""
     higher_is_better: ClassVar[bool] = True
+    splits_at_spaces: ClassVar[bool] = False
+    """Its units are words, found by the spaces between them."""
 
     def __init__(self, *, num_process: int = 1, keep_in_memory: bool | None = None, **kwargs: Any):
         keep_in_memory = num_process == 1 if keep_in_memory is None else keep_in_memory
@@ -86,6 +90,11 @@ class TextMetric(evaluate.Metric):
         """
         raise NotImplementedError
 
+    @classmethod
+    def note(cls, references: Sequence[str | list[str]], **options: Any) -> str | None:
+        """What is to be said beside a score of these references; None where nothing is."""
+        return words_note(references) if cls.splits_at_spaces else None
+
     def _compute(
         self, predictions: list[str], references: list[list[str]], *, bootstrap_samples: int = 0, **options: Any
     ) -> dict[str, Any]:
@@ -106,6 +115,9 @@ class SacrebleuMetric(TextMetric):
             scorer = self.scorer(**options)
         except (AssertionError, KeyError, TypeError) as error:
             raise ValueError(f"{self.name} does not take {options}: see sacrebleu's {self.scorer.__name__}.") from error
+        except (ImportError, RuntimeError, OSError) as error:  # a tokenizer's package or file
+            said = " ".join(str(error).split()).rstrip(".")
+            raise ValueError(f"{self.name} cannot work with {options} here: {said}.") from error
         streams = list(zip_longest(*references))  # (references, sentences), None where a sentence has fewer
         # The two halves of corpus_score; sacrebleu's own bootstrap stands between them too.
         rows = scorer._extract_corpus_statistics(predictions, streams)
@@ -120,8 +132,8 @@ class SacrebleuMetric(TextMetric):
 class Sacrebleu(SacrebleuMetric):
     """BLEU: n-gram precision with a brevity penalty (Papineni et al., 2002), as sacrebleu computes it (Post, 2018).
 
-    ``tokenize`` (13a), ``lowercase``, ``smooth_method``, ``force`` ... are sacrebleu's. The default splits off
-    punctuation and suits languages with spaces; see ``ko-mecab``, ``ja-mecab`` and ``zh`` there.
+    ``tokenize``, ``lowercase``, ``smooth_method``, ``force`` ... are sacrebleu's. Without ``tokenize`` it is what suits
+    the references (`seqloom.scoring.scripts`): 13a, which splits off punctuation, for languages with spaces.
     """
 
     label = "BLEU"
@@ -129,8 +141,21 @@ class Sacrebleu(SacrebleuMetric):
     fields = ("score", "counts", "totals", "precisions", "bp", "sys_len", "ref_len")
 
     def measure(self, predictions: list[str], references: list[list[str]], **options: Any) -> tuple[dict, Statistics]:
+        tokenize = options.get("tokenize")
+        if tokenize is not None and tokenize not in BLEU.TOKENIZERS:
+            raise ValueError(
+                f"{self.name} does not take {options}: {unknown(f'tokenize={tokenize!r}', BLEU.TOKENIZERS)}"
+            )
+        if tokenize is None:
+            options = options | {"tokenize": bleu_tokenizer(references).tokenize}
         # Whoever asks for tokenize="none" knows that the text is tokenised: sacrebleu need not warn of it.
-        return super().measure(predictions, references, **{"force": options.get("tokenize") == "none"} | options)
+        return super().measure(predictions, references, **{"force": tokenize == "none"} | options)
+
+    @classmethod
+    def note(cls, references: Sequence[str | list[str]], **options: Any) -> str | None:
+        if options.get("tokenize") is None:
+            return bleu_tokenizer(references).note
+        return words_note(references) if options["tokenize"] in ("13a", "intl", "none") else None
 
 
 class Chrf(SacrebleuMetric):
@@ -146,6 +171,7 @@ class Ter(SacrebleuMetric):
 
     label = "TER"
     higher_is_better = False
+    splits_at_spaces = True
     scorer = TER
     fields = ("score", "num_edits", "ref_length")
 
@@ -194,6 +220,7 @@ class TokenAccuracy(CountingMetric):
     """Percent of positions with the same whitespace token; a missing or surplus token is a wrong position."""
 
     label = "Token accuracy"
+    splits_at_spaces = True
     rule = "tok:whitespace|unit:position|length:longer"
 
     def count(self, prediction: str, reference: str) -> tuple[int, int]:
@@ -206,6 +233,7 @@ class Wer(CountingMetric):
 
     label = "WER"
     higher_is_better = False
+    splits_at_spaces = True
     rule = "tok:whitespace|unit:word"
     library = f"jiwer|version:{importlib.metadata.version('jiwer')}"
 
@@ -223,6 +251,7 @@ class Cer(Wer):
     """Character error rate: the same per code point of the reference (a Korean syllable is one), spaces included."""
 
     label = "CER"
+    splits_at_spaces = False
     rule = "tok:char|unit:codepoint"
 
     def align(self, reference: str, prediction: str) -> jiwer.WordOutput | jiwer.CharacterOutput:
@@ -233,16 +262,8 @@ class Per(Wer):
     """Phoneme error rate: the same per phoneme, where phonemes are separated by whitespace (``HH AH0 L OW1``)."""
 
     label = "PER"
+    splits_at_spaces = False  # phonemes are parted in every language
     rule = "tok:whitespace|unit:phoneme"
-
-
-class UnicodeTokenizer:
-    """Lower-case words of any script, for rouge_score."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Letters, digits and marks are kept: without the marks, vowels would split the words of Hindi."""
-        kept = (c if c.isalnum() or unicodedata.category(c).startswith("M") else " " for c in text.lower())
-        return "".join(kept).split()
 
 
 class Rouge(TextMetric):
@@ -253,6 +274,7 @@ class Rouge(TextMetric):
     """
 
     label = "ROUGE-L"
+    splits_at_spaces = True
     kinds: ClassVar[list[str]] = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
     def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
@@ -289,9 +311,14 @@ def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
     """
     if name in METRICS:
         return METRICS[name]()
+    if not name.strip():
+        raise ValueError(f"a metric's name is empty; seqloom has {', '.join(METRICS)}.")
     try:
         return evaluate.load(name)
-    except OSError as error:  # FileNotFoundError, ConnectionError
+    except ImportError as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"metric {name!r} lacks a package: {said}.") from error
+    except (OSError, ValueError, LookupError) as error:  # FileNotFoundError, ConnectionError; the rest of odd names
         near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "use one of seqloom's own."
         raise ValueError(
@@ -305,6 +332,18 @@ def higher_is_better(name: str, told: bool | None = None) -> bool:
     if name in METRICS:
         return METRICS[name].higher_is_better
     return name != "loss" and told is not False
+
+
+def note(name: str, references: Sequence[str | list[str]], options: dict[str, Any]) -> str | None:
+    """What is to be said beside a metric's score of these references: ``wer: the references are Thai, …``."""
+    said = METRICS[name].note(references, **options) if name in METRICS else None
+    return f"{name}: {said}." if said else None
+
+
+def as_signed(name: str, options: dict[str, Any], signature: str) -> dict[str, Any]:
+    """The arguments with the tokenizer that a signature names: what is chosen depends on what is installed."""
+    tokenizer = re.search(r"\|tok:([^|]*)", signature) if name == "sacrebleu" else None
+    return {"tokenize": tokenizer[1]} | options if tokenizer and tokenizer[1] in BLEU.TOKENIZERS else options
 
 
 def label(name: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from seqloom import run_folder
 from seqloom.scoring import metrics
 from seqloom.scoring.significance import Statistics
 from seqloom.support import disk
+from seqloom.support.foreign import from_json
+from seqloom.support.locks import Lock
 
 
 class Predictions(NamedTuple):
@@ -30,6 +33,25 @@ class Predictions(NamedTuple):
     @property
     def scored_references(self) -> list[str]:
         return self.references if self.scored is None else self.scored
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """The folder is there, and no other process works in it; one that was made and stays empty goes again.
+
+    Raises:
+        FolderInUse: One does.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with Lock(folder / run_folder.LOCK) as lock:
+            lock.acquire()
+            yield
+    finally:
+        for path in made:
+            with contextlib.suppress(OSError):  # it holds something
+                path.rmdir()
 
 
 def keep_predictions(folder: Path, predictions: Predictions) -> Path:
@@ -102,7 +124,7 @@ def is_of_run(folder: Path) -> bool:
 def _is_scores(path: Path) -> bool:
     """Whether a file is one of scores, as seqloom writes them."""
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(scores, dict) and {"split", "sentences", "generation", "metrics"} <= set(scores)
@@ -128,9 +150,10 @@ def read_predictions(path: str | Path) -> Predictions:
     scored, normalization = [], None
     for number, line in enumerate(lines, start=1):
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number:,} of {path} is not JSON ({error.msg}): is the file damaged?") from None
+            entry = from_json(line)
+        except ValueError as error:
+            said = getattr(error, "msg", error)
+            raise ValueError(f"line {number:,} of {path} is not JSON ({said}): is the file damaged?") from None
         texts = [entry.get(name) if isinstance(entry, dict) else None for name in names]
         for name, text, column in zip(names, texts, columns, strict=True):
             if not isinstance(text, str):
@@ -155,7 +178,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
+        scores = from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): is it damaged? --overwrite makes it anew.") from None
     return scores if isinstance(scores, dict) else {}
@@ -165,9 +188,13 @@ def check_same_sentences(systems: dict[str, Predictions]) -> None:
     """Makes sure that predictions, by their systems' names, are of the same sources and references in the same order.
 
     Raises:
-        ValueError: They are not; the message has the first line that differs.
+        ValueError: They are not; the message has the first line that differs. Or every reference is empty.
     """
     (first, expected), *others = systems.items()
+    if not any(reference.strip() for reference in expected.references):
+        raise ValueError(
+            f"every reference of {first} is empty, so saying nothing would be all right: compare on others."
+        )
     for name, found in others:
         for column in ("sources", "references"):
             ours, theirs = getattr(expected, column), getattr(found, column)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
 from datasets import Dataset
-from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom import run_folder
 from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
-from seqloom.data.tokenization import check_matches, load_tokenizer
-from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel, load_model
+from seqloom.decoding.loading import GenerativeModel, load_model, tokenizer_of
+from seqloom.decoding.options import SAMPLING, check_options, limited, try_options
 from seqloom.decoding.translate import translate
-from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
-from seqloom.scoring.predictions import Predictions, check_is_ours, keep_predictions, keep_scores
+from seqloom.scoring.predictions import Predictions, alone_in, check_is_ours, keep_predictions, keep_scores
+from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
@@ -40,11 +40,12 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         What was written to ``scores.json``.
 
     Raises:
-        ValueError: Model, data or settings do not allow it.
+        ValueError: Model, data or settings do not allow it; or another process works in the folder.
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
     check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
     folder = scores_folder(name, settings)
+    try_metrics(settings.evaluation)
     check_is_ours(folder, settings.data.places())
     if not overwrite and (folder / run_folder.SCORES).exists():
         raise ValueError(f"{folder} holds scores already; give --overwrite, or another --output_dir.")
@@ -65,27 +66,26 @@ def scores_folder(name: str, settings: ScoringSettings) -> Path:
 def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Decodes and scores; what was in the folder before is written over."""
     model = load_model(name, settings.revision, settings.trust_remote_code)
-    tokenizer = load_tokenizer(name, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    if model.config.model_type in CONFIG_CLASSES:
-        check_matches(tokenizer, model.config)
-    elif len(tokenizer) > (rows := cast(nn.Embedding, model.get_input_embeddings()).num_embeddings):
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries, the model {rows} embeddings: "
-            "they were not made for each other."
-        )
+    tokenizer = tokenizer_of(model, name, settings.revision, settings.trust_remote_code)
+    check_options(model.generation_config, generate_kwargs)
+    if generate_kwargs:
+        try_options(model, tokenizer, generate_kwargs)
     pairs, provenance = load_split(settings)
-    return score_split(
-        model,
-        tokenizer,
-        pairs,
-        settings.evaluation,
-        split=split_of(settings),
-        folder=scores_folder(name, settings),
-        batch_tokens=settings.generation.decode_batch_tokens,
-        about={"model": name, "revision": settings.revision, "data": provenance}
-        | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
-        **generate_kwargs,
-    )
+    folder = scores_folder(name, settings)
+    with alone_in(folder):
+        return score_split(
+            model,
+            tokenizer,
+            pairs,
+            settings.evaluation,
+            split=split_of(settings),
+            folder=folder,
+            batch_tokens=settings.generation.decode_batch_tokens,
+            seed=settings.seed,
+            about={"model": name, "revision": settings.revision, "data": provenance}
+            | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
+            **generate_kwargs,
+        )
 
 
 def known_overlap(folder: Path, split: str, provenance: dict[str, Any]) -> int | None:
@@ -132,6 +132,7 @@ def score_split(
     split: str,
     folder: Path,
     batch_tokens: int = 4096,
+    seed: int = 42,
     about: dict[str, Any] | None = None,
     **generate_kwargs: Any,
 ) -> dict[str, Any]:
@@ -147,6 +148,7 @@ def score_split(
         split: The split's name, for the record.
         folder: Where both files go.
         batch_tokens: As for `translate`.
+        seed: Of outputs that are drawn.
         about: Added to the scores.
         generate_kwargs: As for `translate`.
 
@@ -157,8 +159,9 @@ def score_split(
         refuse_gap(f"the {split} split: {gap}")
     for name in settings.metrics:
         metrics.load_metric(name)  # a misspelt name shows before the decoding, not after
-    generate_kwargs, generation = decoding_of(model.generation_config, generate_kwargs)
+    generation = decoding_of(model.generation_config, generate_kwargs, seed)
     sources, references = pairs["source"][:], pairs["target"][:]
+    torch.manual_seed(seed)
     started = time.perf_counter()
     bar = has_terminal()
     outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
@@ -178,6 +181,9 @@ def score_split(
         )
         for name in settings.metrics
     }
+    notes = empties(references, outputs)
+    said = (metrics.note(name, scored.texts, settings.metric_kwargs.get(name, {})) for name in settings.metrics)
+    notes += filter(None, said)
     scores = {
         **(about or {}),
         "split": split,
@@ -185,6 +191,7 @@ def score_split(
         "generation": generation,
         **({"normalization": scored.normalization} if scored.normalization else {}),
         "metrics": results,
+        **({"notes": notes} if notes else {}),
         "bootstrap_samples": settings.bootstrap_samples,
         "seconds": round(seconds, 2),
         "sentences_per_second": round(len(sources) / seconds, 2),
@@ -195,13 +202,29 @@ def score_split(
     return scores
 
 
-def decoding_of(config: GenerationConfig, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments of ``generate``, with a limit where there is none; and all that is decoded by, for the record."""
-    if config.max_new_tokens is None and config.max_length is None:
-        given = {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS} | given
-    names = ("num_beams", "length_penalty", "early_stopping", "max_new_tokens")
-    decoding = {name: getattr(config, name) for name in names} | given
-    return given, {name: value for name, value in decoding.items() if value is not None}
+def decoding_of(config: GenerationConfig, given: dict[str, Any], seed: int) -> dict[str, Any]:
+    """All that is decoded by, for the record."""
+    names = ["num_beams", "length_penalty", "early_stopping", "max_new_tokens"]
+    is_drawn = given.get("do_sample", config.do_sample) is True
+    if is_drawn:
+        names += ["do_sample", *SAMPLING]
+    decoding = {name: getattr(config, name, None) for name in names} | limited(config, given)
+    return {name: value for name, value in decoding.items() if value is not None} | ({"seed": seed} if is_drawn else {})
+
+
+def empties(references: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """What is to be said of empty texts: an empty output for an empty reference is all right to every metric."""
+    notes = []
+    for what, texts in (("references", references), ("outputs", outputs)):
+        number = sum(not text.strip() for text in texts)
+        if number:
+            notes.append(f"{number:,} of {len(texts):,} {what} {'is' if number == 1 else 'are'} empty.")
+    return notes
+
+
+def report(scores: dict[str, Any]) -> str:
+    """The table of the scores, and below it what is to be said of them."""
+    return "\n".join([table(scores["metrics"]), *scores.get("notes", [])])
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

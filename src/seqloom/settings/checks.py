@@ -6,13 +6,18 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from seqloom.settings.bounds import check_bounds
 from seqloom.settings.schema import DERIVED, DataSettings, HubSettings, MixSettings, ScoringSettings, Settings
 from seqloom.support.wording import listing, unknown
 
 if TYPE_CHECKING:
     from seqloom.modeling import Seq2SeqConfig
+
+MOST_UNEQUAL = 10_000
+"""How many times another's weight a set's may be: until both are used up, as many draws are made."""
 
 
 def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
@@ -31,6 +36,12 @@ def check_settings(settings: Settings) -> None:
     for number, entry in enumerate(data.mix):
         _check_weight(entry.weight, f"data.mix[{number}].weight")
         _check_place(entry, f"data.mix[{number}]")
+    weights = [data.weight, *(entry.weight for entry in data.mix)]
+    if max(weights) > MOST_UNEQUAL * min(weights):
+        raise ValueError(
+            f"data.weight and the weights of data.mix are {min(weights)} to {max(weights)}: of the smallest hardly "
+            f"a pair would be drawn; let none be more than {MOST_UNEQUAL:,} times another."
+        )
     if data.split_stream or data.num_workers:
         name = "split_stream" if data.split_stream else "num_workers"
         if not data.streaming:
@@ -140,31 +151,10 @@ def _check_hub(hub: HubSettings) -> None:
 
 
 def check_shared(settings: Settings | ScoringSettings) -> None:
-    """What runs and scorings have in common: the split that is scored, and the floors of numbers."""
+    """What runs and scorings have in common: the split that is scored, and the bounds of numbers."""
     if settings.data.streaming and "train" in (settings.evaluation.split, getattr(settings, "split", None)):
         raise ValueError("the split to score is train, which data.streaming reads as a stream: score another one.")
-    at_least = {
-        "data": {
-            "max_source_length": 1, "max_target_length": 1, "shuffle_buffer": 1, "validation_size": 1, "num_proc": 1,
-            "num_workers": 0,
-        },
-        "tokenizer": {"vocab_size": 5, "target_vocab_size": 5, "min_frequency": 1, "train_samples": 1},
-        "training": {
-            "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
-            "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
-            "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
-            "save_steps": 1, "save_total_limit": 1,
-            "max_skipped_updates": 0,
-            "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
-        },
-        "generation": {"num_beams": 1, "max_new_tokens": 1, "decode_batch_tokens": 1, "coverage_penalty": 0},
-        "evaluation": {"bootstrap_samples": 0},
-    }  # fmt: skip
-    for section, floors in at_least.items():
-        for name, floor in floors.items() if hasattr(settings, section) else ():
-            value = getattr(getattr(settings, section), name)
-            if value is not None and value < floor:
-                raise ValueError(f"{section}.{name} is {value}; it must be {floor} or more.")
+    check_bounds(settings)
 
 
 def _check_model(model: dict[str, Any]) -> None:
@@ -175,6 +165,12 @@ def _check_model(model: dict[str, Any]) -> None:
             raise ValueError(f"model.{name} follows from {source}; take it out of the model section.")
         if name != "model_type" and name not in fields:
             raise ValueError(unknown(f"model.{name}", [f"model.{known}" for known in fields]))
+    # What one of them cannot be, or two of them together, shows now and not when the data are read.
+    try:
+        model_config_class(model["model_type"])(**{key: value for key, value in model.items() if key != "model_type"})
+    except (ValueError, TypeError, OverflowError, StrictDataclassError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(said if said.startswith("model") else f"model: {said}") from None
 
 
 def model_fields(model_type: str | None) -> set[str]:

@@ -6,15 +6,16 @@ Unknown keys are errors that name the nearest right one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
-from seqloom.settings.schema import DERIVED, ScoringSettings, Settings
+from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
-from seqloom.support.wording import unknown
+from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs
+from seqloom.support.wording import listing, unknown
 
 
 def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
@@ -35,18 +36,15 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
-    try:
-        raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+    raw = _read(path)
     given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
     before = _pairs_of(raw)
     for key, words in given:
         _set(raw, key, words, Settings)
-    is_given = any(key == ("hub", "language") for key, _ in given)
-    if _pairs_of(raw) != before and not is_given and isinstance(hub := raw.get("hub"), dict):
+    keys = [key for key, _ in given]
+    if ("evaluation", "metrics") in keys:
+        _leave_out_unused(raw, keys)
+    if _pairs_of(raw) != before and ("hub", "language") not in keys and isinstance(hub := raw.get("hub"), dict):
         hub.pop("language", None)
     settings = build(Settings, raw, where="")
     check_settings(settings)
@@ -63,35 +61,109 @@ def _pairs_of(raw: dict[str, Any]) -> list[Any]:
     return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
 
-def load_scoring_settings(model: str | Path, overrides: Sequence[str] = ()) -> tuple[ScoringSettings, dict[str, Any]]:
+def load_run_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
+    """`load_settings` of what a run wrote down.
+
+    Raises:
+        ValueError: As for `load_settings`; or the file is another tool's.
+    """
+    _of_run(folder / run_folder.SETTINGS)
+    return load_settings(folder / run_folder.SETTINGS, overrides)
+
+
+def load_scoring_settings(
+    model: str | Path, overrides: Sequence[str] = (), used: Collection[str] = ()
+) -> tuple[ScoringSettings, dict[str, Any]]:
     """The settings of ``seqloom evaluate``: the model folder's own ``settings.yaml``, if there is one, then overrides.
+
+    Args:
+        model: Its folder; or its name on the Hub, where there is no such file.
+        overrides: Words of the command line.
+        used: The fields and sections that the command uses; none: all.
 
     Returns:
         The settings, and the arguments of ``generate`` that were given, which go before the model's generation config.
 
     Raises:
-        ValueError: As for `load_settings`.
+        ValueError: As for `load_settings`; or an override is of no use to the command, or to the metrics.
     """
     raw: dict[str, Any] = {}
     path = Path(model) / run_folder.SETTINGS
     if path.is_file():
-        written = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+        written = _of_run(path)
         raw = {"seed": written["training"]["seed"], **{name: written[name] for name in ("data", "evaluation")}}
     given = list(_parse_overrides(overrides))
     keys = [_resolve(key, raw, ScoringSettings) for key, _ in given]
+    for key in keys:
+        if used and key[0] not in used:
+            raise ValueError(
+                f"--{'.'.join(key)} is of no use here, where the settings are {listing(used)}: leave it out."
+            )
     if ("data", "dataset") in keys or ("data", "train_files") in keys or ("data", "test_files") in keys:
-        columns = {name: raw["data"][name] for name in ("source", "target")} if raw else {}
+        columns = {name: raw["data"][name] for name in ("source", "target") if name in raw["data"]} if raw else {}
         raw["data"] = columns  # other data: nothing else of the old place holds
     for key, (_, words) in zip(keys, given, strict=True):
         _set(raw, key, words, ScoringSettings)
+    _leave_out_unused(raw, keys)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
+    if settings.revision is not None and Path(model).is_dir():
+        raise ValueError(
+            f"revision is {settings.revision!r}, but {model} is a folder, which has one state: leave it out."
+        )
+    check_generate_kwargs(settings.generation)
+    check_metric_kwargs(settings.evaluation, settings.evaluation.metrics)
     generate_kwargs = {
         name: getattr(settings.generation, name)
-        for name in raw.get("generation", {})
+        for name in raw.get("generation") or {}
         if name not in ("decode_batch_tokens", "generate_kwargs")
     }
     return settings, generate_kwargs | settings.generation.generate_kwargs
+
+
+def _of_run(path: Path) -> dict[str, Any]:
+    """What a file holds, where that is a run's settings and not another tool's of that name."""
+    written = _read(path)
+    lacking = [name for name in ("training", "data", "evaluation") if not isinstance(written.get(name), dict)]
+    if lacking or "seed" not in written["training"]:
+        raise ValueError(
+            f"{path} is not the settings of a run of seqloom's, as it would be beside a model: it has no "
+            f"{f'section {listing(lacking)}' if lacking else 'training.seed'}; take the folder as the training left "
+            "it, or move the file elsewhere if it is another tool's."
+        )
+    return written
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The sections of a file of settings, as plain values.
+
+    Raises:
+        ValueError: It is no YAML, or no sections.
+    """
+    try:
+        raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+    return raw
+
+
+def _leave_out_unused(raw: dict[str, Any], given: Iterable[tuple[str, ...]]) -> None:
+    """Takes out a file's arguments of metrics that are not asked for: other metrics than its own are. Those that the
+    command's line itself gives stay, to be refused."""
+    evaluation = raw.get("evaluation")
+    if not isinstance(evaluation, dict) or not isinstance(evaluation.get("metric_kwargs"), dict):
+        return
+    on_the_line = [key for key in given if key[:2] == ("evaluation", "metric_kwargs")]
+    if ("evaluation", "metric_kwargs") in on_the_line:
+        return
+    asked = evaluation.get("metrics", EvaluationSettings().metrics)
+    validation = (raw.get("training") or {}).get("eval_metric") if isinstance(raw.get("training"), dict) else None
+    names = {*(asked if isinstance(asked, list) else [asked]), validation, *(key[2] for key in on_the_line)}
+    evaluation["metric_kwargs"] = {
+        name: options for name, options in evaluation["metric_kwargs"].items() if name in names
+    }
 
 
 def given_values(overrides: Sequence[str], *names: str) -> list[str]:

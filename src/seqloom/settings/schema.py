@@ -305,7 +305,8 @@ class ScoringSettings:
     split: Literal["train", "validation", "test"] | None = None
     """The split to score; default: ``evaluation.split``, else test. (Of SCAN's, ``--data.split`` chooses.)"""
     seed: int = 42
-    """Draws the validation pairs where the data has no such split; default: ``training.seed`` of the model's run."""
+    """Draws the outputs where ``do_sample`` asks for it, and the validation pairs where the data has no such split;
+    default: ``training.seed`` of the model's run."""
     data: DataSettings = field(default_factory=DataSettings)
     """The pairs; default: those that the model was trained with."""
     generation: GenerationSettings = field(default_factory=GenerationSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -14,6 +15,8 @@ import yaml
 from seqloom.support.wording import listing, unknown
 
 T = TypeVar("T")
+_hints: Any = functools.cache(typing.get_type_hints)
+"""Of a class; every command asks for them again and again."""
 
 
 class _Twice(ValueError):
@@ -22,8 +25,7 @@ class _Twice(ValueError):
 
 def field_types(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
     """The fields of a dataclass, with their types."""
-    hints = typing.get_type_hints(cls)
-    return [(f, hints[f.name]) for f in dataclasses.fields(cls)]
+    return [(f, _hints(cls)[f.name]) for f in dataclasses.fields(cls)]
 
 
 def is_section(hint: Any) -> TypeGuard[type]:
@@ -42,7 +44,9 @@ def build(cls: type[T], raw: Any, where: str) -> T:
         if key not in hints:
             raise ValueError(unknown(name, [f"{where}.{known}" if where else known for known in hints]))
         hint = hints[key]
-        values[key] = build(hint, value or {}, name) if is_section(hint) else typed(hint, value, name)
+        values[key] = (
+            build(hint, {} if value is None else value, name) if is_section(hint) else typed(hint, value, name)
+        )
     for f, _ in field_types(cls):
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and f.name not in values:
@@ -74,7 +78,12 @@ def typed(hint: Any, value: Any, name: str) -> Any:
                 break
             return [typed(inner, item, name) for item in (value if isinstance(value, list) else [value])]
         if origin is dict and isinstance(value, dict):
-            return value
+            if wrong := [key for key in value if not isinstance(key, str)]:
+                raise ValueError(
+                    f"{name} has the key {wrong[0]!r}; a key must be a name, in quotes if it looks otherwise."
+                )
+            _, inner = typing.get_args(option)
+            return {key: item if inner is Any else typed(inner, item, f"{name}.{key}") for key, item in value.items()}
         if origin is bool and isinstance(value, bool):
             return value
         if origin is str and not isinstance(value, (list, dict, bool, type(None))):
@@ -82,10 +91,10 @@ def typed(hint: Any, value: Any, name: str) -> Any:
         if origin in (int, float) and not isinstance(value, bool):
             try:
                 number = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
             if math.isfinite(number) and (origin is float or number.is_integer()):
-                return origin(number)
+                return value if type(value) is origin else origin(number)
     raise ValueError(f"{name} is {value!r}; it must be {type_name(hint)}.")
 
 
@@ -154,6 +163,8 @@ def from_yaml(text: str, name: str, cls: Any = Any) -> Any:
         raise
     except (yaml.YAMLError, ValueError) as error:  # the latter of what looks like a date
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply to be read as YAML; write it flatter.") from None
 
 
 def _refuse_twice(node: yaml.Node | None, name: str, section: str, seen: set[int]) -> None:

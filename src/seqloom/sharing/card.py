@@ -19,7 +19,7 @@ from seqloom.figures.style import save
 from seqloom.modeling import Seq2SeqConfig
 from seqloom.scoring import metrics
 from seqloom.settings.checks import model_config_class
-from seqloom.settings.reading import load_settings
+from seqloom.settings.reading import load_run_settings
 from seqloom.settings.schema import HubSettings, Settings
 from seqloom.settings.typed import build
 from seqloom.sharing.history import base_model, begun, course, curve, hyper_parameters, metric_name, origin_of
@@ -159,7 +159,7 @@ def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]],
     run_folder.finished(folder)
     record = run_folder.read_record(folder)
     known = record.get("places", ())
-    values = without_places(load_settings(folder / run_folder.SETTINGS).to_dict(), known)
+    values = without_places(load_run_settings(folder).to_dict(), known)
     log = shareable_log(run_folder.read_log(folder), known)
     fields = run_folder.read_json(folder / run_folder.CONFIG)
     config = model_config_class(fields.get("model_type")).from_dict(fields)
@@ -262,7 +262,8 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
             "of these pairs (Koehn 2004): they tell how far the choice of the test sentences matters, not the seed of "
             "the training."
         )
-    return f"{table(headers, rows)}\n\n{note}"
+    notes = [note, *(in_markdown(without_places(said)) for said in evaluation.get("notes", []))]
+    return "\n\n".join([table(headers, rows), *notes])
 
 
 def _limits(settings: Settings, record: dict[str, Any], evaluation: dict[str, Any] | None, data_name: str) -> str:

@@ -8,7 +8,6 @@ again does nothing that was not done. ``python -m seqloom.sharing.code`` prints 
 from __future__ import annotations
 
 import functools
-import json
 import re
 import sys
 from importlib.resources import files
@@ -19,6 +18,7 @@ import yaml
 from transformers.dynamic_module_utils import get_relative_imports
 
 import seqloom.modeling
+from seqloom import run_folder
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.support.disk import sha256
 from seqloom.version import __version__
@@ -34,7 +34,7 @@ def references(folder: Path) -> list[str]:
     found: list[str] = []
     for name in CONFIGS:
         if (folder / name).is_file():
-            named = json.loads((folder / name).read_text(encoding="utf-8"))
+            named = run_folder.read_object(folder / name)
             values = [*(named.get("auto_map") or {}).values()]
             values += [pipeline.get("impl") for pipeline in (named.get("custom_pipelines") or {}).values()]
             flat = [part for value in values for part in (value if isinstance(value, list) else [value])]

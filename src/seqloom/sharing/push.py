@@ -16,7 +16,8 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from seqloom import run_folder
-from seqloom.settings.reading import load_settings
+from seqloom.decoding.loading import tokenizer_of, whole_model
+from seqloom.settings.reading import load_run_settings
 from seqloom.settings.schema import HubSettings
 from seqloom.sharing.card import draft_card, is_as_made, make_card
 from seqloom.sharing.code import check_code
@@ -85,7 +86,7 @@ def push(
         ValueError: The Hub cannot be reached or does not allow it, or the pushed model does not give the scores of the
             record. The message has the command that pushes later. Or it asks for code that nobody allowed.
     """
-    settings = load_settings(run_folder.finished(folder) / run_folder.SETTINGS)
+    settings = load_run_settings(run_folder.finished(folder))
     record = run_folder.read_record(folder)
     name = repository_of(hub)
     own = own_card(folder, name, last_part(settings.output_dir))
@@ -95,6 +96,8 @@ def push(
     check_code(folder, f"not pushed: {folder}", trust_remote_code)
     if is_scored:
         check_record(folder, record, settings, metrics, trust_remote_code)
+    model = whole_model(str(folder), trust_remote_code=trust_remote_code)  # what is damaged shows now
+    tokenizer_of(model, str(folder), trust_remote_code=trust_remote_code)
     with explained(what, then):
         prepare_repository(hub)
         files, left_out = shared_files(folder, settings, record)

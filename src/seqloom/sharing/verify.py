@@ -102,6 +102,7 @@ def check_record(
     kept = predictions(folder, record)
     for name, result in record["evaluation"]["metrics"].items():
         options = settings.evaluation.metric_kwargs.get(name, {})
+        options = metrics.as_signed(name, options, result["signature"])
         score = metrics.compute(name, kept.hypotheses, kept.scored_references, **options)["score"]
         if abs(score - result["score"]) > 0.005:  # what a card shows: two decimals
             split = record["evaluation"]["split"]

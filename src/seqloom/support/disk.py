@@ -14,6 +14,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from seqloom.support.foreign import from_json
+
 MANIFEST = "manifest.json"
 AGAIN = "make room, and give the command again."
 """What helps when a disk is full."""
@@ -65,7 +67,7 @@ def seal(folder: Path) -> None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a sealed folder, its first damaged file named; None if it is whole."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = from_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError:
         return f"{MANIFEST}: it is missing"
     except (OSError, ValueError) as error:

@@ -90,6 +90,13 @@ def peak_memory(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, others KiB
 
 
+def total_memory() -> int | None:
+    """Bytes of the machine's memory; None where the system does not tell (Windows)."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def synchronise(device: torch.device) -> None:
     """Waits for the accelerator, which works on after its calls have returned."""
     if device.type != "cpu":

@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
 from seqloom import modeling, run_folder
 from seqloom.settings.schema import Settings
+from seqloom.settings.typed import from_yaml
 from seqloom.sharing.card import is_as_made
 from seqloom.sharing.files import TOKENIZER_FILES, model_files
 from seqloom.support.disk import discard, remove
@@ -43,8 +42,8 @@ OWN = (run_folder.MARKER, run_folder.LOCK)
 def is_settings(path: Path) -> bool:
     """Whether a file holds settings of a training, as seqloom writes them, and not somebody else's."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        found = from_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"output_dir", "model", "data", "tokenizer", "training"} <= set(found)
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM
 from seqloom import run_folder
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.scoring import metrics
-from seqloom.scoring.score import score_split, table
+from seqloom.scoring.score import report, score_split
 from seqloom.sharing.card import write_card
 from seqloom.sharing.privacy import places_in
 from seqloom.support import disk
@@ -65,13 +65,13 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
             record["evaluation"] = score_split(
                 model, run.tokenizer, splits[split], settings.evaluation,
                 batch_tokens=settings.generation.decode_batch_tokens, split=split,
-                folder=run_folder.evaluation(run.folder, split), **decoding,
+                folder=run_folder.evaluation(run.folder, split), seed=settings.training.seed, **decoding,
             )  # fmt: skip
         text = json.dumps(record, indent=2, ensure_ascii=False)
         disk.write_aside(run.folder / run_folder.RECORD, disk.text(text), disk.RESUME)
         write_card(run.folder)
         if record["evaluation"] is not None:
-            say(accelerator, table(record["evaluation"]["metrics"]))
+            say(accelerator, report(record["evaluation"]))
         elif split is not None:
             say(accelerator, f"not scored: the data have no {split} split.")
         say(accelerator, f"the model is in {run.folder}")

@@ -20,13 +20,13 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom.data.sources import describe_file
-from seqloom.data.tokenization import load_tokenizer, target_tokenizer
-from seqloom.decoding.loading import Seq2SeqLM
+from seqloom.data.tokenization import target_tokenizer
+from seqloom.decoding.loading import Seq2SeqLM, tokenizer_of, whole_model
 from seqloom.run_folder import CONFIG
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.files import WEIGHTS
 from seqloom.sharing.privacy import last_part
-from seqloom.support.xet import with_cure
+from seqloom.support.machine import total_memory
 
 LISTED = 6
 """Names that a message gives in full."""
@@ -97,8 +97,16 @@ def fresh_model(config: PreTrainedConfig, training: TrainingSettings) -> Seq2Seq
     """A model of random weights as a training begins with: its attention, what is frozen, what is computed twice.
 
     Raises:
-        ValueError: As for `freeze`.
+        ValueError: As for `freeze`; or the weights alone are more than the machine's memory.
     """
+    with torch.random.fork_rng([]), torch.device("meta"):  # where nothing is allocated
+        number = AutoModelForSeq2SeqLM.from_config(config).num_parameters()
+    memory = total_memory()
+    if memory is not None and 4 * number > memory:
+        raise ValueError(
+            f"the model would have {number:,} parameters, {4 * number / 2**30:,.0f} GiB of weights, but this machine "
+            f"has {memory / 2**30:,.0f} GiB of memory: make it smaller."
+        )
     attention = training.attn_implementation
     model = AutoModelForSeq2SeqLM.from_config(config, **({"attn_implementation": attention} if attention else {}))
     freeze(model, training.freeze)
@@ -134,7 +142,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     total = sum(new.values())
     tables = _tables(model, wanted)
     if tables:
-        theirs = load_tokenizer(name)
+        theirs = tokenizer_of(other, name)
         sides = {"source": (tokenizer, theirs), "target": (target_tokenizer(tokenizer), target_tokenizer(theirs))}
         places = {"source": _encoder_embeddings(other), "target": _decoder_embeddings(other)}
         filled: dict[int, set[int]] = {}  # rows of a tied matrix are taken once, the source's first
@@ -192,12 +200,12 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     return Taken(name, None if folder.is_dir() else _commit(name), files, total - begun, begun, frozen_new, line)
 
 
-def _load(name: str) -> PreTrainedModel:
+def _load(name: str) -> Seq2SeqLM:
     try:
-        return AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float32, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        return whole_model(name, dtype=torch.float32)
+    except ValueError as error:
         raise ValueError(
-            f"training.init_from is {name!r}, which is no model that AutoModelForSeq2SeqLM loads: {with_cure(error)}"
+            f"training.init_from is {name!r}, which is no model that can be taken over: {' '.join(str(error).split())}"
         ) from error
 
 

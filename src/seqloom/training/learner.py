@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from seqloom.data.tokenization import check_matches, target_tokenizer
 from seqloom.data.updates import UpdateStream
+from seqloom.decoding.options import check_options, options_of, try_options
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
 from seqloom.support.console import say
@@ -77,10 +78,10 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_str
     if generation.num_beams > 1:
         model.generation_config.length_penalty = generation.length_penalty
         model.generation_config.early_stopping = generation.early_stopping
-    unknown = model.generation_config.update(**generation.generate_kwargs)
-    if unknown:
-        raise ValueError(f"generation.generate_kwargs has {', '.join(unknown)}, which generate does not know.")
+    model.generation_config.update(**generation.generate_kwargs)
+    check_options(model.generation_config, options_of(generation))
     model.generation_config.validate(strict=True)  # as saving will do, but now
+    try_options(model, tokenizer, options_of(generation))
     return model
 
 

@@ -6,10 +6,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import GenerationConfig
+
 from seqloom import run_folder
+from seqloom.decoding.options import check_options, options_of
 from seqloom.scoring import metrics
+from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import Settings, TrainingSettings
+from seqloom.settings.unused import check_used
 from seqloom.training.clearing import check_inputs, inputs_of, is_ours
 
 
@@ -17,12 +22,18 @@ def refuse(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -
     """Refuses what cannot come to a good end.
 
     Raises:
-        ValueError: The output folder holds something else, or a metric is unknown, or which of its scores is better.
+        ValueError: The output folder holds something else; a setting is of no use beside the others; a metric does not
+            work, or it is unknown which of its scores is better; ``generate`` has not such options.
     """
     check_output_folder(folder, settings, resume, overwrite)
-    for name in filter(None, (settings.training.eval_metric, *settings.evaluation.metrics)):
+    if not resume:  # what a run was begun with is its own
+        check_used(settings)
+    check_options(GenerationConfig(), options_of(settings.generation))
+    deciding = settings.training.eval_metric
+    for name in (*([] if deciding is None else [deciding]), *settings.evaluation.metrics):
         metrics.load_metric(name)  # a misspelt name shows now, not after the training
     check_direction(settings.training)
+    try_metrics(settings.evaluation, filter(None, [settings.training.eval_metric]))
 
 
 def check_direction(training: TrainingSettings) -> None:

@@ -19,6 +19,7 @@ from seqloom import run_folder
 from seqloom.scoring.metrics import Goal
 from seqloom.support.console import duration, has_terminal, say
 from seqloom.support.disk import RESUME, text, write_aside
+from seqloom.support.foreign import from_json
 from seqloom.support.machine import peak_memory
 
 if TYPE_CHECKING:
@@ -283,6 +284,6 @@ def summary(run: Run, log: RunLog) -> str:
 def _is_whole(line: str) -> bool:
     """Whether a line of the log came to its end and is what was written."""
     try:
-        return line.endswith("\n") and "step" in json.loads(line)
-    except json.JSONDecodeError:
+        return line.endswith("\n") and "step" in from_json(line)
+    except ValueError:
         return False

@@ -76,6 +76,20 @@ def check_candidate_generator(monkeypatch):
 
 
 @leans_on(
+    "private", "transformers", "GenerationMixin._prepare_generation_config", "modeling_seq2seq",
+    "`generate` prefers the max_new_tokens that is saved with a model to the max_length of a call",
+)  # fmt: skip
+def check_generation_config(monkeypatch):
+    """`generate` calls ours, and counts by what it returns."""
+    callers = watch(monkeypatch, modeling_seq2seq.Seq2SeqHeadMixin, "_prepare_generation_config")
+    model = tiny("post-norm")
+    model.generation_config.max_new_tokens = 9
+    found = model.generate(torch.tensor([[5, 9, 2]]), max_length=4, suppress_tokens=[2])
+    assert callers == ["transformers"]
+    assert found.shape[1] == 4
+
+
+@leans_on(
     "hook", "transformers", "CacheLayerMixin", "cache_rnn_seq2seq",
     "the decoder's state is a layer of a `Cache`, whose methods the cache calls by these names",
 )  # fmt: skip

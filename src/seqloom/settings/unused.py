@@ -1,0 +1,108 @@
+"""Settings that would change nothing beside the others: what is set is meant, so they are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from seqloom.settings.schema import EvaluationSettings, GenerationSettings, Settings
+from seqloom.support.wording import listing, nearest
+
+
+def check_used(settings: Settings) -> None:
+    """Refuses settings of something that the run has not, where they are not at their defaults.
+
+    Raises:
+        ValueError: There is one; the message says what it needs.
+    """
+    data, tokenizer, training, hub = settings.data, settings.tokenizer, settings.training, settings.hub
+    if data.train_files is not None:
+        _refuse("data", data, ("config_name", "revision"), "data.dataset, but data.train_files is given")
+    if not data.streaming:
+        _refuse("data", data, ("shuffle_buffer",), "data.streaming, which is off")
+    if not data.mix:
+        _refuse("data", data, ("weight", "stopping_strategy"), "data.mix, which is empty")
+    if tokenizer.path is not None:
+        # Kind and size stay: --path may take the place of a recipe's tokenizer, and they claim nothing of the texts.
+        claims = ("normalization", "lowercase")
+        _refuse("tokenizer", tokenizer, claims, "a tokenizer that is trained, but tokenizer.path loads one")
+    elif tokenizer.shared:
+        _refuse("tokenizer", tokenizer, ("target_kind", "target_vocab_size"), "tokenizer.shared: false")
+    if training.average_checkpoints == 1:
+        raise ValueError(
+            "training.average_checkpoints is 1, of which the mean is itself: give 2 or more, or 0 for none."
+        )
+    if not training.average_checkpoints:
+        _refuse("training", training, ("average_kind",), "training.average_checkpoints, which is 0")
+    if training.eval_metric is None:
+        _refuse("training", training, ("eval_samples",), "training.eval_metric, which is null")
+    if hub.push_to_hub is None:
+        _refuse("hub", hub, ("hub_private_repo", "hub_revision", "hub_strategy"), "hub.push_to_hub, which is null")
+    if settings.generation.num_beams == 1:
+        _refuse("generation", settings.generation, ("length_penalty", "early_stopping"), "beams, but num_beams is 1")
+    _check_model(settings.model)
+    check_generate_kwargs(settings.generation)
+    if settings.generation.generate_kwargs.get("max_length") is not None:
+        raise ValueError(
+            "generation.generate_kwargs has max_length, but what limits a run's outputs, and goes before it, is "
+            "generation.max_new_tokens, which does not count the token that they begin with: give that."
+        )
+    used = [*settings.evaluation.metrics, *filter(None, [training.eval_metric])]
+    check_metric_kwargs(settings.evaluation, used)
+
+
+def _refuse(section: str, values: Any, names: Iterable[str], of: str) -> None:
+    defaults = type(values)()
+    for name in names:
+        value = getattr(values, name)
+        if value != getattr(defaults, name):
+            shown = str(value).lower() if isinstance(value, bool) else repr(value)
+            raise ValueError(f"{section}.{name} is {shown}, which belongs to {of}: leave it out, or change that.")
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    """Fields of the model's config that belong to a choice that is not made."""
+    if model.get("attention", "luong") != "luong" and model.get("attention_score", "general") != "general":
+        raise ValueError(
+            f"model.attention_score is {model['attention_score']!r}, which belongs to attention: luong, but "
+            f"model.attention is {model['attention']!r}: leave it out, or change that."
+        )
+    if model.get("position_embedding_type", "sinusoidal") == "sinusoidal" and model.get("rope_theta", 1e4) != 1e4:
+        raise ValueError(
+            f"model.rope_theta is {model['rope_theta']!r}, which belongs to position_embedding_type: rotary, but the "
+            "positions are sinusoidal: leave it out, or change that."
+        )
+
+
+def check_generate_kwargs(generation: GenerationSettings) -> None:
+    """Refuses further arguments of ``generate`` that are settings of their own, which would be written twice.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for name in generation.generate_kwargs:
+        if name in {f.name for f in dataclasses.fields(generation)}:
+            raise ValueError(
+                f"generation.generate_kwargs has {name}, which is a setting: give it as generation.{name}."
+            )
+
+
+def check_metric_kwargs(evaluation: EvaluationSettings, used: Iterable[str]) -> None:
+    """Refuses arguments of a metric that is not computed.
+
+    Raises:
+        ValueError: There are some; or they are no ``key: value`` lines.
+    """
+    used = list(dict.fromkeys(used))
+    for name, options in evaluation.metric_kwargs.items():
+        if name not in used:
+            near = nearest(name, used)
+            hint = f"did you mean {near}?" if near else "name it there too, or take its arguments out."
+            raise ValueError(
+                f"evaluation.metric_kwargs has arguments of {name}, but the metrics are {listing(used)}: {hint}"
+            )
+        if not isinstance(options, dict):
+            raise ValueError(
+                f"evaluation.metric_kwargs.{name} is {options!r}; it must be key: value lines, {{tokenize: none}}, say."
+            )
