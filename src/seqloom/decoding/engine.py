@@ -120,6 +120,7 @@ def options_for(model: GenerativeModel, generate_kwargs: dict[str, Any]) -> Sear
         raise NotOurs(f"the mode is {mode.value}")
     preparing._validate_generation_mode(mode, config, {})
     preparing._prepare_special_tokens(config, True, device="cpu")
+    assert config._decoder_start_token_tensor is not None  # `generate` refuses that
     starts = config._decoder_start_token_tensor.flatten().tolist()
     if len(starts) != 1:
         raise NotOurs("there is a start token for each row")

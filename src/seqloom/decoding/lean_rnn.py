@@ -138,18 +138,19 @@ class LeanRnn:
     """
 
     def __init__(self, model: RnnSeq2SeqForConditionalGeneration, dtype: torch.dtype = torch.float32):
-        self.model, self.decoder = model, model.model.decoder
+        whole: Any = model
+        decoder: Any = model.model.decoder
+        self.model, self.decoder = whole, decoder
         self.device = model.device
         cell = CELLS[model.config.cell_type]
         self.num_states = cell.num_states
-        self.steps = [self.step_of(cell, layer.rnn, dtype) for layer in self.decoder.layers]
-        self.embeddings = self.decoder.embed_tokens.weight.detach()
-        attention = self.decoder.attention
-        self.attention = None if attention is None else attention
+        self.steps = [self.step_of(cell, layer.rnn, dtype) for layer in decoder.layers]
+        self.embeddings = decoder.embed_tokens.weight.detach()
+        self.attention = attention = decoder.attention
         self.query = (
             PackedLinear([attention.query_proj], dtype) if attention is not None and attention.is_additive else None
         )
-        readout = self.decoder.readout
+        readout = decoder.readout
         self.readout = PackedLinear([readout], dtype) if isinstance(readout, nn.Linear) else None
         self.output = PackedLinear([model.lm_head], dtype)
 

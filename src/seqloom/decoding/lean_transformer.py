@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from seqloom.decoding.packed import PackedLinear
 from seqloom.modeling.modeling_transformer_seq2seq import (
@@ -97,12 +96,10 @@ class TransformerState:
         """Others that have not written yet take their place behind these."""
         assert other.end == 0
         mine, theirs = self.keys_values, other.keys_values
-        masks = self.mask, other.mask
-        if mine.shape[4] != theirs.shape[4] or masks != (None, None):
+        if mine.shape[4] != theirs.shape[4] or self.mask is not None or other.mask is not None:
             width = max(mine.shape[4], theirs.shape[4])
-            masks = tuple(widened(state.mask, state.keys_values, width) for state in (self, other))
+            self.mask = torch.cat([widened(state.mask, state.keys_values, width) for state in (self, other)])
             mine, theirs = (nn.functional.pad(kept, (0, 0, 0, width - kept.shape[4])) for kept in (mine, theirs))
-            self.mask = torch.cat(masks)
         self.keys_values = torch.cat((mine, theirs), dim=2)
         own = self.own[..., : self.end * self.beams, :]
         empty = own.new_zeros(*own.shape[:2], len(other.begins), *own.shape[3:])
@@ -125,7 +122,7 @@ def attend(
 ) -> torch.Tensor:
     """Scaled dot-product attention, (sentences, heads, …) each. Torch's kernel is slow with masks on CPUs."""
     if mask is None or query.device.type != "cpu":
-        return scaled_dot_product_attention(query, key, value, mask, scale=scaling)
+        return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
     scores = (query * scaling) @ key.transpose(2, 3)  # (sentences, heads, beams, time)
     return scores.add_(mask).softmax(-1) @ value
 
@@ -140,7 +137,11 @@ class Norm:
             self.weight, self.bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        return states if self.is_identity else layer_norm(states, self.shape, self.weight, self.bias, self.epsilon)
+        return (
+            states
+            if self.is_identity
+            else nn.functional.layer_norm(states, self.shape, self.weight, self.bias, self.epsilon)
+        )
 
 
 class LeanLayer:
@@ -198,7 +199,8 @@ class LeanTransformer:
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
         self.d_model, self.is_rotary = config.d_model, config.position_embedding_type == "rotary"
         self.rope_theta = config.rope_theta
-        encoder, decoder = model.model.encoder, model.model.decoder
+        encoder: Any = model.model.encoder
+        decoder: Any = model.model.decoder
         self.encoder = [LeanLayer(layer, dtype, self.dtype) for layer in encoder.layers]
         self.encoder_norm = Norm(encoder.layer_norm, self.dtype)
         self.decoder = [LeanLayer(layer, dtype, self.dtype) for layer in decoder.layers]
