@@ -42,7 +42,10 @@ INSIDE = {
         "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
     ),
     "attention": ("attend", "page", "maps", "words"),
-    "decoding": ("translate", "options", "coverage", "limits", "loading"),
+    "decoding": (
+        "translate", "engine", "lean_rnn", "lean_transformer", "search", "constraints", "packed", "options", "coverage",
+        "limits", "loading",
+    ),
     "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
