@@ -241,6 +241,13 @@ class TestTests:
         others = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if not path.name.startswith("test_")}
         assert others <= {"conftest.py", "helpers", *folders}
 
+    def test_nothing_strays_into_the_checkout(self):
+        """What a run without a place of its own writes into the folder that it is called in."""
+        found = {path.name for path in ROOT.iterdir()}
+        strayed = {name for name in found if (ROOT / name / ".seqloom.json").exists()}
+        assert strayed == set()
+        assert not found & {"attention.png", "attention.html", "learning_curve.png", "settings.yaml", "scores.json"}
+
     def test_no_test_is_a_library(self):
         """What several tests use is a helper or a fixture."""
         ours = {path.stem for path in TESTS} | {path.relative_to(ROOT / "tests").parts[0] for path in TESTS} | {"tests"}
