@@ -68,14 +68,14 @@ class TestSameTokens:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", SEARCHES)
     def test_as_generate(self, name, kind):
-        model, given = tiny(name), sources()
+        model, given = tiny(name), sources(12)
         expected = [generated(model, source, **SEARCHES[kind]) for source in given]
         assert searched(model, given, **SEARCHES[kind]) == expected
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["greedy", "beams", "n best, long ones"])
     def test_as_generate_when_trained(self, name, kind):
-        model, given = trained(name), sources(12)
+        model, given = trained(name), sources(8)
         assert searched(model, given, **SEARCHES[kind]) == [
             generated(model, source, **SEARCHES[kind]) for source in given
         ]
