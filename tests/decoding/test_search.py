@@ -68,14 +68,14 @@ class TestSameTokens:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", SEARCHES)
     def test_as_generate(self, name, kind):
-        model, given = tiny(name), sources()
+        model, given = tiny(name), sources(12)
         expected = [generated(model, source, **SEARCHES[kind]) for source in given]
         assert searched(model, given, **SEARCHES[kind]) == expected
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["greedy", "beams", "n best, long ones"])
     def test_as_generate_when_trained(self, name, kind):
-        model, given = trained(name), sources(12)
+        model, given = trained(name), sources(8)
         assert searched(model, given, **SEARCHES[kind]) == [
             generated(model, source, **SEARCHES[kind]) for source in given
         ]
@@ -202,6 +202,17 @@ class TestEngine:
         plain = translate(model, tokenizer, given, max_new_tokens=8)
         model.lm_head.register_forward_hook(lambda *_: None)
         assert translate(model, tokenizer, given, max_new_tokens=8) == plain
+
+    @pytest.mark.parametrize("name", ["rotary", "lstm-luong-fed", "gru-bahdanau"])
+    @pytest.mark.parametrize("returned", [1, 3])
+    def test_coverage(self, name, returned):
+        """The beams are ranked as `generate` has them ranked."""
+        tokenizer, model, given = make_tokenizer(), tiny(name), texts(20)
+        options = {"num_beams": 4, "max_new_tokens": 9, "num_return_sequences": returned}
+        ranked = translate(model, tokenizer, given, batch_tokens=90, coverage_penalty=2.0, **options)
+        assert ranked != translate(model, tokenizer, given, **options)
+        model.lm_head.register_forward_hook(lambda *_: None)  # `generate` decodes
+        assert translate(model, tokenizer, given, coverage_penalty=2.0, **options) == ranked
 
     def test_weights_are_those_of_the_call(self):
         model, tokenizer = tiny("lstm-luong"), make_tokenizer()

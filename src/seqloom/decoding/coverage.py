@@ -6,6 +6,7 @@ Beams that leave parts of the source unattended, or say one part twice and anoth
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,8 @@ class BeamSearchModel(GenerativeModel, Protocol):
 
     @property
     def base_model(self) -> Any: ...
+
+    def get_encoder(self) -> Any: ...
 
     def _beam_search(self, *args: Any, **kwargs: Any) -> Any: ...
 
@@ -81,7 +84,10 @@ def coverage_beam_search(
     outputs = model._beam_search(input_ids, logits_processor, stopping_criteria, every_beam, **model_kwargs)
 
     assert outputs.sequences_scores is not None  # `output_scores` asks for them
-    coverage = log_coverage(model, outputs, input_ids.shape[1], generation_config, model_kwargs)
+    lengths, prefix_length = input_ids.shape[1] + generated_lengths(outputs), input_ids.shape[1]
+    coverage = log_coverage(
+        model, outputs.sequences, lengths, generation_config.eos_token_id, prefix_length, model_kwargs
+    )
     scores = outputs.sequences_scores + coverage_penalty * coverage  # (batch · num_beams,)
     order = scores.view(-1, num_beams).argsort(dim=-1, descending=True, stable=True)  # (batch, num_beams)
     first_rows = torch.arange(0, len(scores), num_beams, device=order.device)[:, None]
@@ -103,16 +109,20 @@ def generated_lengths(outputs: GenerateBeamEncoderDecoderOutput) -> torch.Tensor
 
 def log_coverage(
     model: BeamSearchModel,
-    outputs: GenerateBeamEncoderDecoderOutput,
+    sequences: torch.Tensor,
+    lengths: torch.Tensor,
+    eos_token_id: int | Sequence[int] | None,
     prefix_length: int,
-    generation_config: GenerationConfig,
     model_kwargs: dict[str, Any],
 ) -> torch.Tensor:
-    """(rows,) sums over the source of log(min(coverage, 1)), from one teacher-forced pass over finished hypotheses."""
-    sequences = outputs.sequences  # (rows, length)
-    lengths = prefix_length + generated_lengths(outputs)  # (rows,)
-    ends = [] if generation_config.eos_token_id is None else generation_config.eos_token_id
-    ends = torch.tensor(ends, dtype=sequences.dtype, device=sequences.device)
+    """(rows,) sums over the source of log(min(coverage, 1)), from one teacher-forced pass over finished hypotheses.
+
+    Args:
+        sequences: (rows, length) ids, the prefix and the end included.
+        lengths: (rows,) how many of them count.
+        model_kwargs: ``encoder_outputs``, ``attention_mask``, …, of so many rows.
+    """
+    ends = torch.tensor([] if eos_token_id is None else eos_token_id, dtype=sequences.dtype, device=sequences.device)
     is_ended = torch.isin(sequences.gather(1, lengths[:, None] - 1).squeeze(1), ends)  # (rows,)
     columns = torch.arange(sequences.shape[1] - 1, device=sequences.device)  # column j reads token j, predicts j + 1
     is_counted = columns < (lengths - 1 - is_ended.int())[:, None]  # (rows, length - 1)
@@ -130,6 +140,37 @@ def log_coverage(
     logs = coverage.clamp(min=SMALLEST, max=1.0).log()
     source_mask = model_kwargs.get("attention_mask")
     return (logs if source_mask is None else logs.masked_fill(source_mask == 0, 0.0)).sum(-1)
+
+
+def coverage_order(
+    model: BeamSearchModel,
+    sequences: torch.Tensor,
+    lengths: torch.Tensor,
+    scores: torch.Tensor,
+    inputs: dict[str, torch.Tensor],
+    eos_token_id: Sequence[int],
+    coverage_penalty: float,
+) -> torch.Tensor:
+    """Beams that a search has found, ranked as `coverage_beam_search` ranks them.
+
+    Args:
+        sequences: (sentences · beams, length) ids, the start token first.
+        lengths: (sentences · beams,) how many of them count.
+        scores: (sentences, beams), each divided by its length penalty.
+        inputs: ``input_ids`` and ``attention_mask`` of the sentences.
+
+    Returns:
+        (sentences, beams) places of beams, the best first.
+    """
+    beams = scores.shape[1]
+    read = model.get_encoder()(**inputs, return_dict=True)
+    repeated = {name: part.repeat_interleave(beams, 0) for name, part in read.items() if torch.is_tensor(part)}
+    rows = {
+        "encoder_outputs": type(read)(**repeated),
+        "attention_mask": inputs["attention_mask"].repeat_interleave(beams, 0),
+    }
+    coverage = log_coverage(model, sequences, lengths, eos_token_id, 1, rows).view_as(scores)
+    return (scores + coverage_penalty * coverage).argsort(dim=-1, descending=True, stable=True)
 
 
 def cross_attentions(model: BeamSearchModel, inputs: dict[str, Any]) -> tuple[torch.Tensor, ...]:

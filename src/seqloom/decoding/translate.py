@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
 import torch
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
 
 from seqloom.data.tokenization import target_tokenizer
-from seqloom.decoding.coverage import coverage_beam_search
+from seqloom.decoding.coverage import coverage_beam_search, coverage_order
 from seqloom.decoding.engine import NotOurs, decoder_for, options_for, tell
 from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
@@ -238,20 +238,37 @@ def _found(
         return {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
 
     try:
-        options, decoder = options_for(model, generate_kwargs), decoder_for(model, dtype)
+        given = dict(generate_kwargs)
+        penalty = given.pop("coverage_penalty", 0.0)
+        if penalty:
+            del given["custom_generate"]
+        options, decoder = options_for(model, given), decoder_for(model, dtype)
+        if penalty and options.num_beams < 2:
+            raise NotOurs("there are no beams to rank")
     except NotOurs as reason:
         if dtype is not None:
             raise ValueError(f"dtype={dtype!r} is for seqloom's own search, but {reason}.") from None
         if isinstance(model.config, Seq2SeqConfig):
             tell(str(reason))
     else:
+        whole: Any = model  # one of seqloom's
+        num_returned = options.num_return_sequences
+        if penalty:  # the best are known when all are ranked
+            options = replace(options, num_return_sequences=options.num_beams)
         done = search(decoder, encoded, options, batch_tokens=batch_tokens)
         while some := list(itertools.islice(done, 64)):
             batch = [index for index, _ in some]
             rows = [[options.start_token, *candidate.tokens] for _, found in some for candidate in found]
             width = max(map(len, rows))
             padded = [row + [options.pad_token] * (width - len(row)) for row in rows]
-            yield batch, torch.tensor(padded, device=model.device), inputs_of(batch)
+            sequences, inputs = torch.tensor(padded, device=model.device), inputs_of(batch)
+            if penalty:
+                lengths = torch.tensor([len(row) for row in rows], device=model.device)
+                scores = torch.tensor([[beam.score for beam in found] for _, found in some], device=model.device)
+                ranks = coverage_order(whole, sequences, lengths, scores, inputs, options.eos_tokens, penalty)
+                first_rows = torch.arange(0, len(rows), options.num_beams, device=model.device)[:, None]
+                sequences = sequences[(ranks + first_rows)[:, :num_returned].flatten()]
+            yield batch, sequences, inputs
         return
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
     config = generate_kwargs.get("generation_config") or model.generation_config
