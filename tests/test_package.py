@@ -42,7 +42,7 @@ INSIDE = {
         "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
     ),
     "attention": ("attend", "page", "maps", "words"),
-    "decoding": ("translate", "options", "coverage", "limits", "loading"),
+    "decoding": ("translate", "options", "coverage", "limits", "loading", "values"),
     "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",

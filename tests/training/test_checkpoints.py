@@ -256,7 +256,7 @@ class TestRecovery:
         """Killed while it renames, writes, deletes, syncs, and resumed: in the end as if nothing had been."""
         options = {"max_steps": 14, "eval_steps": 4, "save_steps": 3, "logging_steps": 3, "average_checkpoints": 2}
         changes = {"model": {**SMALL[family], "dropout": 0.3}, "training": options,
-                   "data": {"streaming": family == "rnn", "shuffle_buffer": 25}}  # fmt: skip
+                   "data": {"streaming": True, "shuffle_buffer": 25} if family == "rnn" else {}}  # fmt: skip
         whole, killed = (configure(tmp_path / name, data, family, **changes) for name in ("whole", "killed"))
         status, output = train(whole)
         assert status == 0, output
@@ -327,3 +327,12 @@ class TestFullDisk:
         assert not list((tmp_path / "run" / "checkpoints").glob("saving-*"))
         status, output = train(config, "--resume")
         assert status == 0, output
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"[]", b'{"stride": 1}'])
+def test_a_progress_that_is_none(tmp_path, content):
+    """Whatever it holds, the file is named."""
+    (tmp_path / checkpoints.STATE_FILE).write_bytes(content)
+    for read in (checkpoints.read_progress, checkpoints.step_of):
+        with pytest.raises(ValueError, match=r"progress\.json"):
+            read(tmp_path)
