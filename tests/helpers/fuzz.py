@@ -328,7 +328,7 @@ WORDS: dict[str, Callable[[Path, Path], list[str]]] = {
     "translate": lambda run, new: ["translate", str(run)],
     "attend": lambda run, new: ["attend", str(run), "abc", "--output", str(new / "map.png")],
     "compare": lambda run, new: ["compare", str(run), str(new / "other"), "--output", str(new / "report"),
-                                 "--measures", "weight"],
+                                 "--measures", "quality", "learning_curves"],  # which time nothing
     "plot": lambda run, new: ["plot", str(run), "--output", str(new / "curves.png")],
     "push": lambda run, new: ["push", str(run), "me/model"],
     "resume": lambda run, new: ["train", str(run / "settings.yaml"), "--output_dir", str(run), "--resume", "--dry_run"],

@@ -75,7 +75,7 @@ class TestResuming:
     def test_killed_and_resumed(self, tmp_path, data, monkeypatch, model, streaming, place):
         changes = {
             "model": {**SMALL[model], "dropout": 0.3},
-            "data": {"streaming": streaming, "shuffle_buffer": 25},
+            "data": {"streaming": True, "shuffle_buffer": 25} if streaming else {},
             "training": self.OPTIONS,
         }
         whole = run(tmp_path / "whole", data, model, **changes)
