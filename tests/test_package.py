@@ -42,7 +42,10 @@ INSIDE = {
         "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
     ),
     "attention": ("attend", "page", "maps", "words"),
-    "decoding": ("translate", "options", "coverage", "limits", "loading", "values"),
+    "decoding": (
+        "translate", "engine", "lean_rnn", "lean_transformer", "search", "constraints", "packed", "options", "coverage",
+        "limits", "loading", "values",
+    ),
     "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
@@ -237,6 +240,13 @@ class TestTests:
         assert folders <= {".", *ROOMS}
         others = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if not path.name.startswith("test_")}
         assert others <= {"conftest.py", "helpers", *folders}
+
+    def test_nothing_strays_into_the_checkout(self):
+        """What a run without a place of its own writes into the folder that it is called in."""
+        found = {path.name for path in ROOT.iterdir()}
+        strayed = {name for name in found if (ROOT / name / ".seqloom.json").exists()}
+        assert strayed == set()
+        assert not found & {"attention.png", "attention.html", "learning_curve.png", "settings.yaml", "scores.json"}
 
     def test_no_test_is_a_library(self):
         """What several tests use is a helper or a fixture."""

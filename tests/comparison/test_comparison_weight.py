@@ -147,10 +147,12 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     """Finished models with their logs, an RNN of two seeds and a Transformer; and one without settings or log."""
     root = tmp_path_factory.mktemp("models")
     texts = ["a b c", "b c", "c a b a", "a"]
-    tokenizer = train_tokenizer(iter(texts), iter(texts), TokenizerSettings(kind="word", vocab_size=VOCAB))
+    words = [*texts, "d e f g h i j k l m n o p"]  # with the special tokens, as many entries as the models have
+    tokenizer = train_tokenizer(iter(words), iter(words), TokenizerSettings(kind="word", vocab_size=VOCAB))
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     for name, kind in {"rnn-1": "lstm-luong", "rnn-2": "lstm-luong", "tf": "post-norm", "other": "pre-norm"}.items():
         folder = root / name
-        tiny(kind, bos_token_id=0, pad_token_id=0).save_pretrained(folder)
+        tiny(kind, **ids).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         scored = folder / "evaluation" / "test"
         scored.mkdir(parents=True)

@@ -160,7 +160,7 @@ def test_trained_from_it(hub, tmp_path, capsys):
     with hub.client():
         assert main(["train", config, "--evaluation.split", "validation"]) == 0
         assert "20 of 20 pairs kept" in capsys.readouterr().out
-        assert main(["evaluate", str(tmp_path / "run"), "--split", "validation"]) == 0
+        assert main(["evaluate", str(tmp_path / "run"), "--split", "validation", "--overwrite"]) == 0
         assert main(["train", config, "--output_dir", str(tmp_path / "new"), "--config_name", "quiet"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert "data.config_name" in line

@@ -107,7 +107,7 @@ class TestMixing:
     @pytest.mark.parametrize("streaming", [False, True])
     def test_goes_on_after_a_kill(self, tmp_path, data, sets, monkeypatch, streaming):
         mix = [{**sets["b"], "weight": 1}, {"train_files": data["few"], "weight": 2}]
-        changes = {"data": {"mix": mix, "streaming": streaming, "shuffle_buffer": 37},
+        changes = {"data": {"mix": mix, **({"streaming": True, "shuffle_buffer": 37} if streaming else {})},
                    "training": {"max_steps": 8, "batch_tokens": 150}}  # fmt: skip
         record = run(tmp_path / "whole", data, **changes)
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -51,7 +51,8 @@ class TestTranslate:
         )
         for options in ({}, {"num_beams": 2}):
             shapes.clear()
-            translate(model, tokenizer, texts(30), batch_tokens=80, **options, **OPTIONS)
+            # An option that the search has not: `generate` decodes.
+            translate(model, tokenizer, texts(30), batch_tokens=80, renormalize_logits=True, **options, **OPTIONS)
             beams = options.get("num_beams", num_beams)
             assert sum(rows for rows, _ in shapes) == 30
             assert max(rows * width * beams for rows, width in shapes) <= 80

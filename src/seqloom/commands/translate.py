@@ -49,13 +49,14 @@ class Translate(Command):
         sources = lines_of(sys.stdin)
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
-        batch_tokens = settings.generation.decode_batch_tokens
+        batch_tokens, dtype = settings.generation.decode_batch_tokens, settings.generation.decode_dtype
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # whatever the locale says, as they are read
         with reader_may_leave():
             for output in translate(
-                model, tokenizer, sources, batch_tokens=batch_tokens, read_ahead=read_ahead, **generate_kwargs
-            ):
+                model, tokenizer, sources, batch_tokens=batch_tokens, read_ahead=read_ahead, dtype=dtype,
+                **generate_kwargs,
+            ):  # fmt: skip
                 # One line each, or as many as there are hypotheses.
                 lines = map(one_line, output if isinstance(output, list) else [output])
                 print(*lines, sep="\n", flush=read_ahead == 1)

@@ -34,7 +34,9 @@ def options_of(generation: GenerationSettings) -> dict[str, Any]:
     """All that a run's settings say to ``generate``."""
     names = (f.name for f in dataclasses.fields(generation))
     given = {
-        name: getattr(generation, name) for name in names if name not in ("decode_batch_tokens", "generate_kwargs")
+        name: getattr(generation, name)
+        for name in names
+        if name not in ("decode_batch_tokens", "decode_dtype", "generate_kwargs")
     }
     return {name: value for name, value in given.items() if value is not None} | generation.generate_kwargs
 

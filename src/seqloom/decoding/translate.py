@@ -19,9 +19,12 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIter
 
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.coverage import coverage_beam_search
+from seqloom.decoding.engine import NotOurs, decoder_for, options_for, tell
 from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
 from seqloom.decoding.options import limited
+from seqloom.decoding.search import search
+from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
 GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0, "do_sample": False}
@@ -49,49 +52,56 @@ class Hypothesis:
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> str: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> list[str]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Iterator[str]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Hypothesis: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> list[Hypothesis]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Iterator[Hypothesis]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str | Iterable[str], *,
-    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., progress: bool = ...,
+    batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
+    progress: bool = ...,
     return_hypotheses: bool = ..., output_attentions: bool = ..., **generate_kwargs: Any,
 ) -> Any: ...  # fmt: skip
 def translate(
@@ -104,6 +114,7 @@ def translate(
     return_hypotheses: bool = False,
     output_attentions: bool = False,
     coverage_penalty: float = 0.0,
+    dtype: str | None = None,
     progress: bool = False,
     **generate_kwargs: Any,
 ) -> Any:
@@ -121,6 +132,8 @@ def translate(
         return_hypotheses: Give a `Hypothesis` instead of a text: with scores and tokens.
         output_attentions: And with the cross-attention; implies ``return_hypotheses``.
         coverage_penalty: β of Wu et al. 2016; more than 0 re-ranks the beams by `coverage_beam_search`.
+        dtype: ``"float32"``, ``"bfloat16"`` or, on a CPU, ``"int8"``, of a model of seqloom's; default: its own. The
+            last two are faster where the processor has them, and may choose other words.
         progress: Show a bar.
         generate_kwargs: For `generate`, beyond the model's own generation config; where neither limits the length, it
             is 256 tokens, and none reaches beyond the model's positions. With ``num_return_sequences`` above 1 every
@@ -148,8 +161,9 @@ def translate(
             while window := list(itertools.islice(texts, read_ahead)):
                 encoded = _encoded(model, tokenizer, window, None if isinstance(sources, str) else first)
                 yield from _decode(
-                    model, tokenizer, encoded, batch_tokens, return_hypotheses, output_attentions, bar, generate_kwargs
-                )
+                    model, tokenizer, encoded, batch_tokens, return_hypotheses, output_attentions, dtype, bar,
+                    generate_kwargs,
+                )  # fmt: skip
                 first += len(window)
 
     if total is not None and total > read_ahead and source_positions(model) is not None:
@@ -179,23 +193,18 @@ def _decode(
     batch_tokens: int,
     return_hypotheses: bool,
     output_attentions: bool,
+    dtype: str | None,
     bar: tqdm,
     generate_kwargs: dict[str, Any],
 ) -> list[Any]:
     """All outputs of the texts that are held at a time."""
-    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
     config = generate_kwargs.get("generation_config") or model.generation_config
     generate_kwargs = within_positions(model, limited(config, generate_kwargs))
-    num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
     outputs: list[Any] = [None] * len(encoded)
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches(order, encoded, max(1, batch_tokens // num_beams)):
-            padded = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
-            inputs = {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
-            sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
-            sequences = sequences if torch.is_tensor(sequences) else sequences.sequences
+        for batch, sequences, inputs in _found(model, tokenizer, encoded, batch_tokens, dtype, generate_kwargs):
             found: list[str] | list[Hypothesis]
             if return_hypotheses or output_attentions:
                 found = _hypotheses(model, tokenizer, sequences, inputs, output_attentions)
@@ -209,6 +218,48 @@ def _decode(
     finally:
         model.train(was_training)
     return outputs
+
+
+def _found(
+    model: GenerativeModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: list[list[int]],
+    batch_tokens: int,
+    dtype: str | None,
+    generate_kwargs: dict[str, Any],
+) -> Iterator[tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]]:
+    """Places of sources, their outputs (places · returned, 1 + target) and padded inputs, some at a time.
+
+    By the search of `seqloom.decoding.search`, if it has what is asked; else by the model's own `generate`.
+    """
+
+    def inputs_of(batch: list[int]) -> dict[str, torch.Tensor]:
+        padded = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt")
+        return {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
+
+    try:
+        options, decoder = options_for(model, generate_kwargs), decoder_for(model, dtype)
+    except NotOurs as reason:
+        if dtype is not None:
+            raise ValueError(f"dtype={dtype!r} is for seqloom's own search, but {reason}.") from None
+        if isinstance(model.config, Seq2SeqConfig):
+            tell(str(reason))
+    else:
+        done = search(decoder, encoded, options, batch_tokens=batch_tokens)
+        while some := list(itertools.islice(done, 64)):
+            batch = [index for index, _ in some]
+            rows = [[options.start_token, *candidate.tokens] for _, found in some for candidate in found]
+            width = max(map(len, rows))
+            padded = [row + [options.pad_token] * (width - len(row)) for row in rows]
+            yield batch, torch.tensor(padded, device=model.device), inputs_of(batch)
+        return
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
+    config = generate_kwargs.get("generation_config") or model.generation_config
+    num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
+    for batch in _batches(order, encoded, max(1, batch_tokens // num_beams)):
+        inputs = inputs_of(batch)
+        sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
+        yield batch, sequences if torch.is_tensor(sequences) else sequences.sequences, inputs
 
 
 def _batches(order: list[int], encoded: list[list[int]], budget: int) -> Iterator[list[int]]:

@@ -84,6 +84,7 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
             split=split_of(settings),
             folder=folder,
             batch_tokens=settings.generation.decode_batch_tokens,
+            dtype=settings.generation.decode_dtype,
             seed=settings.seed,
             about={"model": name, "revision": settings.revision, "data": provenance}
             | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
@@ -135,6 +136,7 @@ def score_split(
     split: str,
     folder: Path,
     batch_tokens: int = 4096,
+    dtype: str | None = None,
     seed: int = 42,
     about: dict[str, Any] | None = None,
     **generate_kwargs: Any,
@@ -150,7 +152,7 @@ def score_split(
         settings: The metrics.
         split: The split's name, for the record.
         folder: Where both files go.
-        batch_tokens: As for `translate`.
+        batch_tokens, dtype: As for `translate`.
         seed: Of outputs that are drawn.
         about: Added to the scores.
         generate_kwargs: As for `translate`.
@@ -162,12 +164,13 @@ def score_split(
         refuse_gap(f"the {split} split: {gap}")
     for name in settings.metrics:
         metrics.load_metric(name)  # a misspelt name shows before the decoding, not after
-    generation = decoding_of(model.generation_config, generate_kwargs, seed)
+    generation = decoding_of(model.generation_config, generate_kwargs, seed) | ({"dtype": dtype} if dtype else {})
     sources, references = pairs["source"][:], pairs["target"][:]
     torch.manual_seed(seed)
     started = time.perf_counter()
     bar = has_terminal()
-    outputs = translate(model, tokenizer, sources, batch_tokens=batch_tokens, progress=bar, **generate_kwargs)
+    told = {"batch_tokens": batch_tokens, "dtype": dtype, "progress": bar, **generate_kwargs}
+    outputs = translate(model, tokenizer, sources, **told)
     seconds = time.perf_counter() - started
     scored = normalized(references, tokenizer)
     changed = scored.texts if scored.normalization else None

@@ -33,6 +33,7 @@ def check_settings(settings: Settings) -> None:
     """What the types do not say."""
     data, training = settings.data, settings.training
     _check_place(data, "data")
+    _check_weight(data.weight, "data.weight")
     for number, entry in enumerate(data.mix):
         _check_weight(entry.weight, f"data.mix[{number}].weight")
         _check_place(entry, f"data.mix[{number}]")

@@ -117,7 +117,7 @@ def load_scoring_settings(
     generate_kwargs = {
         name: getattr(settings.generation, name)
         for name in raw.get("generation") or {}
-        if name not in ("decode_batch_tokens", "generate_kwargs")
+        if name not in ("decode_batch_tokens", "decode_dtype", "generate_kwargs")
     }
     return settings, generate_kwargs | settings.generation.generate_kwargs
 

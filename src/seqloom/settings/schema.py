@@ -248,6 +248,9 @@ class GenerationSettings:
     saved model does not hold it."""
     decode_batch_tokens: int = 4096
     """Source tokens decoded together, each counted once for every beam."""
+    decode_dtype: Literal["float32", "bfloat16", "int8"] | None = None
+    """Arithmetic of scoring and translating with a model of seqloom's; null: the model's own. bfloat16 and, on a CPU,
+    int8 are faster where the processor has them, and may choose other words."""
     generate_kwargs: dict[str, Any] = field(default_factory=dict)
     """Further arguments of transformers' ``generate``: ``{forced_bos_token_id: 5}``."""
 

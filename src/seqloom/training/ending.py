@@ -64,7 +64,8 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
         if split in splits:
             record["evaluation"] = score_split(
                 model, run.tokenizer, splits[split], settings.evaluation,
-                batch_tokens=settings.generation.decode_batch_tokens, split=split,
+                batch_tokens=settings.generation.decode_batch_tokens,
+                dtype=settings.generation.decode_dtype, split=split,
                 folder=run_folder.evaluation(run.folder, split), seed=settings.training.seed, **decoding,
             )  # fmt: skip
         text = json.dumps(record, indent=2, ensure_ascii=False)

@@ -480,3 +480,32 @@ def check_lost_connection(monkeypatch):
     assert is_lost_connection(caught.value)
     assert not is_lost_connection(RuntimeError("shapes do not match"))
     assert issubclass(torch.distributed.DistBackendError, RuntimeError)  # NCCL's
+
+
+@leans_on(
+    "private", "torch", "Module._forward_hooks | Module._forward_pre_hooks", "engine",
+    "nothing public says whether hooks are attached, which a lean decoder would leave out",
+)  # fmt: skip
+def check_forward_hooks(name):
+    """A hook is in it."""
+    module = nn.Linear(2, 2)
+    assert not getattr(module, name)
+    register = module.register_forward_hook if name == "_forward_hooks" else module.register_forward_pre_hook
+    register(print)
+    assert list(getattr(module, name).values()) == [print]
+
+
+@leans_on(
+    "private", "torch", "ops.mkldnn._linear_pointwise | ops.mkldnn._reorder_linear_weight", "packed",
+    "a linear layer of oneDNN, in float32 too, with its weight laid out once; torch sends those to MKL",
+)  # fmt: skip
+def check_onednn_linear():
+    """It is `F.linear`, whatever number of rows the weight was laid out for, with an activation if wanted."""
+    layer, relu = nn.Linear(24, 40), torch.relu
+    packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), 16)
+    with torch.inference_mode():
+        for rows in (1, 16, 50):
+            inputs = torch.randn(rows, 24)
+            for name, activation in (("none", lambda states: states), ("relu", relu)):
+                found = torch.ops.mkldnn._linear_pointwise(inputs, packed, layer.bias, name, [], "")
+                close(found, activation(layer(inputs)))

@@ -13,6 +13,7 @@ from transformers.generation import GenerationMixin
 import seqloom.modeling as ours
 from helpers.foreign_names.table import SPECIAL, generate, leans_on, pair, watch, watch_reads, words
 from helpers.tiny import SEPARATE, VOCAB, batch, close, tiny
+from seqloom.decoding.engine import options_for
 from seqloom.modeling import modeling_rnn_seq2seq, modeling_seq2seq, modeling_transformer_seq2seq
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 from seqloom.modeling.pipeline_seq2seq import TASK, Seq2SeqPipeline
@@ -76,7 +77,7 @@ def check_candidate_generator(monkeypatch):
 
 
 @leans_on(
-    "private", "transformers", "GenerationMixin._prepare_generation_config", "modeling_seq2seq",
+    "private", "transformers", "GenerationMixin._prepare_generation_config", "modeling_seq2seq engine",
     "`generate` prefers the max_new_tokens that is saved with a model to the max_length of a call",
 )  # fmt: skip
 def check_generation_config(monkeypatch):
@@ -87,6 +88,40 @@ def check_generation_config(monkeypatch):
     found = model.generate(torch.tensor([[5, 9, 2]]), max_length=4, suppress_tokens=[2])
     assert callers == ["transformers"]
     assert found.shape[1] == 4
+
+
+@leans_on(
+    "private", "transformers",
+    "GenerationMixin._prepare_generated_length | GenerationMixin._prepare_special_tokens | "
+    "GenerationMixin._validate_generation_mode", "engine",
+    "what `generate` makes of a model's generation config and a caller's options is known to it alone",
+)  # fmt: skip
+def check_generation_preparation(monkeypatch, name):
+    """`generate` calls it too, before it decodes, with the arguments that we give."""
+    model = tiny("post-norm")
+    callers = watch(monkeypatch, GenerationMixin, name)
+    generate(model, num_beams=2)
+    assert callers == ["transformers"]
+    options = options_for(model, {"max_new_tokens": 7, "num_beams": 2, "min_length": 3, "eos_token_id": [2, 5]})
+    assert callers == ["transformers", "seqloom"]
+    assert (options.max_new_tokens, options.min_new_tokens, options.eos_tokens) == (7, 2, (2, 5))
+
+
+@leans_on(
+    "private", "transformers",
+    "GenerationConfig._decoder_start_token_tensor | GenerationConfig._eos_token_tensor | "
+    "GenerationConfig._pad_token_tensor | GenerationConfig._get_default_generation_params", "engine",
+    "where `generate` keeps the ids that it resolved, and the values that change nothing",
+)  # fmt: skip
+def check_generation_config_internals():
+    """They are the ids that were given; and a plain config's values are those of the defaults."""
+    model = tiny("post-norm")
+    config, _ = model._prepare_generation_config(None, decoder_start_token_id=7, eos_token_id=[5, 6], pad_token_id=4)
+    model._prepare_special_tokens(config, True, device="cpu")
+    assert config._decoder_start_token_tensor.flatten().tolist() == [7]
+    assert config._eos_token_tensor.tolist() == [5, 6]
+    assert int(config._pad_token_tensor) == 4
+    assert config._get_default_generation_params().items() >= {"num_beams": 1, "repetition_penalty": 1.0}.items()
 
 
 @leans_on(
@@ -418,7 +453,7 @@ def check_attention_functions():
 
 @leans_on(
     "module", "transformers", "transformers.utils | transformers.utils.generic | transformers.utils.output_capturing",
-    "cells_rnn_seq2seq modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq",
+    "cells_rnn_seq2seq modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq engine",
     "the decorators of every model in transformers: tuples, the config's defaults, hidden states",
 )  # fmt: skip
 def check_decorators():

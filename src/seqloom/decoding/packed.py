@@ -1,0 +1,87 @@
+"""Linear layers as inference wants them: laid out once for the processor, in float32, bfloat16 or int8."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+FEW_ROWS = 16
+"""Below this many rows laying out costs more than it gives: the weights are read as they are."""
+
+
+class PackedLinear:
+    """x (rows, inputs) → x Wᵀ + b (rows, outputs), of one or more layers that read the same x, side by side.
+
+    Args:
+        layers: Their weights are taken as they are now.
+        dtype: ``torch.float32`` (the layers' own arithmetic, by oneDNN where torch has it), ``torch.bfloat16``, or
+            ``torch.int8``: weights by output, x by tensor and call (dynamic).
+        activation: ``"none"`` or ``"relu"``, after it.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype = torch.float32, activation: str = "none"):
+        weights = [layer.weight.detach() for layer in layers]
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        assert len(biases) in (0, len(weights))
+        self.take(beside(weights, 0), beside(biases, 0) if biases else None, dtype, activation)
+
+    @classmethod
+    def of(cls, *weights: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> PackedLinear:
+        """From weights that read parts of x, side by side."""
+        linear = cls.__new__(cls)
+        linear.take(beside([weight.detach() for weight in weights], 1), bias, dtype, "none")
+        return linear
+
+    def take(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, activation: str) -> None:
+        """Chooses how it runs."""
+        self.weight, self.bias, self.activation = weight, None if bias is None else bias.detach(), activation
+        self.packed: torch.Tensor | None = None
+        self.run: Callable[[torch.Tensor], torch.Tensor] = self.plain
+        if dtype == torch.int8:
+            self.quantized = quantize(self.weight, self.bias)
+            self.run = self.dynamic
+            return
+        self.weight = self.weight.to(dtype)  # (outputs, inputs)
+        self.bias = None if self.bias is None else self.bias.to(dtype)
+        run = self.by_rows if self.weight.device.type == "cpu" and torch.backends.mkldnn.is_available() else self.plain
+        # x of another type comes back as it went in.
+        self.run = lambda x: run(x) if x.dtype == dtype else run(x.to(dtype)).to(x.dtype)
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.run(inputs)
+
+    def plain(self, inputs: torch.Tensor) -> torch.Tensor:
+        """As `nn.Linear`."""
+        outputs = nn.functional.linear(inputs, self.weight, self.bias)
+        return outputs.relu_() if self.activation == "relu" else outputs
+
+    def by_rows(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Laid out when first there are rows enough."""
+        if len(inputs) < FEW_ROWS:
+            return self.plain(inputs)
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), len(inputs))
+        return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, self.activation, [], "")
+
+    def dynamic(self, inputs: torch.Tensor) -> torch.Tensor:
+        """In int8."""
+        outputs = torch.ops.quantized.linear_dynamic(inputs, self.quantized, False)
+        return outputs.relu_() if self.activation == "relu" else outputs
+
+
+def beside(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
+    """Side by side; one stays what it is."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
+
+
+def quantize(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.ScriptObject:
+    """A weight in int8, symmetric, with a scale for each output."""
+    scales = (weight.abs().amax(1) / 127).clamp(min=1e-12)  # (outputs,)
+    zeros = torch.zeros(len(scales), dtype=torch.int64)
+    with warnings.catch_warnings():  # of quantized tensors, which `linear_prepack` takes: to go, in torch's future
+        warnings.simplefilter("ignore", UserWarning)
+        quantized = torch.quantize_per_channel(weight.float(), scales.double(), zeros, 0, torch.qint8)
+    return torch.ops.quantized.linear_prepack(quantized, bias)

@@ -1,0 +1,256 @@
+"""The search over lean decoders finds what `generate` finds, whatever company a sentence is in."""
+
+import math
+
+import pytest
+import torch
+from helpers.generating import END, trained
+from helpers.letters import make_tokenizer, texts
+from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
+from torch import nn
+from transformers import GenerationConfig
+
+from seqloom import translate
+from seqloom.decoding.constraints import best, log_normaliser
+from seqloom.decoding.engine import NotOurs, decoder_for, options_for
+from seqloom.decoding.search import search
+
+MODELS = [*RNNS, *TRANSFORMERS]
+SEARCHES = {
+    "greedy": {},
+    "greedy, no bigram twice": {"no_repeat_ngram_size": 2, "min_new_tokens": 4},
+    "beams": {"num_beams": 3},
+    "more beams than half the vocabulary": {"num_beams": 12, "num_return_sequences": 4},
+    "n best, long ones": {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 2.0},
+    "n best, short ones": {"num_beams": 4, "num_return_sequences": 4, "length_penalty": -0.5},
+    "as soon as there are enough": {"num_beams": 3, "early_stopping": True},
+    "to the end": {"num_beams": 3, "early_stopping": "never", "length_penalty": 0.7},
+    "beams, no bigram twice": {"num_beams": 3, "no_repeat_ngram_size": 2, "min_new_tokens": 3},
+    "two ends": {"num_beams": 3, "eos_token_id": [END, 7]},
+    "one token": {"num_beams": 2, "max_new_tokens": 1},
+}
+
+
+def sources(count=24, longest=9):
+    """Ids of sentences of many lengths, ended."""
+    generator = torch.Generator().manual_seed(count)
+    lengths = torch.randint(1, longest, (count,), generator=generator).tolist()
+    return [[*torch.randint(3, VOCAB, (length,), generator=generator).tolist(), END] for length in lengths]
+
+
+def searched(model, given, batch_tokens=40, prefixes=None, **options):
+    """Tokens of every output of every source."""
+    with torch.inference_mode():
+        decided = options_for(model, {"max_new_tokens": 12, **options})
+        found = dict(search(decoder_for(model), given, decided, batch_tokens=batch_tokens, prefixes=prefixes))
+    return [[candidate.tokens for candidate in found[place]] for place in range(len(given))]
+
+
+def generated(model, source, prefix=(), **options):
+    """The same, by `generate`, alone."""
+    start = model.config.decoder_start_token_id
+    options = {"max_new_tokens": 12, **options}
+    if prefix:
+        options["decoder_input_ids"] = torch.tensor([[start, *prefix]] * 1)
+    outputs = model.generate(torch.tensor([source]), attention_mask=torch.ones(1, len(source), dtype=int), **options)
+    ends = options.get("eos_token_id", END)
+    ends = ends if isinstance(ends, list) else [ends]
+    rows = []
+    for row in outputs[:, 1:].tolist():
+        written = row[len(prefix) :]
+        stop = next((place for place, token in enumerate(written) if token in ends), len(written) - 1)
+        rows.append(row[: len(prefix) + stop + 1])
+    return rows
+
+
+@pytest.mark.parametrize("name", MODELS)
+class TestSameTokens:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", SEARCHES)
+    def test_as_generate(self, name, kind):
+        model, given = tiny(name), sources()
+        expected = [generated(model, source, **SEARCHES[kind]) for source in given]
+        assert searched(model, given, **SEARCHES[kind]) == expected
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["greedy", "beams", "n best, long ones"])
+    def test_as_generate_when_trained(self, name, kind):
+        model, given = trained(name), sources(12)
+        assert searched(model, given, **SEARCHES[kind]) == [
+            generated(model, source, **SEARCHES[kind]) for source in given
+        ]
+
+    def test_company_does_not_matter(self, name):
+        model, given = tiny(name), sources(15)
+        for kind in ("greedy", "beams"):
+            together = searched(model, given, batch_tokens=10_000, **SEARCHES[kind])
+            assert searched(model, given, batch_tokens=1, **SEARCHES[kind]) == together
+            assert searched(model, given, batch_tokens=50, **SEARCHES[kind]) == together
+            assert searched(model, given[::-1], batch_tokens=50, **SEARCHES[kind]) == together[::-1]
+
+    def test_prefix(self, name):
+        """It is part of the output, costs nothing, and the rest is what `generate` goes on with."""
+        model, given = tiny(name), sources(6)
+        prefixes = [[5, 9], [], [4], [END, 6, 3], [8], []]
+        for kind in ("greedy", "beams", "n best, long ones"):
+            expected = [
+                generated(model, source, prefix, **SEARCHES[kind])
+                for source, prefix in zip(given, prefixes, strict=True)
+            ]
+            assert searched(model, given, prefixes=prefixes, **SEARCHES[kind]) == expected
+
+
+class TestLong:
+    @pytest.mark.parametrize("name", ["rotary", "pre-norm", "lstm-luong-fed"])
+    def test_beyond_the_first_memory(self, name):
+        """Caches and tables of positions grow, with rows of all ages side by side."""
+        model, given = tiny(name), sources(7, longest=60)
+        options = {"max_new_tokens": 90, "min_new_tokens": 40, "num_beams": 2}
+        assert searched(model, given, batch_tokens=150, **options) == [
+            generated(model, source, **options) for source in given
+        ]
+
+
+class TestBatch:
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    def test_budget(self, num_beams):
+        """Of source tokens with padding, counted for every beam; places that get free are taken."""
+        decoder, rows = decoder_for(tiny("post-norm")), []
+
+        class Watched:
+            device = decoder.device
+
+            def start(self, input_ids, attention_mask, beams):
+                assert attention_mask.any(0).all()
+                return decoder.start(input_ids, attention_mask, beams)
+
+            def step(self, tokens, state):
+                assert len(tokens) * state.keys_values.shape[4] <= 120
+                rows.append(len(tokens))
+                return decoder.step(tokens, state)
+
+        given = sources(40)
+        options = options_for(tiny("post-norm"), {"max_new_tokens": 9, "num_beams": num_beams})
+        with torch.inference_mode():
+            found = dict(search(Watched(), given, options, batch_tokens=120))
+        assert sorted(found) == list(range(40))
+        assert max(rows) > num_beams
+        assert all(count % num_beams == 0 for count in rows)
+
+    def test_no_sources(self):
+        assert searched(tiny("gru"), []) == []
+
+
+class TestSampling:
+    def test_frequencies(self):
+        """Of the first token, they are the model's probabilities, after temperature and top-k."""
+        model = tiny("pre-norm")
+        given, count = [5, 9, END], 4000
+        torch.manual_seed(3)
+        options = {"do_sample": True, "temperature": 0.7, "top_k": 6, "max_new_tokens": 1}
+        outputs = searched(model, [given] * count, batch_tokens=100_000, **options)
+        frequencies = torch.tensor([tokens[0] for (tokens,) in outputs]).bincount(minlength=VOCAB) / count
+        start = torch.tensor([[model.config.decoder_start_token_id]])
+        scores = model(torch.tensor([given]), decoder_input_ids=start).logits[0, 0] / 0.7
+        kept = scores.topk(6).indices
+        expected = torch.zeros(VOCAB).scatter(0, kept, scores[kept].softmax(-1))
+        torch.testing.assert_close(frequencies, expected, atol=0.04, rtol=0)
+
+    def test_seed(self):
+        model, given = tiny("gru"), sources(8)
+        options = {"do_sample": True, "top_k": 0, "num_return_sequences": 3}
+        runs = []
+        for seed in (1, 1, 2):
+            torch.manual_seed(seed)
+            runs.append(searched(model, given, **options))
+        assert runs[0] == runs[1] != runs[2]
+        assert all(len(outputs) == 3 for outputs in runs[0])
+
+
+class TestEngine:
+    def test_what_is_not_ours_is_left_to_generate(self):
+        model = tiny("post-norm")
+        for options in (
+            {"repetition_penalty": 1.3}, {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.1},
+            {"num_beams": 2, "do_sample": True}, {"decoder_input_ids": torch.tensor([[1, 4]])},
+            {"suppress_tokens": [4]}, {"logits_processor": []},
+        ):  # fmt: skip
+            with pytest.raises(NotOurs):
+                options_for(model, options)
+        assert options_for(model, {"generation_config": GenerationConfig(num_beams=3)}).num_beams == 3
+
+    def test_changed_models(self):
+        class Other(nn.Linear):
+            pass
+
+        hooked, other, double = (tiny("post-norm") for _ in range(3))
+        hooked.model.decoder.layers[0].register_forward_hook(lambda *given: None)
+        other.lm_head = Other(16, VOCAB, bias=False)
+        for model in (hooked, other, double.double(), nn.Linear(2, 2)):
+            with pytest.raises(NotOurs):
+                decoder_for(model)
+
+    def test_asking_for_attentions_leaves_a_model_as_it_was(self):
+        model, tokenizer = tiny("rotary"), make_tokenizer()
+        translate(model, tokenizer, ["abc"], output_attentions=True, max_new_tokens=3)
+        assert decoder_for(model).device == model.device
+
+    def test_generate_takes_over(self):
+        """The outputs are the same but for what is asked."""
+        tokenizer = make_tokenizer()
+        model, given = tiny("post-norm"), texts(9)
+        plain = translate(model, tokenizer, given, max_new_tokens=8)
+        model.lm_head.register_forward_hook(lambda *_: None)
+        assert translate(model, tokenizer, given, max_new_tokens=8) == plain
+
+    def test_weights_are_those_of_the_call(self):
+        model, tokenizer = tiny("lstm-luong"), make_tokenizer()
+        before = translate(model, tokenizer, texts(5), max_new_tokens=8)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.data = -parameter.data
+        after = translate(model, tokenizer, texts(5), max_new_tokens=8)
+        assert after != before
+        assert after == [
+            tokenizer.decode(
+                generated(model, tokenizer(text)["input_ids"], max_new_tokens=8)[0], skip_special_tokens=True
+            )
+            for text in texts(5)
+        ]
+
+    @pytest.mark.parametrize("name", ["pre-norm", "rotary-swiglu-pre-norm", "lstm-luong", "gru-bahdanau"])
+    @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+    def test_precision(self, name, dtype):
+        """Coarser scores are close to the exact ones."""
+        model, given = tiny(name), torch.tensor([[5, 9, 3, END], [8, 6, END, 0]])
+        with torch.inference_mode():
+            tokens, scores = torch.tensor([1, 1]), []
+            for kind in (None, dtype):
+                decoder = decoder_for(model, kind)
+                state = decoder.start(given, (given != 0).long(), 1)
+                scores.append(decoder.step(tokens, state).log_softmax(-1))
+        exact, coarse = scores
+        assert not torch.equal(exact, coarse)
+        assert (exact.exp() * (exact - coarse)).sum(-1).abs().max() < 0.05
+
+    def test_bad_dtype(self):
+        tokenizer, model = make_tokenizer(), tiny("post-norm")
+        with pytest.raises(ValueError, match="choose float32, bfloat16, int8"):
+            translate(model, tokenizer, ["ab"], dtype="int4")
+        with pytest.raises(ValueError, match=r"dtype='int8' is for seqloom's own search, but suppress_tokens"):
+            translate(model, tokenizer, ["ab"], dtype="int8", suppress_tokens=[3])
+
+
+class TestBest:
+    @pytest.mark.parametrize("vocab", [20, 127, 1000, 5500, 8000, 10007])
+    def test_as_topk(self, vocab):
+        scores = torch.randn(7, vocab)
+        for k in (1, 4, 10):
+            expected, found = scores.topk(k), best(scores, k)
+            assert torch.equal(found[0], expected.values)
+            assert torch.equal(found[1], expected.indices)
+
+    def test_normaliser(self):
+        scores = torch.randn(5, 300) * 20
+        scores[0, 4] = -math.inf
+        torch.testing.assert_close(log_normaliser(scores), scores.logsumexp(-1, keepdim=True))
