@@ -44,7 +44,7 @@ INSIDE = {
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
         "translate", "engine", "lean_rnn", "lean_transformer", "search", "constraints", "packed", "options", "coverage",
-        "limits", "loading",
+        "limits", "loading", "values",
     ),
     "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (

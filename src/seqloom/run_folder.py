@@ -178,11 +178,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"{folder} has no {LOG}; give the output_dir of a training that has begun.")
     log = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
-        if not text.endswith("\n") and not is_finished(folder):
+    for number, written in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not written.endswith(b"\n") and not is_finished(folder):
             break
         try:
-            line = from_json(text)
+            line = from_json(written)
         except ValueError:
             line = None
         is_line = isinstance(line, dict) and isinstance(line.get("step"), int)

@@ -60,6 +60,21 @@ class TestCommand:
         expected = [alone(tiny("lstm-luong"), make_tokenizer(), text, num_beams=2)[0] for text in texts(5)]
         assert capsys.readouterr().out.split("\n") == [*expected, ""]
 
+    def test_a_length_that_counts_the_start(self, folder, monkeypatch, capsys):
+        """It goes before the model's own limit, however that is counted."""
+        said = []
+        for words in (["--generate_kwargs", "{max_length: 4}"], ["--max_new_tokens", "3"], []):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("abc\n"))
+            assert main(["translate", str(folder), *words]) == 0
+            said.append(capsys.readouterr().out)
+        assert said[0] == said[1] != said[2]
+
+    def test_a_search_that_the_model_itself_asks_for_and_is_none(self, folder, capsys):
+        config = folder / "generation_config.json"
+        config.write_text(json.dumps({**json.loads(config.read_text()), "bad_words_ids": "x"}), encoding="utf-8")
+        assert main(["translate", str(folder)]) == 1
+        assert "cannot work with the model's own generation_config.json" in capsys.readouterr().err
+
     def test_one_line_for_one_line_whatever_it_holds(self, folder, monkeypatch, capsys):
         (letter,) = {*alone(tiny("lstm-luong"), make_tokenizer(), "abc")[0][:1]}
         file = folder / "tokenizer.json"

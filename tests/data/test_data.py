@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerFast
 
 from seqloom.data.encoding import encode
-from seqloom.data.pairs import check_scorable, load_pairs
+from seqloom.data.pairs import check_scorable, check_unchanged, load_pairs
 from seqloom.settings.schema import DataSettings
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -409,3 +409,9 @@ def test_encoding_is_cached_across_processes(write, tokenizer, tmp_path):
     assert run.stdout.split()[-1] == first == cached(8) != cached(9)
     texts(write, ["a a"] * 20, ["c"] * 20, names)
     assert cached(8) != first
+
+
+@pytest.mark.parametrize("before", [{}, {"splits": 1}, {"splits": {"train": [1, {}, {"name": []}]}}])
+def test_a_record_of_the_data_that_is_none_is_of_others(before):
+    with pytest.raises(ValueError, match=r"changed since the run began"):
+        check_unchanged(before, {"splits": {"train": [{"name": "a.csv"}]}})

@@ -297,3 +297,8 @@ def test_load_refuses_what_a_model_cannot_use(tmp_path):
     unpadded.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="has no padding token"):
         load_tokenizer(tmp_path)
+    short = train("char")
+    short.model_max_length = -0.5
+    short.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has the model_max_length -0\.5; it must be 1 or more"):
+        load_tokenizer(tmp_path)

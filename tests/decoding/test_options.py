@@ -50,6 +50,16 @@ def test_allowed(config, given):
     assert check_options(GenerationConfig(**config), given) is None
 
 
+def test_a_length_goes_before_that_of_our_models():
+    """As in their `generate`; what is given twice, or no output can keep to, is refused of them too."""
+    config = GenerationConfig(max_new_tokens=4, min_new_tokens=2)
+    check_options(config, {"max_length": 9, "min_length": 5}, is_own=True)
+    with pytest.raises(ValueError, match=r"max_length is 3, but max_new_tokens.*given too"):
+        check_options(config, {"max_length": 3, "max_new_tokens": 5}, is_own=True)
+    with pytest.raises(ValueError, match=r"max_length is 9, but max_new_tokens.*the model's own"):
+        check_options(config, {"max_length": 9})
+
+
 def test_several_outputs_where_they_are_wanted():
     assert check_options(GenerationConfig(), {"num_beams": 3, "num_return_sequences": 3}, several=True) is None
 

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import random
 import shutil
 import signal
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from accelerate.state import AcceleratorState, GradientState
+from transformers import GenerationConfig
 
 from seqloom.__main__ import COMMANDS
 from seqloom.commands.shell import run
@@ -93,9 +95,11 @@ def attempt(case: Case, folder: Path, tally: Tally) -> None:
     folder.mkdir()
     said, told = io.StringIO(), io.StringIO()
     words: list[str] = []
+    home = Path.cwd()
     stdin, sys.stdin = sys.stdin, io.StringIO("abc\nhgf\n")
     try:
         words = case.prepare(folder)
+        os.chdir(folder)  # where a file goes that is given by its name alone
         with alarm(SECONDS), contextlib.redirect_stdout(told), contextlib.redirect_stderr(said):
             status: object = run(COMMANDS[words[0]], words[1:])
     except (Exception, Hangs, SystemExit) as error:
@@ -104,6 +108,7 @@ def attempt(case: Case, folder: Path, tally: Tally) -> None:
                 or "modeling" in frame.filename]  # fmt: skip
         status = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} in {' '.join(ours[-4:])}"
     finally:
+        os.chdir(home)
         sys.stdin = stdin
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
@@ -322,6 +327,8 @@ WORDS: dict[str, Callable[[Path, Path], list[str]]] = {
     "against": lambda run, new: ["evaluate", str(run), "--against", str(new / "other"), "--output_dir", str(new / "a")],
     "translate": lambda run, new: ["translate", str(run)],
     "attend": lambda run, new: ["attend", str(run), "abc", "--output", str(new / "map.png")],
+    "compare": lambda run, new: ["compare", str(run), str(new / "other"), "--output", str(new / "report"),
+                                 "--measures", "quality", "learning_curves"],  # which time nothing
     "plot": lambda run, new: ["plot", str(run), "--output", str(new / "curves.png")],
     "push": lambda run, new: ["push", str(run), "me/model"],
     "resume": lambda run, new: ["train", str(run / "settings.yaml"), "--output_dir", str(run), "--resume", "--dry_run"],
@@ -347,7 +354,8 @@ def folder_cases(whole: Path, config: dict, dice: random.Random) -> list[Case]:
             states |= dict(values_spoilt(content, dice))
         for name, spoilt in states.items():
             for command in WORDS:
-                cases.append(Case(f"{file}: {name}", folder_state(whole, file, name, spoilt, command, config)))
+                prepare = folder_state(whole, file, name, spoilt, command, config)
+                cases.append(Case(f"{file}: {name} under {command}", prepare))
     return cases
 
 
@@ -356,7 +364,9 @@ def values_spoilt(content: bytes, dice: random.Random) -> Iterator[tuple[str, by
     found = json.loads(content)
     if not isinstance(found, dict):
         return
-    for key in found:
+    more = sorted(name for name in vars(GenerationConfig()) if name[0] != "_") if "transformers_version" in found and (
+        "vocab_size" not in found) else []  # fmt: skip
+    for key in dict.fromkeys([*found, *more]):
         yield f"without {key}", json.dumps({name: value for name, value in found.items() if name != key}).encode()
         value = dice.choice([value for value in VALUES if not isinstance(value, dict) or 1 not in value])
         yield f"{key} = {shown(value)}", json.dumps({**found, key: value}).encode()
@@ -366,7 +376,7 @@ def folder_state(whole, file, name, spoilt, command, config) -> Callable[[Path],
     def prepare(folder: Path) -> list[str]:
         run, path = folder / "run", folder / "run" / file
         shutil.copytree(whole, run)
-        if command == "against":
+        if command in ("against", "compare"):
             shutil.copytree(whole, folder / "other")
         (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
         if spoilt is None:

@@ -93,6 +93,16 @@ class TestScoring:
         assert [line["hypothesis"] for line in predictions] == expected
         assert expected != translate(model, tokenizer, sentences(5), max_new_tokens=4)
 
+    def test_a_length_that_counts_the_start(self, folder, tmp_path):
+        """It goes before the model's own limit, and the record says by which of them was decoded."""
+        scores = [
+            evaluate_model(str(folder), [*words, "--output_dir", str(tmp_path / str(number))])
+            for number, words in enumerate((["--generate_kwargs", "{max_length: 5}"], ["--max_new_tokens", "4"], []))
+        ]
+        assert scores[0]["generation"] == {"max_length": 5}
+        total, new, own = (read(tmp_path / str(number))[1] for number in range(3))
+        assert total == new != own
+
     def test_greedy_of_a_model_with_beams(self, folder):
         model = load_model(str(folder))
         model.generation_config.update(num_beams=4, length_penalty=0.6, early_stopping=True)
@@ -165,7 +175,10 @@ class TestRefusals:
     @pytest.mark.slow
     def test_options_of_generate(self, refused, folder):
         refused("outputs are not drawn", str(folder), "--generate_kwargs", "{temperature: 0.5}")
-        refused("which goes before it, is", str(folder), "--generate_kwargs", "{max_length: 3}")
+        both = "{max_length: 3, max_new_tokens: 4}"
+        refused("max_new_tokens, which is a setting", str(folder), "--generate_kwargs", both)
+        words = ["--max_new_tokens", "4", "--generate_kwargs", "{max_length: 3}"]
+        refused("which goes before it, is 4 (given too)", str(folder), *words)
         refused("arguments of ter", str(folder), "--metric_kwargs", "{ter: {}}")
         refused("ids of the model's tokens are", str(folder), "--generate_kwargs", "{forced_bos_token_id: 9999}")
 
@@ -174,6 +187,10 @@ class TestRefusals:
         refused("split is 'tset'; allowed are", str(folder), "--split", "tset")
         refused("num_beams is 0", str(folder), "--num_beams", "0")
         refused("did you mean sacrebleu?", str(folder), "--metrics", "sacrebleau")
+        refused("data.revision is 'v1', which belongs to data.dataset", str(folder), "--data.revision", "v1")
+        refused("data.config_name is 'x', which belongs to", str(folder), "--config_name", "x")
+        refused("data.weight is -1.0; it must be more than 0", str(folder), "--weight", "-1")
+        refused("data.source is 'en', a column of tables, but", str(folder), "--source", "en")
 
     def test_data(self, refused, folder, tmp_path):
         short = write(tmp_path, "short", ["a", "b"], ["A"])

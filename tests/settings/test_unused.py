@@ -20,6 +20,10 @@ def settings(**changes) -> Settings:
     ("changes", "said"),
     [
         ({"data": {"revision": "v1"}}, "data.revision is 'v1', which belongs to data.dataset"),
+        (
+            {"data": {"mix": [{"weight": 1, "train_files": ["b.csv"], "config_name": "x"}]}},
+            r"data.mix\[0\].config_name is 'x', which belongs to data.mix\[0\].dataset, but the pairs are in files",
+        ),
         ({"data": {"shuffle_buffer": 9}}, "data.shuffle_buffer is 9, which belongs to data.streaming"),
         ({"data": {"weight": 2}}, "data.weight is 2.0, which belongs to data.mix"),
         ({"tokenizer": {"target_kind": "char"}}, "target_kind is 'char', which belongs to tokenizer.shared: false"),

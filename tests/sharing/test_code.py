@@ -4,6 +4,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+import pytest
 import yaml
 from helpers.tiny import tiny
 
@@ -24,6 +25,14 @@ def test_saved_folders_are(tmp_path):
     assert code.foreign_code(tmp_path) == []
     (tmp_path / "modeling_seq2seq.py").unlink()  # the repository may have another one
     assert code.foreign_code(tmp_path) == ["modeling_seq2seq.py"]
+
+
+def test_a_config_that_says_something_else_of_code(tmp_path):
+    (tmp_path / "config.json").write_text('{"custom_pipelines": {"a": "file.Class"}}')
+    assert code.references(tmp_path) == ["file.Class"]
+    (tmp_path / "config.json").write_text('{"auto_map": ["x"]}')
+    with pytest.raises(ValueError, match=r"config\.json has auto_map \['x'\]; it must hold names and values"):
+        code.references(tmp_path)
 
 
 def test_the_table_of_released_versions():

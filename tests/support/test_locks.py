@@ -45,6 +45,15 @@ def hold(tmp_path):
         process.wait()
 
 
+@pytest.mark.parametrize("content", [b"[" * 4096, b"\xff", b"12", b'{"pid": "x", "host": "y", "since": "z"}'])
+def test_a_lock_that_says_nobody(tmp_path, content):
+    """What it holds is no claim: whoever comes takes it."""
+    (tmp_path / "lock").write_bytes(content)
+    with Lock(tmp_path / "lock") as lock:
+        lock.acquire()
+        assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
 class TestLock:
     def test_one_at_a_time(self, tmp_path):
         path = tmp_path / "lock"

@@ -327,3 +327,12 @@ class TestFullDisk:
         assert not list((tmp_path / "run" / "checkpoints").glob("saving-*"))
         status, output = train(config, "--resume")
         assert status == 0, output
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"[]", b'{"stride": 1}'])
+def test_a_progress_that_is_none(tmp_path, content):
+    """Whatever it holds, the file is named."""
+    (tmp_path / checkpoints.STATE_FILE).write_bytes(content)
+    for read in (checkpoints.read_progress, checkpoints.step_of):
+        with pytest.raises(ValueError, match=r"progress\.json"):
+            read(tmp_path)

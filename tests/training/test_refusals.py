@@ -46,6 +46,9 @@ class TestRefusals:
     def test_columns_and_files(self, refused, file, data):
         table = file("t.csv", "source,target\n" + "a,b\n" * 20)
         refused("data.target is 'de', but the columns", data={"train_files": [table], "target": "de"})
+        refused("data.source is 'en', a column of tables, but", data={"source": "en"})
+        mixed = {"weight": 1, "train_files": data["few"], "target": "de"}
+        refused("data.mix[0].target is 'de', a column of tables, but", data={"mix": [mixed]})
         refused("there is no file nowhere.csv", data={"train_files": ["nowhere.csv"]})
         refused("is empty", data={"train_files": [file("empty.csv", "")]})
         refused("there is no file nowhere.csv", data={"test_files": ["nowhere.csv"]})

@@ -76,7 +76,7 @@ class Attend(Command):
         from seqloom.attention.attend import attend, check_choice
         from seqloom.attention.maps import overview
         from seqloom.attention.page import attention_page
-        from seqloom.decoding.loading import load_model, tokenizer_of
+        from seqloom.decoding.loading import is_of_ours, load_model, tokenizer_of
         from seqloom.decoding.options import check_options, try_options
         from seqloom.figures.style import save
         from seqloom.settings.reading import load_scoring_settings
@@ -101,8 +101,8 @@ class Attend(Command):
             )
         model = load_model(self.model, settings.revision, settings.trust_remote_code)
         tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
-        check_options(model.generation_config, generate_kwargs, several=True)
-        if generate_kwargs:
+        check_options(model.generation_config, generate_kwargs, several=True, is_own=is_of_ours(model))
+        if self.target is None:
             try_options(model, tokenizer, generate_kwargs)
         torch.manual_seed(settings.seed)
         choice: dict[str, Any] = {"layer": self.layer, "head": self.head}

@@ -176,7 +176,10 @@ def take_measure(name: str, candidates: Sequence[Candidate], options: Options) -
         entry = {"seconds": round(time.perf_counter() - started, 1), "result": result}
         kept.parent.mkdir(exist_ok=True)
         write_aside(kept, text(json.dumps(entry, ensure_ascii=False, allow_nan=False)))
-    return json.loads(kept.read_text(encoding="utf-8"))
+    entry = run_folder.read_object(kept)
+    if not {"seconds", "result"} <= set(entry):
+        raise ValueError(f"{kept} is damaged: it lacks seconds or result; delete it, and it is measured anew.")
+    return entry
 
 
 def names_of_subjects(request: Request) -> list[str]:

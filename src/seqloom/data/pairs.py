@@ -176,9 +176,11 @@ def check_unchanged(before: dict[str, Any], now: dict[str, Any]) -> None:
     """
     if before == now:
         return
+    splits = before.get("splits")
     then, present = (
-        {entry["name"]: entry for origin in found.get("splits", {}).values() if isinstance(origin, list)
-         for entry in origin} for found in (before, now)
+        {entry["name"]: entry for origin in found.values() if isinstance(origin, list) for entry in origin
+         if isinstance(entry, dict) and isinstance(entry.get("name"), str)}
+        for found in (splits if isinstance(splits, dict) else {}, now["splits"])
     )  # fmt: skip
     names = [name for name in present if then.get(name) != present[name]]
     what = f"{listing(names)} changed" if names else "the data changed"

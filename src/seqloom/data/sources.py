@@ -22,7 +22,7 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, loa
 from seqloom.data import lines
 from seqloom.data.scan import load_scan
 from seqloom.data.tables import KINDS, kind_of, read_table
-from seqloom.settings.schema import DataSettings
+from seqloom.settings.schema import DataSettings, MixSettings
 from seqloom.support.wording import listing
 from seqloom.support.xet import with_cure
 
@@ -89,6 +89,27 @@ def read_files(paths: list[str], settings: DataSettings, stream: bool, where: st
             f"or tables of one kind ({listing(KINDS)})."
         )
     return _generated(stream, _aligned, {"source": paths[0], "target": paths[1], "state": state})
+
+
+def check_columns(settings: DataSettings | MixSettings, where: str) -> None:
+    """Refuses names of columns where all files are lines of text, which have none.
+
+    Args:
+        where: The section is, in the settings.
+
+    Raises:
+        ValueError: A column is named.
+    """
+    lists = ("train_files", "validation_files", "test_files")
+    files = [path for name in lists for path in getattr(settings, name, None) or []]
+    if settings.dataset is not None or any(kind_of(path) for path in files):
+        return
+    for side in PAIR:
+        if (column := getattr(settings, side)) != side:
+            raise ValueError(
+                f"{where}.{side} is {column!r}, a column of tables, but {listing(files[:2])} are lines of text, the "
+                "source's and the target's: leave it out."
+            )
 
 
 def _aligned(source: str, target: str, state: str) -> Iterator[dict[str, str]]:

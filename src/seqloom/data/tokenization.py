@@ -104,6 +104,11 @@ def load_tokenizer(
         raise ValueError(f"{str(path)!r} is {kind} a tokenizer that can be read: {with_cure(error)}") from error
     if tokenizer.pad_token_id is None:
         raise ValueError(f"the tokenizer {str(path)!r} has no padding token: set its pad_token and save it again.")
+    if not tokenizer.model_max_length >= 1:
+        raise ValueError(
+            f"the tokenizer {str(path)!r} has the model_max_length {tokenizer.model_max_length!r}; it must be 1 or "
+            "more: set it to the tokens that a model reads at most, and save it again."
+        )
     if not needs_end:
         return tokenizer
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in ids:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,28 +16,17 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel
+from seqloom.decoding.values import SAMPLING, check_value
 from seqloom.settings.schema import GenerationSettings
 from seqloom.support.wording import nearest
 
-SAMPLING = {
-    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "top_h": None, "typical_p": 1.0,
-    "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
-}  # fmt: skip
-"""What changes nothing unless outputs are drawn, and the value with which it changes nothing then."""
 BEAMS = {"length_penalty": 1.0, "early_stopping": False}
 """The same of what needs more beams than one."""
 GONE = ("constraints", "force_words_ids", "num_beam_groups", "diversity_penalty", "penalty_alpha", "dola_layers",
         "low_memory")  # fmt: skip
 """Searches that transformers 5 no longer has: it would run code of the Hub in their place."""
-COUNTS = {
-    "num_beams": (1, 10_000), "num_return_sequences": (1, 10_000), "max_new_tokens": (1, 1_000_000),
-    "max_length": (1, 1_000_000), "min_new_tokens": (0, 1_000_000), "min_length": (0, 1_000_000),
-    "top_k": (0, 2**31 - 1), "no_repeat_ngram_size": (0, 1_000_000), "encoder_no_repeat_ngram_size": (0, 1_000_000),
-}  # fmt: skip
-"""Whole numbers: the least and the most."""
-SHARES = ("top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-NUMBERS = ("length_penalty", "repetition_penalty", "encoder_repetition_penalty", "max_time", "coverage_penalty")
-FLAGS = ("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values")
+LENGTHS = (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens"))
+"""Limits that count the token which an output begins with, and those that do not."""
 IDS = ("bad_words_ids", "suppress_tokens", "begin_suppress_tokens")
 
 
@@ -62,13 +50,17 @@ def limited(config: GenerationConfig, given: dict[str, Any]) -> dict[str, Any]:
     return given | {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS}
 
 
-def check_options(config: GenerationConfig, given: dict[str, Any], *, several: bool = False) -> None:
+def check_options(
+    config: GenerationConfig, given: dict[str, Any], *, several: bool = False, is_own: bool = False
+) -> None:
     """Refuses options that are unknown, contradict each other, are outranked, or change nothing.
 
     Args:
         config: The model's own, which holds where nothing is given.
         given: Arguments of ``generate``, and the coverage penalty.
         several: Each source may have several outputs.
+        is_own: The model is of a family of seqloom's, with which a length that is given goes before the model's own,
+            however the two are counted; with others ``max_new_tokens`` goes before ``max_length``, whoever gives it.
 
     Raises:
         ValueError: There is such an option; the message says which and what to do.
@@ -83,9 +75,12 @@ def check_options(config: GenerationConfig, given: dict[str, Any], *, several: b
             raise ValueError(
                 f"generation.generate_kwargs has {name}, of a search that transformers has no longer: take it out."
             )
-        _check_value(name, value)
+        check_value(name, value)
     whole = copy.deepcopy(config)
     whole.update(**{name: value for name, value in given.items() if name != "coverage_penalty"})
+    if is_own:
+        for name in outranked(given):
+            setattr(whole, name, None)
     _check_lengths(whole, given)
     _check_effects(whole, given)
     if not several and (whole.num_return_sequences or 1) > 1:
@@ -99,24 +94,13 @@ def check_options(config: GenerationConfig, given: dict[str, Any], *, several: b
         raise ValueError(f"generation: {' '.join(str(error).split())}") from None
 
 
-def _check_value(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if name in COUNTS:
-        least, most = COUNTS[name]
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise ValueError(f"generation.{name} is {value!r}; it must be a whole number from {least} to {most:,}.")
-    elif name in FLAGS and not isinstance(value, bool):
-        raise ValueError(f"generation.{name} is {value!r}; it must be true or false.")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if name in (*SAMPLING, *NUMBERS) and not is_number:
-        raise ValueError(f"generation.{name} is {value!r}; it must be a number.")
-    if name in SHARES and not 0 <= value <= 1:
-        raise ValueError(f"generation.{name} is {value!r}; it must be between 0 and 1.")
+def outranked(given: dict[str, Any]) -> list[str]:
+    """Limits of a model's own in whose place others are given, which count the token that an output begins with."""
+    return [new for total, new in LENGTHS if given.get(total) is not None and given.get(new) is None]
 
 
 def _check_lengths(whole: GenerationConfig, given: dict[str, Any]) -> None:
-    for shorter, longer in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+    for shorter, longer in LENGTHS:
         outranking = getattr(whole, longer)
         if given.get(shorter) is not None and outranking is not None:
             origin = "given too" if given.get(longer) is not None else "the model's own"
@@ -197,6 +181,7 @@ def try_options(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, give
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, ImportError,
             AssertionError) as error:  # fmt: skip
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"generate cannot work with the options of generation ({said}): change them.") from None
+        where = "the options of generation" if given else "the model's own generation_config.json"
+        raise ValueError(f"generate cannot work with {where} ({said}): change what is wrong there.") from None
     finally:
         model.train(was_training)

@@ -14,15 +14,17 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from seqloom import run_folder
 from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
-from seqloom.decoding.loading import GenerativeModel, load_model, tokenizer_of
-from seqloom.decoding.options import SAMPLING, check_options, limited, try_options
+from seqloom.data.sources import check_columns
+from seqloom.decoding.loading import GenerativeModel, is_of_ours, load_model, tokenizer_of
+from seqloom.decoding.options import check_options, limited, outranked, try_options
 from seqloom.decoding.translate import translate
+from seqloom.decoding.values import SAMPLING
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
 from seqloom.scoring.predictions import Predictions, alone_in, check_is_ours, keep_predictions, keep_scores
 from seqloom.scoring.trials import try_metrics
-from seqloom.settings.reading import load_scoring_settings
+from seqloom.settings.reading import given_values, load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
 from seqloom.support.machine import environment
@@ -43,6 +45,8 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
         ValueError: Model, data or settings do not allow it; or another process works in the folder.
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
+    if given_values(overrides, "source", "target"):
+        check_columns(settings.data, "data")
     check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
     folder = scores_folder(name, settings)
     try_metrics(settings.evaluation)
@@ -67,9 +71,8 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
     """Decodes and scores; what was in the folder before is written over."""
     model = load_model(name, settings.revision, settings.trust_remote_code)
     tokenizer = tokenizer_of(model, name, settings.revision, settings.trust_remote_code)
-    check_options(model.generation_config, generate_kwargs)
-    if generate_kwargs:
-        try_options(model, tokenizer, generate_kwargs)
+    check_options(model.generation_config, generate_kwargs, is_own=is_of_ours(model))
+    try_options(model, tokenizer, generate_kwargs)
     pairs, provenance = load_split(settings)
     folder = scores_folder(name, settings)
     with alone_in(folder):
@@ -211,7 +214,8 @@ def decoding_of(config: GenerationConfig, given: dict[str, Any], seed: int) -> d
     is_drawn = given.get("do_sample", config.do_sample) is True
     if is_drawn:
         names += ["do_sample", *SAMPLING]
-    decoding = {name: getattr(config, name, None) for name in names} | limited(config, given)
+    of_model = {name: getattr(config, name, None) for name in names if name not in outranked(given)}
+    decoding = of_model | limited(config, given)
     return {name: value for name, value in decoding.items() if value is not None} | ({"seed": seed} if is_drawn else {})
 
 

@@ -37,6 +37,7 @@ def check_settings(settings: Settings) -> None:
     for number, entry in enumerate(data.mix):
         _check_weight(entry.weight, f"data.mix[{number}].weight")
         _check_place(entry, f"data.mix[{number}]")
+    _check_weight(data.weight, "data.weight")
     weights = [data.weight, *(entry.weight for entry in data.mix)]
     if max(weights) > MOST_UNEQUAL * min(weights):
         raise ValueError(
@@ -143,6 +144,11 @@ def _check_hub(hub: HubSettings) -> None:
             raise ValueError(
                 f"hub.{name} is {getattr(hub, name)!r}, but hub.push_to_hub names no repository: give both."
             )
+    if hub.license is not None and not re.fullmatch(r"[a-z][a-z0-9.+-]*", hub.license):
+        raise ValueError(
+            f"hub.license is {hub.license!r}; give it as the Hub spells it, in small letters, digits, dots and "
+            "hyphens: apache-2.0, cc-by-4.0, other."
+        )
     for code in hub.language:
         if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code):
             raise ValueError(
@@ -154,6 +160,7 @@ def check_shared(settings: Settings | ScoringSettings) -> None:
     """What runs and scorings have in common: the split that is scored, and the bounds of numbers."""
     if settings.data.streaming and "train" in (settings.evaluation.split, getattr(settings, "split", None)):
         raise ValueError("the split to score is train, which data.streaming reads as a stream: score another one.")
+    _check_weight(settings.data.weight, "data.weight")
     check_bounds(settings)
 
 

@@ -14,7 +14,7 @@ from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
-from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs
+from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place
 from seqloom.support.wording import listing, unknown
 
 
@@ -107,6 +107,7 @@ def load_scoring_settings(
     _leave_out_unused(raw, keys)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
+    check_place(settings.data, "data", [key[-1] for key in keys if key[0] == "data"])
     if settings.revision is not None and Path(model).is_dir():
         raise ValueError(
             f"revision is {settings.revision!r}, but {model} is a folder, which has one state: leave it out."

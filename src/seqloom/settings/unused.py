@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
-from seqloom.settings.schema import EvaluationSettings, GenerationSettings, Settings
+from seqloom.settings.schema import DataSettings, EvaluationSettings, GenerationSettings, MixSettings, Settings
 from seqloom.support.wording import listing, nearest
 
 
@@ -17,8 +17,9 @@ def check_used(settings: Settings) -> None:
         ValueError: There is one; the message says what it needs.
     """
     data, tokenizer, training, hub = settings.data, settings.tokenizer, settings.training, settings.hub
-    if data.train_files is not None:
-        _refuse("data", data, ("config_name", "revision"), "data.dataset, but data.train_files is given")
+    check_place(data, "data")
+    for number, entry in enumerate(data.mix):
+        check_place(entry, f"data.mix[{number}]")
     if not data.streaming:
         _refuse("data", data, ("shuffle_buffer",), "data.streaming, which is off")
     if not data.mix:
@@ -52,11 +53,26 @@ def check_used(settings: Settings) -> None:
     check_metric_kwargs(settings.evaluation, used)
 
 
+def check_place(data: DataSettings | MixSettings, where: str, among: Container[str] | None = None) -> None:
+    """Refuses what says which data set of the Hub is meant where local files are.
+
+    Args:
+        where: The section is, in the settings.
+        among: The keys that are judged; None: all.
+
+    Raises:
+        ValueError: There is such a key.
+    """
+    if data.dataset is None:
+        names = [name for name in ("config_name", "revision", "split") if among is None or name in among]
+        _refuse(where, data, names, f"{where}.dataset, but the pairs are in files")
+
+
 def _refuse(section: str, values: Any, names: Iterable[str], of: str) -> None:
-    defaults = type(values)()
+    defaults = {f.name: f.default for f in dataclasses.fields(values)}
     for name in names:
         value = getattr(values, name)
-        if value != getattr(defaults, name):
+        if value != defaults[name]:
             shown = str(value).lower() if isinstance(value, bool) else repr(value)
             raise ValueError(f"{section}.{name} is {shown}, which belongs to {of}: leave it out, or change that.")
 

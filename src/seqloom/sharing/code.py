@@ -34,12 +34,24 @@ def references(folder: Path) -> list[str]:
     found: list[str] = []
     for name in CONFIGS:
         if (folder / name).is_file():
-            named = run_folder.read_object(folder / name)
-            values = [*(named.get("auto_map") or {}).values()]
-            values += [pipeline.get("impl") for pipeline in (named.get("custom_pipelines") or {}).values()]
+            values = [*named_classes(folder / name).values()]
+            pipelines = named_classes(folder / name, "custom_pipelines").values()
+            values += [pipeline.get("impl") if isinstance(pipeline, dict) else pipeline for pipeline in pipelines]
             flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
             found += [str(reference) for reference in flat if reference]
     return found
+
+
+def named_classes(path: Path, key: str = "auto_map") -> dict[str, Any]:
+    """What a config says of classes of its own.
+
+    Raises:
+        ValueError: The file is damaged, or says something else there than names and values.
+    """
+    named = run_folder.read_object(path).get(key) or {}
+    if not isinstance(named, dict):
+        raise ValueError(f"{path} has {key} {named!r}; it must hold names and values: take the file as it was saved.")
+    return named
 
 
 def code_files(folder: Path) -> set[str]:

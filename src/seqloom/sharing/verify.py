@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 from collections.abc import Container
@@ -20,7 +19,7 @@ from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names
 from seqloom.scoring.predictions import Predictions, read_predictions
 from seqloom.settings.schema import Settings
-from seqloom.sharing.code import CONFIGS, check_code
+from seqloom.sharing.code import CONFIGS, check_code, named_classes
 
 SAMPLE_SIZE = 100
 LEAST_SAME = 0.95
@@ -44,11 +43,17 @@ def load_pushed(name: str, revision: str, trust_remote_code: bool = False) -> tu
             path = Path(snapshot, config)
             if not path.is_file():
                 return None
-            reference = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {}).get(auto_class)
+            reference = named_classes(path).get(auto_class)
             reference = next(filter(None, reference)) if isinstance(reference, list) else reference
             return None if reference is None else get_class_from_dynamic_module(reference, name, **options)
 
-        model = pushed_class("config.json", "AutoModelForSeq2SeqLM").from_pretrained(name, **options)
+        model_class = pushed_class("config.json", "AutoModelForSeq2SeqLM")
+        if model_class is None:
+            raise ValueError(
+                f"config.json of {name} at {revision} names no class for AutoModelForSeq2SeqLM in its auto_map, so "
+                "that nobody without seqloom can load the model: push it again."
+            )
+        model = model_class.from_pretrained(name, **options)
         tokenizer_class = pushed_class("tokenizer_config.json", "AutoTokenizer") or AutoTokenizer
         return model, tokenizer_class.from_pretrained(name, **options)
 

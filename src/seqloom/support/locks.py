@@ -22,6 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from seqloom.support.foreign import from_json
+
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 """What a file system says that has none."""
 OFFSET = 1 << 30
@@ -167,10 +169,11 @@ def _holder(file: int) -> dict[str, Any] | None:
     """Who has written the content, if that is whole."""
     try:
         os.lseek(file, 0, os.SEEK_SET)
-        holder = json.loads(os.read(file, 4096))
+        holder = from_json(os.read(file, 4096))
     except (OSError, ValueError):
         return None
-    return holder if isinstance(holder, dict) and {"pid", "host", "since"} <= set(holder) else None
+    is_whole = isinstance(holder, dict) and {"pid", "host", "since"} <= set(holder) and type(holder["pid"]) is int
+    return holder if is_whole else None
 
 
 def _is_gone(holder: dict[str, Any] | None) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -126,7 +126,22 @@ def load_checkpoint(checkpoint: Path, accelerator: Accelerator, kept: Mapping[st
         raise ValueError(f"{checkpoint} was saved with {earlier}, and this run is {now}: launch it as it was started.")
     accelerator.load_state(str(checkpoint))
     read_states(checkpoint, kept or {})
-    return Progress(**json.loads((checkpoint / STATE_FILE).read_text()))
+    return read_progress(checkpoint)
+
+
+def read_progress(checkpoint: Path) -> Progress:
+    """Where the run stood.
+
+    Raises:
+        ValueError: The file is damaged, or another version of seqloom wrote it.
+    """
+    kept, known = run_folder.read_object(checkpoint / STATE_FILE), {f.name for f in fields(Progress)}
+    if unknown := sorted(set(kept) - known):
+        raise ValueError(
+            f"{checkpoint / STATE_FILE} has {', '.join(unknown)}, which this version of seqloom does not know: resume "
+            "with the one that wrote it, or train anew with --overwrite."
+        )
+    return Progress(**kept)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, step: int) -> None:
@@ -146,8 +161,15 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 
 def step_of(folder: Path) -> int:
-    """Of which update a model is that `save_model` wrote."""
-    return json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["step"]
+    """Of which update a model is that `save_model` wrote.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    step = run_folder.read_object(folder / STATE_FILE).get("step")
+    if not isinstance(step, int):
+        raise ValueError(f"{folder / STATE_FILE} has no step: take the folder as the training left it.")
+    return step
 
 
 def recover(folder: Path) -> None:

@@ -81,7 +81,7 @@ def gather_material(
         if split in pairs.splits:
             check_scorable(pairs.splits[split], split)
     if resume and (folder / run_folder.DATA).is_file():
-        check_unchanged(run_folder.read_json(folder / run_folder.DATA), pairs.provenance)
+        check_unchanged(run_folder.read_object(folder / run_folder.DATA), pairs.provenance)
     checkpoint = tokenizer = overlap = None
     if accelerator.is_main_process:
         if resume and not dry_run:

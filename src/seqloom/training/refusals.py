@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import GenerationConfig
 
 from seqloom import run_folder
+from seqloom.data.sources import check_columns
 from seqloom.decoding.options import check_options, options_of
 from seqloom.scoring import metrics
 from seqloom.scoring.trials import try_metrics
@@ -28,6 +29,9 @@ def refuse(settings: Settings, folder: Path, *, resume: bool, overwrite: bool) -
     check_output_folder(folder, settings, resume, overwrite)
     if not resume:  # what a run was begun with is its own
         check_used(settings)
+        check_columns(settings.data, "data")
+        for number, entry in enumerate(settings.data.mix):
+            check_columns(entry, f"data.mix[{number}]")
     check_options(GenerationConfig(), options_of(settings.generation))
     deciding = settings.training.eval_metric
     for name in (*([] if deciding is None else [deciding]), *settings.evaluation.metrics):

@@ -59,16 +59,18 @@ class RunLog:
         self.file, self.tracked = None, set()
         if run.accelerator.is_main_process:
             path = run.folder / run_folder.LOG
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            # What is no UTF-8 is damaged, and no JSON with backslashes in its place either.
+            written = path.read_text(encoding="utf-8", errors="backslashreplace") if path.exists() else ""
+            lines = written.splitlines(keepends=True)
             whole = list(itertools.takewhile(_is_whole, lines))  # a kill may have cut the last one
             if len(lines) > len(whole) + 1:
                 say(
                     run.accelerator,
                     f"{path} is damaged from line {len(whole) + 1} on; it goes on after the one before.",
                 )
-            done = [line for line in whole if self._is_done(json.loads(line))]  # the rest is done anew
+            done = [line for line in whole if self._is_done(from_json(line))]  # the rest is done anew
             # Of what is done anew, TensorBoard forgets the first time; the others could only show it twice.
-            self.tracked = {_name(json.loads(line)) for line in whole if line not in done}
+            self.tracked = {_name(from_json(line)) for line in whole if line not in done}
             if done != lines:
                 write_aside(path, text("".join(done)), RESUME)
             self.file = path.open("a", encoding="utf-8", buffering=1)
@@ -284,6 +286,7 @@ def summary(run: Run, log: RunLog) -> str:
 def _is_whole(line: str) -> bool:
     """Whether a line of the log came to its end and is what was written."""
     try:
-        return line.endswith("\n") and "step" in from_json(line)
+        found = from_json(line)
     except ValueError:
         return False
+    return line.endswith("\n") and isinstance(found, dict) and isinstance(found.get("step"), int)

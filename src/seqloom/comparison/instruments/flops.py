@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import statistics
 import warnings
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from seqloom.comparison.candidates import Candidate
 from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
 from seqloom.decoding.translate import GREEDY
+from seqloom.scoring.predictions import read_predictions
 
 MOST_SENTENCES = 10_000
 """Of the test data, whose lengths are looked at."""
@@ -51,10 +51,9 @@ def costs(candidate: Candidate) -> dict[str, Any]:
 
 def typical_lengths(candidate: Candidate, tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     """Median tokens of the test data's sources and references, as the candidate's tokenizer cuts them."""
-    with candidate.predictions[0].open(encoding="utf-8") as file:
-        pairs = [json.loads(line) for line in itertools.islice(file, MOST_SENTENCES)]
-    sources = tokenizer([pair["source"] for pair in pairs])["input_ids"]
-    targets = tokenizer(text_target=[pair["reference"] for pair in pairs])["input_ids"]
+    predictions = read_predictions(candidate.predictions[0])
+    sources = tokenizer(predictions.sources[:MOST_SENTENCES])["input_ids"]
+    targets = tokenizer(text_target=predictions.references[:MOST_SENTENCES])["input_ids"]
     source, target = (max(1, statistics.median_low(map(len, side))) for side in (sources, targets))
     return source, target
 

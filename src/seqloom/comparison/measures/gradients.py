@@ -8,7 +8,6 @@ and attention has a way of one step to everywhere (Vaswani et al. 2017). Measure
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -40,6 +39,7 @@ from seqloom.comparison.measures.gradient_figures import NAMES, candidates_plot,
 from seqloom.comparison.measures.memory_tasks import plan
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import recorded
+from seqloom.scoring.predictions import read_predictions
 from seqloom.support.console import has_terminal
 
 GAINS = (1.0, 1.5, 2.0)
@@ -175,11 +175,8 @@ def _plain(norms: torch.Tensor) -> list[float]:
 
 def _measure_candidate(candidate: Candidate, options: Options, num_sentences: int) -> dict[str, Any]:
     """Mean norms by the distance from the source's end, of the middle and the longest third of the sentences."""
-    with candidate.predictions[0].open(encoding="utf-8") as file:
-        lines = [json.loads(line) for _, line in zip(range(num_sentences), file, strict=False)]
-    if not lines:
-        raise ValueError(f"{candidate.predictions[0]} holds no sentence; score the model on a split that has some.")
-    sources, targets = [line["source"] for line in lines], [line["reference"] for line in lines]
+    predictions = read_predictions(candidate.predictions[0])
+    sources, targets = predictions.sources[:num_sentences], predictions.references[:num_sentences]
     model, tokenizer = candidate.load()
     torch.manual_seed(options.seed)
     fresh = AutoModelForSeq2SeqLM.from_config(model.config).to(model.device).eval()
