@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tempfile
 
@@ -25,6 +26,8 @@ from helpers.runs import write_pairs  # noqa: E402
 from helpers.tiny import RNNS, TRANSFORMERS, tiny  # noqa: E402
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a script, where a shell has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 quick.reserve_all()
 
 
