@@ -67,6 +67,7 @@ class TestSample:
         cases = fuzz.data_cases(contents(tmp_path), config, scored_folder(tmp_path), random.Random(SEED))
         check_all(random.Random(SEED).sample(cases, 60), tmp_path, capsys)
 
+    @pytest.mark.slow  # a comparison that is accepted asks git for the commit
     def test_folders(self, tmp_path, config, capsys):
         cases = fuzz.folder_cases(scored_folder(tmp_path), config, random.Random(SEED))
         check_all(random.Random(SEED).sample(cases, 60), tmp_path, capsys)
