@@ -222,6 +222,7 @@ def test_wrong_types(load, name, value, message):
         ({"hub": {"hub_private_repo": True}}, "hub.push_to_hub names no repository: give both"),
         ({"hub": {"license": "/"}}, "hub.license is '/'; give it as the Hub spells it"),
         ({"hub": {"license": "Apache 2"}}, "hub.license is 'Apache 2'; give it as the Hub spells it"),
+        ({"hub": {"license": "x" * 65}}, "hub.license is 'xxx"),
         ({"hub": {"language": ["English"]}}, "hub.language has 'English'; languages are ISO 639 codes"),
         ({"training": {"seed": -1}}, "training.seed is -1; it must be 0 or more"),
         ({"training": {"eval_steps": 0}}, "training.eval_steps is 0; it must be 1 or more"),

@@ -144,7 +144,7 @@ def _check_hub(hub: HubSettings) -> None:
             raise ValueError(
                 f"hub.{name} is {getattr(hub, name)!r}, but hub.push_to_hub names no repository: give both."
             )
-    if hub.license is not None and not re.fullmatch(r"[a-z][a-z0-9.+-]*", hub.license):
+    if hub.license is not None and not re.fullmatch(r"[a-z][a-z0-9.+-]{0,63}", hub.license):
         raise ValueError(
             f"hub.license is {hub.license!r}; give it as the Hub spells it, in small letters, digits, dots and "
             "hyphens: apache-2.0, cc-by-4.0, other."
