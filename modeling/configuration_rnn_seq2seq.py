@@ -61,8 +61,8 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         """Refuses fields that contradict each other."""
         super().validate_fields()
         self.check_counts("embedding_size")
-        if not 0 < self.init_range < float("inf"):
-            raise ValueError(f"init_range={self.init_range}: it must be a number more than 0.")
+        if not 0 < self.init_range <= 100:
+            raise ValueError(f"init_range={self.init_range}: it must be a number more than 0 and at most 100.")
         self.check_choices(cell_type=CELLS, bridge=BRIDGES, attention=ATTENTIONS, attention_score=ATTENTION_SCORES)
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(

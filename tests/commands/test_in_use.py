@@ -1,11 +1,10 @@
 """A folder in which another process works, and a disk that is full, under every command that writes."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from helpers.runs import configure, write_pairs
+from helpers.runs import configure, contents, write_pairs
 from helpers.scored import scored_folder
 
 from seqloom import run_folder
@@ -28,10 +27,6 @@ def said(capsys, *words: object) -> str:
     assert main([*map(str, words)]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     return line
-
-
-def contents(folder: Path, but: str = "ballast") -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != but}
 
 
 class TestInUse:
@@ -58,23 +53,6 @@ class TestInUse:
             before = contents(place)
             assert f"{place} is in use: process " in said(capsys, *words)
             assert contents(place) == before
-
-
-@pytest.fixture
-def fill(small_disk):
-    """Leaves no room at all; gives back what is there."""
-
-    def _fill() -> dict[str, bytes]:
-        before = contents(small_disk)
-        with (small_disk / "ballast").open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(4096)):
-                    pass
-            except OSError:
-                pass
-        return before
-
-    return _fill
 
 
 class TestFullDisk:

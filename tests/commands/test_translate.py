@@ -37,8 +37,10 @@ class TestLines:
         assert [*lines_of(io.StringIO("\ufeffa\r\nb\n"))] == ["a", "b"]
 
     def test_says_which_line_is_not_utf8(self):
-        with pytest.raises(ValueError, match=r"the input is not UTF-8: byte 3 \(0xff\) of line 2 is not"):
+        with pytest.raises(ValueError, match=r"the input, line 2: byte 3 \(0xff\) is not UTF-8"):
             [*lines_of(piped(b"a\nbc\xff\n"))]
+        with pytest.raises(ValueError, match="the input, line 1: byte 0 is in no text of UTF-8"):
+            [*lines_of(piped("ab\n".encode("utf-16-le")))]
 
     def test_one_line(self):
         assert one_line("a\nb\r\nc\rd\n") == "a b c d "
@@ -126,7 +128,7 @@ class TestCommand:
         assert b"Loading weights" not in done.stderr
         done = translated(b"ab\n\xff\n")
         assert done.returncode == 1
-        assert b"error: the input is not UTF-8" in done.stderr
+        assert b"is not UTF-8; convert it" in done.stderr
 
     def test_refuses(self, folder, capsys):
         assert main(["translate", str(folder), "--nonsense", "2"]) == 1
@@ -142,7 +144,7 @@ class TestCommand:
 
 def test_a_line_without_an_end_is_refused(monkeypatch):
     monkeypatch.setattr(text_lines, "LONGEST_TEXT", 100)
-    with pytest.raises(ValueError, match="line 2 of the input is longer than 1,600 bytes"):
+    with pytest.raises(ValueError, match="the input, line 2 is longer than 1,600 bytes"):
         [*lines_of(piped(b"a\n" + b"x" * 9_000))]
-    with pytest.raises(ValueError, match="line 1 of the input has a text of 101 characters"):
+    with pytest.raises(ValueError, match="the input, line 1, has a text of 101 characters"):
         [*lines_of(piped(b"x" * 101))]

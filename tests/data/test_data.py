@@ -274,6 +274,9 @@ def test_bytes_that_are_no_text(write, streaming):
         source = write(name, b"x\n" * 20 + b"caf\xe9\n" + b"x\n" * 9)
         said = message(replace(settings, train_files=[source, target]))
         assert f"{name}, line 21: byte 4 (0xe9) is not UTF-8" in said
+    wide = write("wide", "x\n".encode("utf-16-le") * 30)  # ASCII without a byte order mark is UTF-8 too, but for this
+    said = message(replace(settings, train_files=[wide, target]))
+    assert "wide, line 1: byte 0 is in no text of UTF-8; convert it (from UTF-16?) or repair the line." in said
 
 
 def test_bytes_of_tables_that_are_no_text(write):

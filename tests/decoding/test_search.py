@@ -68,14 +68,14 @@ class TestSameTokens:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", SEARCHES)
     def test_as_generate(self, name, kind):
-        model, given = tiny(name), sources(12)
+        model, given = tiny(name), sources()
         expected = [generated(model, source, **SEARCHES[kind]) for source in given]
         assert searched(model, given, **SEARCHES[kind]) == expected
 
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["greedy", "beams", "n best, long ones"])
     def test_as_generate_when_trained(self, name, kind):
-        model, given = trained(name), sources(8)
+        model, given = trained(name), sources(12)
         assert searched(model, given, **SEARCHES[kind]) == [
             generated(model, source, **SEARCHES[kind]) for source in given
         ]
@@ -183,10 +183,23 @@ class TestEngine:
         class Other(nn.Linear):
             pass
 
-        hooked, other, double = (tiny("post-norm") for _ in range(3))
+        class Adapter(nn.Module):
+            """As those of PEFT: it shows the weight of the layer that it changes the outputs of."""
+
+            def __init__(self, layer):
+                super().__init__()
+                self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+                self.out_features = layer.out_features
+
+            def forward(self, states):
+                return self.layer(states) + 5
+
+        hooked, other, double, adapted, embedded = (tiny("post-norm") for _ in range(5))
+        adapted.model.decoder.layers[0].fc1 = Adapter(adapted.model.decoder.layers[0].fc1)
+        embedded.model.decoder.embed_tokens = type("Embedding", (nn.Embedding,), {})(VOCAB, 16)
         hooked.model.decoder.layers[0].register_forward_hook(lambda *given: None)
         other.lm_head = Other(16, VOCAB, bias=False)
-        for model in (hooked, other, double.double(), nn.Linear(2, 2)):
+        for model in (hooked, other, double.double(), adapted, embedded, nn.Linear(2, 2)):
             with pytest.raises(NotOurs):
                 decoder_for(model)
 

@@ -116,3 +116,8 @@ def kill_in(monkeypatch, place: str) -> None:
         monkeypatch.setattr(os, "replace", replace)
     elif place == "best":
         monkeypatch.setattr(checkpoints, "save_model", counted(checkpoints.save_model, 2))
+
+
+def contents(folder: Path, but: str = "ballast") -> dict[str, bytes]:
+    """Every file of a folder, by its place."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != but}

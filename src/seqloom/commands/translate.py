@@ -68,22 +68,14 @@ def lines_of(stream: TextIO) -> Iterator[str]:
     Raises:
         ValueError: A line is not UTF-8, or too long.
     """
-    from seqloom.data.lines import LONGEST_TEXT, TooLong, bounded, decoded, endless, too_long
+    from seqloom.data.lines import LONGEST_TEXT, bounded, placed, too_long
 
-    number = 0
     # A stream that was put in the place of standard input may hold text alone.
     lines = bounded(stream.buffer) if hasattr(stream, "buffer") else (line.encode() for line in stream)
-    try:
-        for line in decoded(lines):
-            if len(line) > LONGEST_TEXT:
-                raise too_long(line, f"line {number + 1:,} of the input")
-            yield line
-            number += 1
-    except TooLong:
-        raise endless(f"line {number + 1:,} of the input") from None
-    except UnicodeDecodeError as error:
-        byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x}) of line {number + 1:,}"
-        raise ValueError(f"the input is not UTF-8: {byte} is not; convert it or repair the line.") from None
+    for number, line in enumerate(placed(lines, "the input"), start=1):
+        if len(line) > LONGEST_TEXT:
+            raise too_long(line, f"the input, line {number:,},")
+        yield line
 
 
 def one_line(output: str) -> str:

@@ -53,26 +53,43 @@ def decoded(raw: Iterable[bytes], ends: bool = False) -> Iterator[str]:
         yield text if ends else text.removesuffix("\n").removesuffix("\r")
 
 
-def lines(path: str, ends: bool = False) -> Iterator[str]:
-    """The lines of a file, as `decoded` reads them.
+def placed(raw: Iterable[bytes], origin: str, ends: bool = False) -> Iterator[str]:
+    """The lines of a UTF-8 text, as `decoded` reads them; what is wrong with one says where it stands.
+
+    Args:
+        origin: What the text is called.
 
     Raises:
-        ValueError: A line is not UTF-8 or too long, or the file is damaged.
+        ValueError: A line is not UTF-8, holds a zero byte (as UTF-16 does), or is too long; the text is damaged.
     """
     number = 0
     try:
-        with open_bytes(path) as file:
-            for text in decoded(bounded(file), ends):
-                yield text
-                number += 1
+        for text in decoded(raw, ends):
+            if "\0" in text:
+                raise ValueError(
+                    f"{origin}, line {number + 1:,}: byte 0 is in no text of UTF-8; convert it (from UTF-16?) or "
+                    "repair the line."
+                )
+            yield text
+            number += 1
     except TooLong:
-        raise endless(f"{path}, line {number + 1}") from None
+        raise endless(f"{origin}, line {number + 1:,}") from None
     except UnicodeDecodeError as error:
         byte = f"byte {error.start + 1} (0x{error.object[error.start]:02x})"
-        where = f"{path}, line {number + 1}"
-        raise ValueError(f"{where}: {byte} is not UTF-8; convert the file or repair the line.") from None
+        where = f"{origin}, line {number + 1:,}"
+        raise ValueError(f"{where}: {byte} is not UTF-8; convert it or repair the line.") from None
     except _DAMAGED as error:
-        raise ValueError(f"{path} is damaged after line {number} ({error}); make or download it again.") from None
+        raise ValueError(f"{origin} is damaged after line {number:,} ({error}); make or download it again.") from None
+
+
+def lines(path: str, ends: bool = False) -> Iterator[str]:
+    """The lines of a file, as `placed` reads them.
+
+    Raises:
+        ValueError: As there.
+    """
+    with open_bytes(path) as file:
+        yield from placed(bounded(file), path, ends)
 
 
 def chunks(path: str) -> Iterator[str]:

@@ -18,12 +18,16 @@ from seqloom.decoding.lean_transformer import LeanTransformer
 from seqloom.decoding.loading import GenerativeModel
 from seqloom.decoding.search import Decoder, SearchOptions
 from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
+from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer
 
 LEAN: dict[type, Callable[..., Decoder]] = {
     TransformerSeq2SeqForConditionalGeneration: LeanTransformer,
     RnnSeq2SeqForConditionalGeneration: LeanRnn,
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+
+OWN = ("torch.nn.modules.", "seqloom.modeling.")
+"""Where the classes are defined that a model is made of; a recurrent cell may be anybody's."""
 
 KNOWN = {
     "num_beams", "num_return_sequences", "length_penalty", "early_stopping", "max_length", "max_new_tokens",
@@ -56,8 +60,10 @@ def decoder_for(model: Any, dtype: str | None = None) -> Decoder:
         raise ValueError(f"dtype is {dtype!r}; choose {', '.join(DTYPES)}.")
     if type(model) not in LEAN:
         raise NotOurs("it is no model of seqloom's")
+    cells = {part for module in model.modules() if isinstance(module, RnnSeq2SeqLayer) for part in module.rnn.modules()}
     for module in model.modules():
-        if isinstance(module, nn.Linear) and type(module) is not nn.Linear:
+        # An adapter (LoRA) or a quantised layer has a weight too, which is not all that it computes with.
+        if module not in cells and not type(module).__module__.startswith(OWN):
             raise NotOurs(f"it holds a {type(module).__name__}")
         if not is_plain(module):
             raise NotOurs(f"hooks are attached to its {type(module).__name__}")

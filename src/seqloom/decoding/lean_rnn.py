@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from seqloom.decoding.packed import PackedLinear
-from seqloom.decoding.search import rows_of
 from seqloom.modeling.cells_rnn_seq2seq import CELLS
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqForConditionalGeneration
 
@@ -86,6 +85,11 @@ class RnnState:
         if is_padding is None:
             is_padding = self.memory.new_zeros(self.memory.shape[0], 1, self.memory.shape[1], dtype=torch.bool)
         return nn.functional.pad(is_padding, (0, width - is_padding.shape[-1]), value=True)
+
+
+def rows_of(sentences: torch.Tensor, beams: int) -> torch.Tensor:
+    """The rows of some sentences."""
+    return (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
 
 
 def lstm_step(rnn: Any, dtype: torch.dtype) -> Callable[[torch.Tensor, States], States]:

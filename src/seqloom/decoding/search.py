@@ -334,8 +334,3 @@ def warpers(options: SearchOptions) -> list[LogitsProcessor]:
     if options.top_p < 1.0:
         chain.append(TopPLogitsWarper(options.top_p))
     return chain
-
-
-def rows_of(sentences: torch.Tensor, beams: int) -> torch.Tensor:
-    """The rows of some sentences."""
-    return (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
