@@ -8,13 +8,15 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from seqloom import run_folder
 from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
 from seqloom.decoding.translate import translate
+from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics
 from seqloom.scoring.naming import check_names
 from seqloom.scoring.predictions import Predictions, read_predictions
@@ -125,7 +127,8 @@ def reproduce(
     tokenizer: PreTrainedTokenizerBase,
     sample_size: int = SAMPLE_SIZE,
 ) -> tuple[int, int]:
-    """Lets a model decode a random sample of what was scored, as it was decoded then.
+    """Lets a model decode a random sample of what was scored, as it was decoded then; all of it where outputs were
+    drawn, since what is drawn for one follows from what was drawn for those before it.
 
     Returns:
         How many of the sampled outputs came out again, and how many were sampled.
@@ -135,8 +138,13 @@ def reproduce(
     """
     kept = predictions(folder, record)
     sources, outputs = kept.sources, kept.hypotheses
-    chosen = sorted(random.Random(settings.training.seed).sample(range(len(sources)), min(sample_size, len(sources))))
     options = {"batch_tokens": settings.generation.decode_batch_tokens, **record["evaluation"]["generation"]}
+    if {"seed", "dtype"} & set(options):
+        model = as_own(model)
+    if (seed := options.pop("seed", None)) is not None:
+        torch.manual_seed(seed)
+        sample_size = len(sources)
+    chosen = sorted(random.Random(settings.training.seed).sample(range(len(sources)), min(sample_size, len(sources))))
     again = translate(model, tokenizer, [sources[index] for index in chosen], **options)
     same = sum(outputs[index] == text for index, text in zip(chosen, again, strict=True))
     if same < LEAST_SAME * len(chosen):
@@ -145,3 +153,15 @@ def reproduce(
             f"as they were scored; is the model in {folder} the one that was scored?"
         )
     return same, len(chosen)
+
+
+def as_own(model: GenerativeModel) -> GenerativeModel:
+    """The weights in the class that seqloom itself has for them: what is drawn, and what is coarser than the weights,
+    comes out again only from the search that it came from."""
+    if (family := CONFIG_CLASSES.get(model.config.model_type)) is None:
+        return model
+    loaded: Any = model  # a module
+    own = AutoModelForSeq2SeqLM.from_config(family.from_dict(model.config.to_dict()), trust_remote_code=False)
+    own.load_state_dict(loaded.state_dict())
+    own.generation_config = model.generation_config
+    return own.to(model.device).eval()
