@@ -360,7 +360,7 @@ class TestSources:
     def test_no_sentences(self, tmp_path):
         empty = candidate(tmp_path, "rnn")
         empty.predictions[0].write_text("", encoding="utf-8")
-        with pytest.raises(ValueError, match="holds no sentence"):
+        with pytest.raises(ValueError, match=r"predictions.jsonl has no predictions: it is empty"):
             gradients.measure([empty], Options(tmp_path), distance=3, num_sequences=2, **TINY)
 
 

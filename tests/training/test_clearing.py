@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from helpers.patience import HANGS
+from helpers.patience import HANGS, wait_for_lines
 from helpers.runs import configure, run, write_pairs
 
 from seqloom import run_folder
@@ -191,8 +192,8 @@ class TestOverwrite:
 
 @pytest.mark.slow
 def test_two_processes_in_one_folder(tmp_path, data):
-    """A scheduler's command, started twice at once: one trains, the other is told of it."""
-    options = {"max_steps": 40, "eval_steps": 5, "save_steps": 1}
+    """A scheduler's command, started twice at once: one trains, for longer than the other needs to be told of it."""
+    options = {"max_steps": 1_000_000, "eval_steps": 5, "save_steps": 1}
     config = configure(tmp_path, data, "rnn", training=options)
     command = [sys.executable, "train.py", config, "--resume", "auto"]
     both = [
@@ -200,10 +201,16 @@ def test_two_processes_in_one_folder(tmp_path, data):
                          env={**os.environ, "OMP_NUM_THREADS": "1"})
         for _ in range(2)
     ]  # fmt: skip
-    outputs = [process.communicate(timeout=HANGS)[0] for process in both]
-    statuses = [process.returncode for process in both]
-    assert sorted(statuses) == [0, 1], outputs
-    told = outputs[statuses.index(1)]
-    assert f"is in use: process {both[statuses.index(0)].pid} on" in told
-    log = (tmp_path / "run" / "training_log.jsonl").read_text().splitlines()
-    assert sum("eval_loss" in line for line in log) == 8
+    with ThreadPoolExecutor() as pool:
+        outputs = {pool.submit(process.communicate, timeout=HANGS): process for process in both}
+        ended, (going,) = wait(outputs, return_when=FIRST_COMPLETED)
+        (told,) = ended
+        wait_for_lines(tmp_path, outputs[going], 1)  # it reacts to signals by then
+        outputs[going].terminate()
+        output = going.result()[0]
+    assert outputs[told].returncode == 1, told.result()
+    assert f"is in use: process {outputs[going].pid} on" in told.result()[0]
+    assert outputs[going].returncode == 143, output
+    log = [json.loads(line) for line in (tmp_path / "run" / "training_log.jsonl").read_text().splitlines()]
+    validations = [line["step"] for line in log if "eval_loss" in line]
+    assert validations == sorted(set(validations))

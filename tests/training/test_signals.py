@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState
-from helpers.patience import HANGS
+from helpers.patience import HANGS, wait_for_lines
 from helpers.runs import (
     configure,
     read_log,
@@ -208,10 +208,3 @@ class TestStopping:
         assert done.returncode == 0, done.stderr
         assert "resuming" in done.stdout
         assert_same_run(tmp_path / "stopped", tmp_path / "whole")
-
-
-def wait_for_lines(folder: Path, process: subprocess.Popen, lines: int) -> None:
-    """Until the log has so many, or the process is gone."""
-    path = folder / "run" / "training_log.jsonl"
-    while process.poll() is None and not (path.exists() and len(path.read_text().splitlines()) >= lines):
-        time.sleep(0.02)
