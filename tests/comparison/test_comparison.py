@@ -287,7 +287,8 @@ class TestScoring:
         request = Request((config,), (str(tmp_path),), tmp_path / "out", overrides=("--num_beams", "2"))
         words = overrides_for(str(tmp_path), request, {"config": [settings]})
         scoring, generation = load_scoring_settings(tmp_path, words)
-        assert scoring.data == settings.data
+        assert scoring.data.test_files == settings.data.test_files
+        assert scoring.data.train_files is None  # for training alone
         assert scoring.evaluation.metrics == ["cer"]
         assert scoring.seed == settings.training.seed
         assert generation == {"num_beams": 2}
@@ -295,9 +296,31 @@ class TestScoring:
     def test_a_model_with_settings_or_told_data_keeps_its_own(self, data, tmp_path):
         settings = load_settings(configure(tmp_path, data, "rnn"))
         told = Request((), ("elsewhere",), tmp_path / "out", overrides=("--dataset", "scan"))
-        assert overrides_for("elsewhere", told, {"config": [settings]}) == ["--dataset", "scan"]
+        assert overrides_for("elsewhere", told, {"config": [settings]}) == ["--dataset", "scan", "--split", "test"]
         settings.save(tmp_path / "settings.yaml")
-        assert overrides_for(str(tmp_path), Request((), (), tmp_path / "out"), {"config": [settings]}) == []
+        recipe = {"config": [settings]}
+        assert overrides_for(str(tmp_path), Request((), (), tmp_path / "out"), recipe) == ["--split", "test"]
+
+    @pytest.mark.parametrize(
+        ("words", "split", "kept"),
+        [
+            ("--num_workers 2 --streaming true --test_files x y --num_beams 2", "test", "--test_files x y --num_beams 2"),
+            ("--data.mix [] --dataset null --train_files a b --test_files x y", "test", "--test_files x y"),
+            ("--train_files a b --validation_files c d", "test", ""),
+            ("--train_files a b --validation_files c d", "validation", "--validation_files c d"),
+            ("--dataset scan --test_files null --shuffle_buffer 7", "test", "--dataset scan --test_files null"),
+            ("--data.weight=2 --dataset scan --data.max_source_length 9", "train", "--data.weight=2 --dataset scan"),
+        ],
+    )  # fmt: skip
+    def test_what_is_for_training_stays_with_the_trainings(self, data, tmp_path, words, split, kept):
+        settings = load_settings(configure(tmp_path, data, "rnn"))
+        settings.save(tmp_path / "settings.yaml")
+        request = Request(("config.yaml",), (str(tmp_path),), tmp_path / "out", tuple(words.split()), split=split)
+        told = overrides_for(str(tmp_path), request, {"config": [settings]})
+        assert told == [*kept.split(), "--split", split]
+        load_scoring_settings(tmp_path, told)
+        with pytest.raises(ValueError, match="is of no use here"):
+            load_scoring_settings(tmp_path, overrides_for(str(tmp_path), request, {}))
 
 
 class TestTrainings:

@@ -450,10 +450,22 @@ class TestScoring:
         assert (settings.split, settings.evaluation.split, settings.data.split) == (None, "validation", "length")
 
     def test_other_data_forgets_the_old_place(self, folder):
-        settings, _ = load_scoring_settings(folder, ["--test_files", "a.csv", "--target", "fr"])
+        settings, _ = load_scoring_settings(folder, ["--split", "test", "--test_files", "a.csv", "--target", "fr"])
         assert settings.data == DataSettings(test_files=["a.csv"], source="en", target="fr")
-        settings, _ = load_scoring_settings(folder, ["--test_split", "test[:5]"])
+        settings, _ = load_scoring_settings(folder, ["--split", "test", "--test_split", "test[:5]"])
         assert settings.data.dataset == "wmt14"
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "--dataset null --test_files a b --split test", "--train_files a.csv --validation_size 5",
+            "--dataset x --streaming true", "--split train --train_files a b --validation_files a b",
+            "--split train --data.weight 2 --data.mix '[{train_files: [a, b], weight: 1}]'",
+        ],
+    )  # fmt: skip
+    def test_reads(self, folder, words):
+        settings, _ = load_scoring_settings(folder, shlex.split(words))
+        assert settings.data != load_scoring_settings(folder)[0].data
 
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -463,6 +475,27 @@ class TestScoring:
             ("--num_beams 0", "num_beams is 0"),
             ("--split tset", "split is 'tset'; allowed are"),
             ("--split train --streaming true", "the split to score is train, which data.streaming reads"),
+            (
+                "--shuffle_buffer 9",
+                r"--data\.shuffle_buffer is of no use here: of data, scoring the validation split reads",
+            ),
+            (
+                "--num_proc 2 --split train",
+                r"--data\.num_proc is of no use .* scoring the train split reads config_name, ",
+            ),
+            ("--max_source_length null", r"--data\.max_source_length is of no use here"),
+            ("--data.mix [] --split test", r"--data\.mix is of no use here"),
+            (
+                "--split test --validation_files a b",
+                r"--data\.validation_files is .* that split with --split validation\.",
+            ),
+            (
+                "--split test --train_files a b --test_files a b",
+                r"scoring the test split reads source, target, test_files, "
+                r"test_split alone; leave it out, or score that split with --split train\.",
+            ),
+            ("--dataset x --validation_files a.csv", r"--data\.dataset is of no use here"),
+            ("--train_files a.csv --validation_files b.csv", r"--data\.train_files is of no use here"),
         ],
     )
     def test_refuses(self, folder, words, message):

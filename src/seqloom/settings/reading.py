@@ -14,7 +14,7 @@ from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
-from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place
+from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place, check_scored
 from seqloom.support.wording import listing, unknown
 
 
@@ -107,7 +107,9 @@ def load_scoring_settings(
     _leave_out_unused(raw, keys)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
-    check_place(settings.data, "data", [key[-1] for key in keys if key[0] == "data"])
+    of_data = [key[-1] for key in keys if key[0] == "data"]
+    check_place(settings.data, "data", of_data)
+    check_scored(settings.data, of_data, settings.split_to_score())
     if settings.revision is not None and Path(model).is_dir():
         raise ValueError(
             f"revision is {settings.revision!r}, but {model} is a folder, which has one state: leave it out."
@@ -165,6 +167,11 @@ def _leave_out_unused(raw: dict[str, Any], given: Iterable[tuple[str, ...]]) -> 
     evaluation["metric_kwargs"] = {
         name: options for name, options in evaluation["metric_kwargs"].items() if name in names
     }
+
+
+def is_given(overrides: Sequence[str], *names: str) -> bool:
+    """Whether words of the command line give one of the fields of these names, whatever its value."""
+    return any(key.rpartition(".")[2] in names for key, _ in _parse_overrides(overrides))
 
 
 def given_values(overrides: Sequence[str], *names: str) -> list[str]:
