@@ -79,6 +79,16 @@ def marked(folder: Path) -> list[str]:
     return holds if isinstance(holds, list) else []
 
 
+def check_marker(folder: Path) -> None:
+    """Refuses to mark a folder in which the marker's name is taken.
+
+    Raises:
+        ValueError: Somebody else's file has it.
+    """
+    if not marked(folder) and (folder / MARKER).exists():
+        raise ValueError(f"{folder / MARKER} is no marker of seqloom's: move it, or choose another folder.")
+
+
 def mark(folder: Path, kind: str) -> None:
     """Marks a folder as one that seqloom keeps this in, before anything else of it is written.
 
@@ -88,8 +98,7 @@ def mark(folder: Path, kind: str) -> None:
     kinds = marked(folder)
     if kind in kinds:
         return
-    if not kinds and (folder / MARKER).exists():
-        raise ValueError(f"{folder / MARKER} is no marker of seqloom's: move it, or choose another folder.")
+    check_marker(folder)
     marker = json.dumps({"seqloom": __version__, "holds": [*kinds, kind]}) + "\n"
     disk.write_aside(folder / MARKER, disk.text(marker))
 

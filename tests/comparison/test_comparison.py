@@ -304,7 +304,7 @@ class TestScoring:
     @pytest.mark.parametrize(
         ("words", "split", "kept"),
         [
-            ("--num_workers 2 --streaming true --test_files x y --num_beams 2", "test", "--test_files x y --num_beams 2"),
+            ("--num_workers 2 --streaming true --test_files x y --seed 2", "test", "--test_files x y --seed 2"),
             ("--data.mix [] --dataset null --train_files a b --test_files x y", "test", "--test_files x y"),
             ("--train_files a b --validation_files c d", "test", ""),
             ("--train_files a b --validation_files c d", "validation", "--validation_files c d"),

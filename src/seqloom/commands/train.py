@@ -40,7 +40,7 @@ class Train(Command):
     overwrite: bool = False
     """Delete what a run wrote into output_dir first, and nothing else."""
     dry_run: bool = False
-    """Check settings, data and plan, make the largest update, and write nothing."""
+    """Check settings, data, plan and, with --resume, the checkpoint; make the largest update, and write nothing."""
 
     def run(self) -> int | None:
         if self.resume and self.overwrite:

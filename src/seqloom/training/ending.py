@@ -81,16 +81,26 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
     return record
 
 
-def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
-    """The best validation's model, or the mean of several if that scores as well; and which it is, in words."""
-    settings, accelerator, progress, best = run.settings, run.accelerator, run.progress, run_folder.best(run.folder)
-    what = disk.damage(best) if accelerator.is_main_process else None
+def check_best_is_whole(run: Run) -> None:
+    """Refuses a damaged best model where nothing is left to train.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    best = run_folder.best(run.folder)
+    what = disk.damage(best) if run.accelerator.is_main_process else None
     (what,) = broadcast_object_list([what])
     if what is not None:
         raise ValueError(
             f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
             "more training.max_steps or num_train_epochs, or train anew with --overwrite."
         )
+
+
+def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
+    """The best validation's model, or the mean of several if that scores as well; and which it is, in words."""
+    settings, accelerator, progress, best = run.settings, run.accelerator, run.progress, run_folder.best(run.folder)
+    check_best_is_whole(run)
     model = AutoModelForSeq2SeqLM.from_pretrained(best, trust_remote_code=False).to(accelerator.device)
     chosen = f"the best validation's, after update {progress.best_step:,}"
     if run.average is not None:

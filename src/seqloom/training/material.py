@@ -84,8 +84,9 @@ def gather_material(
         check_unchanged(run_folder.read_object(folder / run_folder.DATA), pairs.provenance)
     checkpoint = tokenizer = overlap = None
     if accelerator.is_main_process:
-        if resume and not dry_run:
-            checkpoints.recover(folder)
+        if resume:
+            if not dry_run:
+                checkpoints.recover(folder)
             checkpoint = checkpoints.last_checkpoint(folder, functools.partial(say, accelerator))
         # One process trains it for all, since unigram's trainer does not give the same tokenizer twice.
         tokenizer = make_tokenizer(settings, pairs, folder if checkpoint is not None else None)
