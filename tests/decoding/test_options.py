@@ -27,6 +27,10 @@ from seqloom.decoding.options import check_options, limited
         ({}, {"no_repeat_ngram_size": "two"}, "no_repeat_ngram_size is 'two'; it must be a whole number"),
         ({}, {"repetition_penalty": float("nan")}, "repetition_penalty is nan; it must be a number"),
         ({}, {"do_sample": True, "top_p": 2.0}, "top_p is 2.0; it must be between 0 and 1"),
+        ({}, {"do_sample": True, "temperature": 0.0}, "temperature is 0.0; it must be more than 0"),
+        ({}, {"do_sample": True, "typical_p": 0}, "typical_p is 0; it must be more than 0"),
+        ({}, {"do_sample": True, "eta_cutoff": 1.0}, "eta_cutoff is 1.0; it must be less than 1, or 0 for none"),
+        ({}, {"repetition_penalty": -1.0}, "repetition_penalty is -1.0; it must be more than 0"),
         ({}, {"do_sample": "yes"}, "do_sample is 'yes'; it must be true or false"),
     ],
 )

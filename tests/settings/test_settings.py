@@ -28,11 +28,11 @@ BASE = {
 def load(tmp_path):
     """Loads ``BASE`` with some sections changed (``section={key: value}``) and the words of a command line."""
 
-    def _load(*words: str, **changes) -> Settings:
+    def _load(*words: str, say=lambda text: None, **changes) -> Settings:
         raw = {**BASE, **{name: {**BASE.get(name, {}), **fields} for name, fields in changes.items()}}
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(raw), encoding="utf-8")
-        return load_settings(path, words)
+        return load_settings(path, words, say)
 
     return _load
 
@@ -224,6 +224,17 @@ def test_wrong_types(load, name, value, message):
         ({"hub": {"license": "Apache 2"}}, "hub.license is 'Apache 2'; give it as the Hub spells it"),
         ({"hub": {"license": "x" * 65}}, "hub.license is 'xxx"),
         ({"hub": {"language": ["English"]}}, "hub.language has 'English'; languages are ISO 639 codes"),
+        ({"hub": {"language": ["de", "xx"]}}, "hub.language has 'xx'; languages are ISO 639 codes"),
+        *(
+            ({"hub": {"tags": ["speech", tag]}}, "hub.tags has .*; a tag is a word or some, of letters")
+            for tag in ("", " ", "a\nb", "\x00", "<b>", "[a](b)", "`a`", " a", "a ", "x" * 101, "a: {b}", "- a", "#a")
+        ),
+        ({"hub": {"tags": [None]}}, "hub.tags is None; it must be str"),
+        ({"hub": {"tags": [["a"]]}}, "hub.tags is .*; it must be str"),
+        *(
+            ({"hub": {"push_to_hub": "a/b", "hub_revision": name}}, "hub.hub_revision is .*; a branch has a name")
+            for name in ("", "a b", "a..b", "-a", "a/", "/a", "a//b", "a\nb", "a.lock", "x~1", "a/.b")
+        ),
         ({"training": {"seed": -1}}, "training.seed is -1; it must be 0 or more"),
         ({"training": {"eval_steps": 0}}, "training.eval_steps is 0; it must be 1 or more"),
         ({"training": {"logging_steps": 0}}, "training.logging_steps is 0; it must be 1 or more"),
@@ -516,8 +527,11 @@ class TestLanguage:
         ],
     )  # fmt: skip
     def test_of_other_pairs(self, load, words):
-        settings = load(*words, hub=self.HUB, data={"dataset": "some/set"})
+        told = []
+        settings = load(*words, hub=self.HUB, data={"dataset": "some/set"}, say=told.append)
         assert settings.hub.language == []
+        assert len(told) == 1
+        assert "hub.language, ['en', 'de'] in" in told[0]
         assert settings.hub.license == "mit"
         assert load(*words, "--language", "ko", "en", hub=self.HUB, data={"dataset": "some/set"}).hub.language == [
             "ko",
@@ -528,4 +542,12 @@ class TestLanguage:
         "words", [(), ("--dataset", "some/set"), ("--train_split", "train[:10]"), ("--test_files", "a.en", "a.de")]
     )
     def test_of_the_same(self, load, words):
-        assert load(*words, hub=self.HUB, data={"dataset": "some/set"}).hub.language == ["en", "de"]
+        settings = load(*words, hub=self.HUB, data={"dataset": "some/set"}, say=pytest.fail)
+        assert settings.hub.language == ["en", "de"]
+
+
+@pytest.mark.parametrize(
+    "tag", ["speech", "arxiv:1706.03762", "low resource", "한국어", "c++", "a", "base_model:x/y-1.0"]
+)
+def test_tags(load, tag):
+    assert load(hub={"tags": [tag]}).hub.tags == [tag]

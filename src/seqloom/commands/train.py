@@ -53,12 +53,13 @@ class Train(Command):
 
         if parent := os.environ.pop(PARENT, None):
             end_with_parent(int(parent))
-        settings = load_settings(self.config, self.overrides)
+        is_first = os.environ.get("RANK", "0") == "0"
+        settings = load_settings(self.config, self.overrides, print if is_first else lambda text: None)
         check_config(self.config, settings, self.overrides)
         try:
             run_training(settings, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run)
         except Stopped as stopped:
-            if os.environ.get("RANK", "0") == "0":
+            if is_first:
                 print(stopped)
             return 128 + stopped.signal
         except RuntimeError as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import GenerationConfig
 
 from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
@@ -22,6 +23,7 @@ from seqloom.comparison.report import MEASURES, write
 from seqloom.comparison.trainings import train_all
 from seqloom.data.pairs import load_pairs
 from seqloom.decoding.loading import check_exists
+from seqloom.decoding.options import check_options, options_of
 from seqloom.scoring.naming import check_config
 from seqloom.scoring.score import evaluate_model, settings_of
 from seqloom.settings.reading import given_values, is_given, load_run_settings, load_settings
@@ -203,6 +205,7 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
     for name, config in zip(names, request.configs, strict=False):
         settings = load_settings(config, request.overrides)
         check_config(config, settings, request.overrides)
+        check_options(GenerationConfig(), options_of(settings.generation))
         for seed in request.seeds or (settings.training.seed,):
             found.setdefault(name, []).append(
                 dataclasses.replace(

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel
-from seqloom.decoding.values import SAMPLING, check_value
+from seqloom.decoding.values import SAMPLING, check_given
 from seqloom.settings.schema import GenerationSettings
 from seqloom.support.wording import nearest
 
@@ -65,17 +65,7 @@ def check_options(
     Raises:
         ValueError: There is such an option; the message says which and what to do.
     """
-    known = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
-    for name, value in given.items():
-        if name not in known | {"coverage_penalty"}:
-            near = nearest(name, known)
-            hint = f"; did you mean {near}?" if near else "."
-            raise ValueError(f"generation.generate_kwargs has {name}, which generate does not know{hint}")
-        if name in GONE and value is not None:
-            raise ValueError(
-                f"generation.generate_kwargs has {name}, of a search that transformers has no longer: take it out."
-            )
-        check_value(name, value)
+    check_values(given)
     whole = copy.deepcopy(config)
     whole.update(**{name: value for name, value in given.items() if name != "coverage_penalty"})
     if is_own:
@@ -92,6 +82,25 @@ def check_options(
         whole.validate()
     except (ValueError, TypeError) as error:
         raise ValueError(f"generation: {' '.join(str(error).split())}") from None
+
+
+def check_values(given: dict[str, Any]) -> None:
+    """Refuses, without a model, options that are unknown or cannot be what they are.
+
+    Raises:
+        ValueError: There is one.
+    """
+    known = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
+    for name, value in given.items():
+        if name not in known | {"coverage_penalty"}:
+            near = nearest(name, known)
+            hint = f"; did you mean {near}?" if near else "."
+            raise ValueError(f"generation.generate_kwargs has {name}, which generate does not know{hint}")
+        if name in GONE and value is not None:
+            raise ValueError(
+                f"generation.generate_kwargs has {name}, of a search that transformers has no longer: take it out."
+            )
+        check_given(name, value)
 
 
 def outranked(given: dict[str, Any]) -> list[str]:

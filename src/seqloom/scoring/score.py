@@ -16,7 +16,7 @@ from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
 from seqloom.data.sources import check_columns
 from seqloom.decoding.loading import GenerativeModel, is_of_ours, load_model, tokenizer_of
-from seqloom.decoding.options import check_options, limited, outranked, try_options
+from seqloom.decoding.options import check_options, check_values, limited, outranked, try_options
 from seqloom.decoding.translate import translate
 from seqloom.decoding.values import SAMPLING
 from seqloom.scoring import metrics
@@ -58,9 +58,11 @@ def settings_of(name: str | Path, overrides: Sequence[str]) -> tuple[ScoringSett
     """`load_scoring_settings`, whose columns are those of tables.
 
     Raises:
-        ValueError: As for `load_scoring_settings`; or a column is given for lines of text, which have none.
+        ValueError: As for `load_scoring_settings` and `check_values`; or a column is given for lines of text, which
+            have none.
     """
     settings, generate_kwargs = load_scoring_settings(name, overrides)
+    check_values(generate_kwargs)  # as far as that takes no model, nor the data
     if is_given(overrides, "source", "target"):
         data = settings.data
         files = getattr(data, f"{settings.split_to_score()}_files")

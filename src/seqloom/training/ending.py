@@ -6,7 +6,6 @@ import dataclasses
 import json
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers import AutoModelForSeq2SeqLM
 
 from seqloom import run_folder
@@ -21,6 +20,7 @@ from seqloom.support.machine import environment
 from seqloom.training import checkpoints
 from seqloom.training.initialisation import frozen_parameters
 from seqloom.training.material import Material
+from seqloom.training.restoring import check_best_is_whole
 from seqloom.training.state import Run
 from seqloom.training.validation import validate
 
@@ -79,22 +79,6 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return record
-
-
-def check_best_is_whole(run: Run) -> None:
-    """Refuses a damaged best model where nothing is left to train.
-
-    Raises:
-        ValueError: It is damaged.
-    """
-    best = run_folder.best(run.folder)
-    what = disk.damage(best) if run.accelerator.is_main_process else None
-    (what,) = broadcast_object_list([what])
-    if what is not None:
-        raise ValueError(
-            f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
-            "more training.max_steps or num_train_epochs, or train anew with --overwrite."
-        )
 
 
 def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:

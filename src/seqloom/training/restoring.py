@@ -16,7 +16,6 @@ from seqloom.support.wording import value_in_words
 from seqloom.training import checkpoints
 from seqloom.training.clearing import clear_run, told_of
 from seqloom.training.devices import whole_model
-from seqloom.training.ending import check_best_is_whole
 from seqloom.training.material import Material
 from seqloom.training.refusals import check_output_folder
 from seqloom.training.state import Run
@@ -96,6 +95,22 @@ def check_best(run: Run, *, dry_run: bool) -> None:
         remedy = "the next validation's takes its place"
         progress.best_score = progress.best_loss = None
     say(accelerator, f"{best} is {what}; {remedy}.")
+
+
+def check_best_is_whole(run: Run) -> None:
+    """Refuses a damaged best model where nothing is left to train.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    best = run_folder.best(run.folder)
+    what = disk.damage(best) if run.accelerator.is_main_process else None
+    (what,) = broadcast_object_list([what])
+    if what is not None:
+        raise ValueError(
+            f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
+            "more training.max_steps or num_train_epochs, or train anew with --overwrite."
+        )
 
 
 def open_folder(run: Run, material: Material, lock: Lock, *, resume: bool, overwrite: bool) -> None:
