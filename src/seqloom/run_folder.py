@@ -197,12 +197,28 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
         if not is_line or not all(value is None or isinstance(value, int | float) for value in line.values()):
             raise ValueError(f"line {number} of {path} is damaged; mend or delete it.")
+        if log and line["step"] < log[-1]["step"]:
+            raise ValueError(f"line {number} of {path} is of an earlier update than the one before; mend or delete it.")
         log.append({name: value for name, value in line.items() if value is not None and math.isfinite(value)})
     if not log:
         raise ValueError(
             f"{path} is empty: its first line comes after training.logging_steps updates; wait, or lower that."
         )
     return log
+
+
+def check_log_ends(folder: Path, log: Sequence[dict[str, Any]]) -> None:
+    """Refuses a finished run's log that ends before the run did: its curves would tell of a shorter one.
+
+    Raises:
+        ValueError: It does, or the record is damaged.
+    """
+    last = read_record(folder)["progress"].get("step")
+    if isinstance(last, int) and log[-1]["step"] < last:
+        raise ValueError(
+            f"{folder / LOG} ends after update {log[-1]['step']:,}, but its run after {last:,}: lines are missing; "
+            "take the folder as the training left it."
+        )
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:

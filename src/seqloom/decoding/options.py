@@ -73,6 +73,13 @@ def check_options(
             setattr(whole, name, None)
     _check_lengths(whole, given)
     _check_effects(whole, given)
+    for name in GONE:
+        value = getattr(whole, name, None)
+        if value not in (None, 0, [], 1 if name == "num_beam_groups" else None):
+            raise ValueError(
+                f"the model's own generation_config.json has {name} {value!r}, of a search that transformers has no "
+                f"longer: to decode without it, give {{{name}: null}} in generation.generate_kwargs."
+            )
     if not several and (whole.num_return_sequences or 1) > 1:
         raise ValueError(
             f"num_return_sequences is {whole.num_return_sequences}, but every source has one output here: leave it out"
