@@ -22,6 +22,13 @@ from seqloom.decoding.options import check_options, limited
         ({}, {"num_beams": 4, "num_return_sequences": 2}, "num_return_sequences is 2, but every source has one output"),
         ({"num_beams": 4, "num_return_sequences": 2}, {}, "set it to 1, since the model's own config has it"),
         ({}, {"num_beams": 4, "num_beam_groups": 3}, "num_beam_groups, of a search that transformers has no longer"),
+        (
+            {"num_beams": 4, "num_beam_groups": 2},
+            {},
+            r"own generation_config.json has num_beam_groups 2, .*_groups: null}",
+        ),
+        ({"penalty_alpha": 0.6}, {"num_beams": 2}, r"generation_config.json has penalty_alpha 0.6, of a search that"),
+        ({"num_beam_groups": ["x"]}, {}, "generation_config.json has num_beam_groups"),
         ({}, {"num_beams": 10**9}, "num_beams is 1000000000; it must be a whole number from 1 to 10,000"),
         ({}, {"num_beams": True}, "num_beams is True; it must be a whole number"),
         ({}, {"no_repeat_ngram_size": "two"}, "no_repeat_ngram_size is 'two'; it must be a whole number"),
@@ -46,6 +53,8 @@ def test_refused(config, given, said):
         ({"max_length": 512}, {"max_new_tokens": 30}),  # which goes before it, as transformers says
         ({}, {"do_sample": True, "temperature": 0.7, "top_k": 0}),
         ({"do_sample": True}, {"temperature": 0.7}),
+        ({"num_beams": 4, "num_beam_groups": 2}, {"num_beam_groups": None}),
+        ({"num_beam_groups": 1, "diversity_penalty": 0.0, "low_memory": False, "constraints": None}, {}),
         ({}, {"num_beams": 3, "length_penalty": 0.6, "early_stopping": True, "coverage_penalty": 0.2}),
         ({}, {"length_penalty": 1.0, "early_stopping": False, "temperature": None}),
     ],

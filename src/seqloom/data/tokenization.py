@@ -126,12 +126,11 @@ def load_tokenizer(
 
 def _check_whole(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Refuses what the library passes over in silence, to cut texts otherwise than the model was trained with."""
-    for name in ("clean_up_tokenization_spaces", "split_special_tokens"):
-        if not isinstance(value := getattr(tokenizer, name, None), bool | None):
-            raise ValueError(
-                f"the tokenizer {str(folder)!r} has the {name} {value!r}; it must be true or false: take "
-                "tokenizer_config.json as it was saved."
-            )
+    if not isinstance(value := getattr(tokenizer, "clean_up_tokenization_spaces", None), bool | None):
+        raise ValueError(
+            f"the tokenizer {str(folder)!r} has the clean_up_tokenization_spaces {value!r}; it must be true or false: "
+            "take tokenizer_config.json as it was saved."
+        )
     for file in (path for name in ("tokenizer.json", "target_tokenizer.json") if (path := folder / name).is_file()):
         if lacking := [part for part in PARTS if part not in run_folder.read_object(file)]:
             raise ValueError(
