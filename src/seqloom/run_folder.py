@@ -186,7 +186,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"there is no folder {folder}; give the output_dir of a training.")
     if not path.is_file():
         raise ValueError(f"{folder} has no {LOG}; give the output_dir of a training that has begun.")
-    log = []
+    log: list[dict[str, Any]] = []
     for number, written in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         if not written.endswith(b"\n") and not is_finished(folder):
             break

@@ -17,16 +17,7 @@ from seqloom.commands.command import parse
 from seqloom.commands.compare import Compare, main
 from seqloom.comparison import report
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.compare import (
-    Request,
-    commit,
-    compare,
-    kept_in,
-    overrides_for,
-    recipes,
-    scoring_overrides,
-    take_measure,
-)  # fmt: skip
+from seqloom.comparison.compare import Request, commit, compare, overrides_for, recipes, scoring_overrides
 from seqloom.comparison.measures import attention as attention_module
 from seqloom.comparison.measures import generalisation
 from seqloom.comparison.sections import Passage, Plot, Section, Table
@@ -309,48 +300,6 @@ class TestScoring:
         settings.save(tmp_path / "settings.yaml")
         recipe = {"config": [settings]}
         assert overrides_for(str(tmp_path), Request((), (), tmp_path / "out"), recipe) == ["--split", "test"]
-
-    @pytest.mark.parametrize(
-        ("words", "split", "kept"),
-        [
-            ("--num_workers 2 --streaming true --test_files x y --seed 2", "test", "--test_files x y --seed 2"),
-            ("--data.mix [] --dataset null --train_files a b --test_files x y", "test", "--test_files x y"),
-            ("--train_files a b --validation_files c d", "test", ""),
-            ("--train_files a b --validation_files c d", "validation", "--validation_files c d"),
-            ("--dataset scan --test_files null --shuffle_buffer 7", "test", "--dataset scan --test_files null"),
-            ("--data.weight=2 --dataset scan --data.max_source_length 9", "train", "--data.weight=2 --dataset scan"),
-        ],
-    )  # fmt: skip
-    def test_what_is_for_training_stays_with_the_trainings(self, data, tmp_path, words, split, kept):
-        settings = load_settings(configure(tmp_path, data, "rnn"))
-        settings.save(tmp_path / "settings.yaml")
-        request = Request(("config.yaml",), (str(tmp_path),), tmp_path / "out", tuple(words.split()), split=split)
-        told = overrides_for(str(tmp_path), request, {"config": [settings]})
-        assert told == [*kept.split(), "--split", split]
-        load_scoring_settings(tmp_path, told)
-        with pytest.raises(ValueError, match="is of no use here"):
-            load_scoring_settings(tmp_path, overrides_for(str(tmp_path), request, {}))
-
-
-class TestKept:
-    @pytest.mark.parametrize(
-        ("content", "said"),
-        [
-            ("", "quality.json is damaged"), ("[1]", "it holds no names and values"), ('{"seconds": 1', "is damaged"),
-            ('{"seconds": 1}', "it lacks seconds or result; delete it, and it is measured anew"), ("{}", "it lacks"),
-        ],
-    )  # fmt: skip
-    def test_a_damaged_measure_is_refused(self, tmp_path, content, said):
-        """Nothing is measured over it, and nothing else is made of it."""
-        path = kept_in(tmp_path, "quality")
-        path.parent.mkdir()
-        path.write_text(content)
-        with pytest.raises(ValueError, match=said) as refusal:
-            take_measure("quality", [], Options(tmp_path))
-        assert str(path) in str(refusal.value)
-        assert path.read_text() == content
-        path.write_text('{"seconds": 2.5, "result": {"kept": true}}')
-        assert take_measure("quality", [], Options(tmp_path)) == {"seconds": 2.5, "result": {"kept": True}}
 
 
 class TestTrainings:
