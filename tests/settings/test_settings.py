@@ -494,6 +494,7 @@ class TestScoring:
                 "--num_proc 2 --split train",
                 r"--data\.num_proc is of no use .* scoring the train split reads config_name, ",
             ),
+            ("--num_proc null", r"--data\.num_proc is of no use here"),
             ("--max_source_length null", r"--data\.max_source_length is of no use here"),
             ("--data.mix [] --split test", r"--data\.mix is of no use here"),
             (

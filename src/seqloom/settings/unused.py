@@ -93,9 +93,9 @@ def check_scored(data: DataSettings, keys: Iterable[str], split: str) -> None:
         ValueError: There is one; the message has those that are read.
     """
     read = scored_keys(split, in_files=bool(getattr(data, f"{split}_files")))
-    defaults = {f.name: f.default for f in dataclasses.fields(data)}
+    places = {"dataset", "config_name", "revision", "split", "train_files", "validation_files", "test_files"}
     for key in keys:
-        if key in read or key not in defaults or (getattr(data, key) is None and defaults[key] is None):
+        if key in read or (key in places and getattr(data, key) is None):
             continue
         other = key.partition("_")[0]
         hint = f", or score that split with --split {other}" if key in (f"{other}_files", f"{other}_split") else ""
