@@ -135,7 +135,8 @@ def check_ids(model: GenerativeModel, given: dict[str, Any]) -> None:
         ValueError: There is one, or something else than an id.
     """
     output = model.get_output_embeddings()
-    size = output.weight.shape[0] if output is not None else model.config.vocab_size
+    size = getattr(model.config, "decoder_vocab_size", None) or model.config.vocab_size
+    size = size if output is None else output.weight.shape[0]
     for name, value in given.items():
         if value is None or not (name.endswith("_token_id") or name in IDS):
             continue

@@ -13,7 +13,7 @@ from transformers.generation import GenerationMixin
 import seqloom.modeling as ours
 from helpers.foreign_names.table import SPECIAL, generate, leans_on, pair, watch, watch_reads, words
 from helpers.tiny import SEPARATE, VOCAB, batch, close, tiny
-from seqloom.decoding.engine import options_for
+from seqloom.decoding.asked import options_for
 from seqloom.modeling import modeling_rnn_seq2seq, modeling_seq2seq, modeling_transformer_seq2seq
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 from seqloom.modeling.pipeline_seq2seq import TASK, Seq2SeqPipeline
