@@ -204,6 +204,7 @@ class TestNames:
             "Hypothesis",
             "__version__",
             "coverage_beam_search",
+            "load_exported",
             "stream",
             "translate",
         }

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import GenerationConfig
 
 from seqloom import translate
-from seqloom.decoding.constraints import best, log_normaliser
 from seqloom.decoding.asked import NotOurs, options_for
+from seqloom.decoding.constraints import best, log_normaliser
 from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.search import search
 

@@ -29,8 +29,8 @@ class Export(Command):
     model: str
     """A folder or a name on the Hub."""
     to: Literal["marian", "ctranslate2", "onnx", "torch"] | None = None
-    """What will run it: transformers alone, as a MarianMTModel; CTranslate2; ONNX Runtime; or a program of torch.export.
-    """
+    """What will run it: transformers alone, as a MarianMTModel; CTranslate2; ONNX Runtime; or a program of
+    torch.export."""
     output_dir: Path | None = None
     """The folder that is made."""
     dtype: str | None = None
@@ -47,9 +47,8 @@ class Export(Command):
     def run(self) -> None:
         if self.to is None or self.output_dir is None:
             missing = "--to" if self.to is None else "--output_dir"
-            raise ValueError(
-                f"{missing} is missing: seqloom export MODEL --to marian|ctranslate2|onnx|torch --output_dir DIR."
-            )
+            usage = "seqloom export MODEL --to marian|ctranslate2|onnx|torch --output_dir DIR"
+            raise ValueError(f"{missing} is missing: {usage}.")
         from seqloom.export.export import Request, export
 
         request = Request(

@@ -1,4 +1,4 @@
-"""Which decoder serves a model: a lean one of ours, an exported one's engine, or its own `generate`, and why."""
+"""Which decoder serves a model: a lean one of ours, or its own `generate`, and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import nn
 from transformers.utils import output_capturing
 
 from seqloom.decoding.asked import NotOurs
-from seqloom.decoding.exported import ExportedModel, Searcher
 from seqloom.decoding.lean_rnn import LeanRnn
 from seqloom.decoding.lean_transformer import LeanTransformer
 from seqloom.decoding.search import Decoder
@@ -29,8 +28,8 @@ OWN = ("torch.nn.modules.", "seqloom.modeling.")
 """Where the classes are defined that a model is made of; a recurrent cell may be anybody's."""
 
 
-def decoder_for(model: Any, dtype: str | None = None) -> Decoder | Searcher:
-    """The lean decoder of a model, with its weights as they are now; of an exported one, the engine that runs it.
+def decoder_for(model: Any, dtype: str | None = None) -> Decoder:
+    """The lean decoder of a model, with its weights as they are now.
 
     Args:
         model: One of seqloom's, as it was made: of plain linear layers, without hooks, whole and on one device.
@@ -42,12 +41,6 @@ def decoder_for(model: Any, dtype: str | None = None) -> Decoder | Searcher:
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose {', '.join(DTYPES)}.")
-    if isinstance(model, ExportedModel):
-        if dtype is not None:
-            raise ValueError(
-                f"dtype is {dtype!r}, but an exported model has the one that it was exported with: leave it out."
-            )
-        return model.engine
     if type(model) not in LEAN:
         raise NotOurs("it is no model of seqloom's")
     cells = {part for module in model.modules() if isinstance(module, RnnSeq2SeqLayer) for part in module.rnn.modules()}

@@ -1,7 +1,7 @@
 """A model that was exported, as a search and `generate` see it; and the engines that run such models.
 
-An engine either scores the next tokens, as a `Decoder` that our search asks, or searches by itself, as a `Searcher`. Each
-has a file, ``run_NAME.py``, whose ``open_engine(folder, about)`` reads what ``seqloom export`` wrote.
+An engine either scores the next tokens, as a `Decoder` that our search asks, or searches by itself, as a `Searcher`.
+Each has a file, ``run_NAME.py``, whose ``open_engine(folder, about)`` reads what ``seqloom export`` wrote.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from seqloom.support.wording import listing
 
 FORMAT = 1
 """Of ``export.json``; a later one may not be read by this version."""
+EDITABLE = ("generation_config.json", run_folder.SETTINGS)
+"""Files that may be changed: the search that is the model's own, and where its data are."""
 NEEDED = ("seqloom", "format", "engine", "engine_version", "dtype", "model", "model_type", "files")
 """What ``export.json`` says at least."""
 
@@ -98,8 +100,21 @@ class ExportedModel(GenerationMixin):
         """Itself: it cannot be trained."""
         return self
 
-    def get_output_embeddings(self) -> None:
-        """There are none to be looked at."""
+    def get_output_embeddings(self) -> Any:
+        """None: there are none to be looked at."""
+        return None
+
+    def get_encoder(self) -> Any:
+        """Refuses, as a call does."""
+        return self()
+
+    def get_decoder(self) -> Any:
+        """Refuses, as a call does."""
+        return self()
+
+    def set_attn_implementation(self, attn_implementation: str) -> Any:
+        """Refuses, as a call does."""
+        return self()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuses: there is no pass of teacher forcing, of attention or of gradients.
@@ -112,8 +127,8 @@ class ExportedModel(GenerationMixin):
     def refusal(self, what: str) -> str:
         """The sentence of something that it cannot do."""
         return (
-            f"{self.folder} is a model exported to {self.about['engine']}, which cannot {what}: for that, take the model "
-            f"that it was made from ({self.about['model']})."
+            f"{self.folder} is a model exported to {self.about['engine']}, which cannot {what}: for that, take the "
+            f"model that it was made from ({self.about['model']})."
         )
 
     def asked(self, generate_kwargs: dict[str, Any]) -> SearchOptions:
@@ -123,6 +138,8 @@ class ExportedModel(GenerationMixin):
             ValueError: Something that the engine has not.
         """
         try:
+            if generate_kwargs.get("coverage_penalty"):
+                raise NotOurs(f"coverage_penalty is {generate_kwargs['coverage_penalty']}, and needs attentions")
             options = options_for(self, generate_kwargs)
             if isinstance(self.engine, Searcher):
                 self.engine.check(options)
@@ -131,7 +148,7 @@ class ExportedModel(GenerationMixin):
         return options
 
     def search(
-        self, sources: Sequence[list[int]], options: SearchOptions, batch_tokens: int = 4096
+        self, sources: Sequence[list[int]], options: SearchOptions, *, batch_tokens: int = 4096
     ) -> Iterator[tuple[int, list[Candidate]]]:
         """Outputs of all sources, as they are done; as `seqloom.decoding.search.search`."""
         if isinstance(self.engine, Searcher):
@@ -195,6 +212,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     if lacking or not isinstance(about["files"], dict):
         raise ValueError(f"{path} is damaged: it lacks {listing(lacking or ['files'])}; export the model again.")
     for name, size in about["files"].items():
+        if name in EDITABLE:
+            continue
         file = folder / name
         if not file.is_file() or file.stat().st_size != size:
             found = f"has {file.stat().st_size:,} bytes of {size:,}" if file.is_file() else "is missing"
@@ -239,12 +258,12 @@ def open_exported(folder: Path) -> ExportedModel:
     try:
         engine = module.open_engine(folder, about)
     except (RuntimeError, ValueError, OSError) as error:  # each engine says in its own way what it cannot read
+        said, cause = " ".join(str(error).split()).rstrip("."), "the files are damaged: export the model again."
         here = getattr(package, "__version__", "of another version")
-        cause = (
-            f"{folder} is damaged"
-            if here == about["engine_version"]
-            else f"{folder} was written for {ENGINES[name].package} {about['engine_version']} and {here} is installed: take that one"
-        )
-        said = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"{name} cannot read the model ({said}): {cause}, or export the model again.") from None
+        if here != about["engine_version"]:
+            cause = (
+                f"it was written for {ENGINES[name].package} {about['engine_version']}, and {here} is installed: take "
+                "the former, or export the model again."
+            )
+        raise ValueError(f"{ENGINES[name].package} cannot read {folder} ({said}); {cause}") from None
     return ExportedModel(folder, about, config, generation_config, engine)

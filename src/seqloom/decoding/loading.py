@@ -90,10 +90,24 @@ def open_model(name: str, revision: str | None = None, trust_remote_code: bool =
     Raises:
         ValueError: As for `load_model` and `open_exported`.
     """
-    if not run_folder.is_exported(Path(name)):
-        return load_model(name, revision, trust_remote_code)
-    model = open_exported(Path(name))
-    check_generation(name, model)
+    return load_exported(name) if run_folder.is_exported(Path(name)) else load_model(name, revision, trust_remote_code)
+
+
+def load_exported(folder: str | Path) -> ExportedModel:
+    """A model that ``seqloom export`` wrote for another engine, ready for `seqloom.translate`; its tokenizer is the
+    folder's: ``AutoTokenizer.from_pretrained(folder)``.
+
+    Raises:
+        ValueError: It holds none, is damaged, or its engine is missing or of a version that does not read it.
+    """
+    check_exists(str(folder))
+    if not run_folder.is_exported(Path(folder)):
+        raise ValueError(
+            f"{folder} holds no model that was exported to another engine: it has no {run_folder.EXPORT} of one; load "
+            "it with AutoModelForSeq2SeqLM.from_pretrained."
+        )
+    model = open_exported(Path(folder))
+    check_generation(str(folder), model)
     return model
 
 
@@ -118,8 +132,8 @@ def whole_model(
     check_exists(name)
     if run_folder.is_exported(Path(name)):
         raise ValueError(
-            f"{name} is an exported model, which seqloom translate, seqloom evaluate and seqloom.translate decode with; "
-            "nothing else can be done with it: for that, give the model that it was made from."
+            f"{name} is an exported model, which seqloom translate, seqloom evaluate and seqloom.translate decode "
+            "with; nothing else can be done with it: for that, give the model that it was made from."
         )
     check_files(name, revision)
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}

@@ -22,7 +22,7 @@ from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.asked import NotOurs, options_for
 from seqloom.decoding.coverage import coverage_beam_search, coverage_order
 from seqloom.decoding.engine import decoder_for, tell
-from seqloom.decoding.exported import ExportedModel, Searcher
+from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
 from seqloom.decoding.options import limited
@@ -243,18 +243,19 @@ def _found(
     try:
         given = dict(generate_kwargs)
         penalty = given.pop("coverage_penalty", 0.0)
-        if penalty:
-            del given["custom_generate"]
-        options, decoder = options_for(model, given), decoder_for(model, dtype)
+        if isinstance(model, ExportedModel):
+            if dtype is not None:
+                raise ValueError(model.refusal(f"compute in {dtype}, another dtype than it was exported in"))
+            options = model.asked(generate_kwargs)
+            search_by = model.search
+        else:
+            if penalty:
+                del given["custom_generate"]
+            options = options_for(model, given)
+            search_by = partial(search, decoder_for(model, dtype))
         if penalty and options.num_beams < 2:
             raise NotOurs("there are no beams to rank")
-        if penalty and isinstance(model, ExportedModel):
-            raise NotOurs("coverage_penalty needs attentions")
-        if isinstance(decoder, Searcher):
-            decoder.check(options)
     except NotOurs as reason:
-        if isinstance(model, ExportedModel):
-            raise ValueError(model.refusal(f"decode so: {reason}")) from None
         if dtype is not None:
             raise ValueError(f"dtype={dtype!r} is for seqloom's own search, but {reason}.") from None
         if isinstance(model.config, Seq2SeqConfig):
@@ -264,7 +265,6 @@ def _found(
         num_returned = options.num_return_sequences
         if penalty:  # the best are known when all are ranked
             options = replace(options, num_return_sequences=options.num_beams)
-        search_by = decoder.search if isinstance(decoder, Searcher) else partial(search, decoder)
         done = search_by(encoded, options, batch_tokens=batch_tokens)
         while some := list(itertools.islice(done, 64)):
             batch = [index for index, _ in some]

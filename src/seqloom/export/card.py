@@ -39,8 +39,8 @@ def card_of(model: Path, to: str, about: dict[str, Any], use: str) -> str:
     engine = "transformers" if about["engine"] == "transformers" else ENGINES[about["engine"]].package
     parts = [
         f"# {in_markdown(about['model'])}, exported to {to}",
-        f"{in_markdown(about['model'])}, a `{about['model_type']}` trained with seqloom, in {about['dtype']}, written for "
-        f"{engine} {about['engine_version']} by seqloom {about['seqloom']}.",
+        f"{in_markdown(about['model'])}, a `{about['model_type']}` trained with seqloom, in {about['dtype']}, written "
+        f"for {engine} {about['engine_version']} by seqloom {about['seqloom']}.",
         "## Use",
         "With seqloom:",
         fenced("seqloom translate DIR < sources.txt > outputs.txt\nseqloom evaluate DIR", "sh"),
@@ -51,9 +51,10 @@ def card_of(model: Path, to: str, about: dict[str, Any], use: str) -> str:
         f"Exported from {in_markdown(about['model'])}; its own card tells of its data, training and limits. "
         f"Licence of the weights: {in_markdown(str(origin.get('license', 'not stated')))}.",
         "## What was checked",
-        f"Decoded by both, the model and this export of it: {in_markdown(checked['sources'])}.",
+        f"Decoded by both, the model and this export of it: {checked['sources']}.",
         "\n".join(f"- {in_words(name, entry)}" for name, entry in checked["searches"].items()),
-        f"The log probability of a token of what the model wrote differs by {checked['largest_difference']:.2g} nats at most.",
+        "The log probability of a token of what the model wrote differs by "
+        f"{checked['largest_difference']:.2g} nats at most.",
         "## Differences and loss",
         "\n".join(f"- {note}" for note in notes_of(about)),
     ]  # fmt: skip

@@ -32,13 +32,14 @@ from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 from seqloom.scoring import metrics
 from seqloom.scoring.normalization import normalized
 from seqloom.settings.reading import load_scoring_settings
-from seqloom.support.wording import plural
+from seqloom.support.wording import in_markdown, plural
 
 SAMPLE_SIZE = 200
 BEAMS: dict[str, Any] = {**GREEDY, "num_beams": 5}
 LARGEST = 1e-3
 """Nats by which log p of a token may differ in float32: what kernels of other libraries round otherwise is a hundredth
 of it; another formula (of GELU, say) is more."""
+REPORT = "nothing was written. This is a fault of seqloom's or of the engine's: please report it."
 DRAWS = 32
 """Of rounding errors, among which an output that differs must be found."""
 BATCH = 32
@@ -62,7 +63,7 @@ def sample_of(name: str, model: Seq2SeqLM, tokenizer: PreTrainedTokenizerBase, s
     Args:
         name: The model's folder, or its name on the Hub.
         model, tokenizer: What lies there.
-        sources: A file of lines; None: the validation sources of the model's run, or random tokens where there are none.
+        sources: A file of lines; None: the validation sources of the model's run; random tokens where there are none.
 
     Raises:
         ValueError: The file cannot be read, or has no line that the model can.
@@ -75,7 +76,7 @@ def sample_of(name: str, model: Seq2SeqLM, tokenizer: PreTrainedTokenizerBase, s
             raise ValueError(f"{sources} of --sources has no lines.")
         ids = tokenizer(texts)["input_ids"]
         check_sources(model, ids)
-        return Sample(f"the first {plural(len(texts), 'line')} of {sources.name}", ids)
+        return Sample(f"the first {plural(len(texts), 'line')} of {in_markdown(sources.name)}", ids)
     reason = "the model's folder tells of no data"
     if (Path(name) / run_folder.SETTINGS).is_file():
         try:
@@ -140,8 +141,8 @@ def check(
             checked["largest_difference"] = difference(model, exported, sample.ids, expected)
             if is_exact and not checked["largest_difference"] <= LARGEST:
                 raise ValueError(
-                    f"not exported: log p of a token differs by {checked['largest_difference']:.2g} from the model's, which "
-                    "is no rounding; nothing was written. This is a fault of seqloom's or of the engine's: please report it."
+                    f"not exported: log p of a token differs by {checked['largest_difference']:.2g} from the model's, "
+                    f"which is no rounding; {REPORT}"
                 )
         differing = [index for index, (one, other) in enumerate(zip(expected, found, strict=True)) if one != other]
         ties = 0
@@ -149,14 +150,13 @@ def check(
             for index in differing:
                 if not is_tie(model, sample.ids[index], given, found[index], checked["largest_difference"]):
                     raise ValueError(
-                        f"not exported: with {name}, output {index + 1:,} of {len(expected):,} differs, and no rounding "
-                        f"explains it: {tokenizer.decode(expected[index])!r} of the model, "
-                        f"{tokenizer.decode(found[index])!r} of what was exported; nothing was written. This is a fault of "
-                        "seqloom's or of the engine's: please report it."
+                        f"not exported: with {name}, output {index + 1:,} of {len(expected):,} differs, and no "
+                        f"rounding explains it: {tokenizer.decode(expected[index])!r} of the model, "
+                        f"{tokenizer.decode(found[index])!r} of what was exported; {REPORT}"
                     )
                 ties += 1
         entry: dict[str, Any] = {"outputs": len(expected), "equal": len(expected) - len(differing), "ties": ties}
-        if sample.references is not None and sample.metric is not None:
+        if not is_exact and sample.references is not None and sample.metric is not None:
             entry["metric"] = sample.metric
             entry["scores"] = [scored(tokenizer, ids, sample) for ids in (expected, found)]
         checked["searches"][name] = entry
@@ -169,7 +169,7 @@ def in_words(name: str, entry: dict[str, Any]) -> str:
     text = f"{name}: {entry['equal']:,} of {entry['outputs']:,} outputs are the model's own, token for token"
     if entry["ties"]:
         text += f"; {entry['ties']:,} differ by ties within rounding"
-    if "scores" in entry and entry["equal"] < entry["outputs"]:
+    if "scores" in entry:
         text += f"; {entry['metric']} {entry['scores'][1]:.2f}, the model's {entry['scores'][0]:.2f}"
     return text
 
@@ -187,7 +187,7 @@ def searches(model: Any) -> dict[str, dict[str, Any]]:
         known = [options_for(model, given) for given in found.values()]
     except NotOurs as reason:
         raise ValueError(
-            f"not exported: generation_config.json asks for a search that only the model itself has ({reason}): take it out "
+            f"not exported: generation_config.json asks for a search that the model alone has ({reason}): take it out "
             "there, and give it to generate."
         ) from None
     if asked not in known and not asked.do_sample:

@@ -1,7 +1,7 @@
 """A model in another form: refused, or written aside, checked, and put into place whole.
 
-1. What cannot be done shows before anything is written: a missing engine, a model that the form cannot express, a folder
-   that holds something else.
+1. What cannot be done shows before anything is written: a missing engine, a model that the form cannot express, a
+   folder that holds something else.
 2. Model, configs, tokenizer and ``export.json`` are written beside the folder.
 3. What was written is run, and held against the model that it was made from.
 4. It gets its card and takes the folder's place. Whatever fails before that leaves nothing.
@@ -141,8 +141,8 @@ def load(request: Request) -> tuple[Seq2SeqLM, PreTrainedTokenizerBase]:
     model = whole_model(request.model, request.revision, request.trust_remote_code, torch.float32).eval()
     if not is_of_ours(model):
         raise ValueError(
-            f"{request.model} is a {model.config.model_type}, of no family of seqloom's: export it with the engine's own "
-            "converter (ct2-transformers-converter, optimum)."
+            f"{request.model} is a {model.config.model_type}, of no family of seqloom's: export it with the engine's "
+            "own converter (ct2-transformers-converter, optimum)."
         )
     return model, tokenizer_of(model, request.model, request.revision, request.trust_remote_code)
 
@@ -166,8 +166,8 @@ def check_place(place: Path, overwrite: bool) -> None:
     Lock(place / run_folder.LOCK).check()
     if others := foreign(place):
         raise ValueError(
-            f"{place} holds more than what was exported ({listing(others[:5])}), which --overwrite would delete: move it, or "
-            "choose another --output_dir."
+            f"{place} holds more than what was exported ({listing(others[:5])}), which --overwrite would delete: move "
+            "it, or choose another --output_dir."
         )
 
 
