@@ -29,7 +29,9 @@ def test_all_of_the_grid(tmp_path, fields):
     assert written(model, sources, given) == written(other, sources, given)
 
 
-@pytest.mark.parametrize("fields", [{}, {"activation_function": "swiglu", "position_embedding_type": "rotary"}], ids=name_of)
+@pytest.mark.parametrize(
+    "fields", [{}, {"activation_function": "swiglu", "position_embedding_type": "rotary"}], ids=name_of
+)
 def test_long_sources_and_outputs(tmp_path, fields):
     """Positions are the model's own far beyond what is usual, padding beside them or not."""
     model = tiny("post-norm", **fields)

@@ -59,7 +59,9 @@ def exported(folder: Path, model, to: str, **fields) -> dict:
     if model.generation_config.max_new_tokens is None:  # random models seldom end
         model.generation_config.max_new_tokens = 12
     save(folder / "model", model)
-    request = Request(model=str(folder / "model"), to=to, folder=folder / "exported", **{"sources": folder / "sources.txt"} | fields)
+    request = Request(
+        model=str(folder / "model"), to=to, folder=folder / "exported", **{"sources": folder / "sources.txt"} | fields
+    )
     return export(request, say=lambda line: None)
 
 
