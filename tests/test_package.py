@@ -44,7 +44,8 @@ INSIDE = {
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage", "limits", "loading",
+        "jobs", "streaming", "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage",
+        "limits", "loading",
         "exported", "run_ctranslate2", "run_onnx", "run_torch", "asked", "search", "replay", "targets", "constraints",
         "values",
     ),
@@ -205,6 +206,7 @@ class TestNames:
             "Hypothesis",
             "__version__",
             "coverage_beam_search",
+            "decoder_for",
             "load_exported",
             "stream",
             "translate",
