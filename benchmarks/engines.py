@@ -64,6 +64,8 @@ class Engine:
     """Of its products."""
     packages: tuple[str, ...] = ()
     """That it needs beside seqloom's own."""
+    imports: tuple[str, ...] = ("torch", "transformers", "seqloom")
+    """What a program that uses it imports."""
     same_tokens: bool = False
     """Whether it must give the tokens of stock `generate`: the same arithmetic, the same rules of search."""
 
@@ -146,30 +148,59 @@ def own_search(dtype: str) -> Callable[[Path, Path, Sequence[int]], Decode]:
     """seqloom's search, as `seqloom.translate` calls it; the decoder, with its packed weights, is made once."""
 
     def load(folder: Path, scratch: Path, threads: Sequence[int]) -> Decode:
-        import torch
-
-        from seqloom.decoding.engine import NotOurs, decoder_for, options_for
-        from seqloom.decoding.search import search as run
+        from seqloom.decoding.engine import NotOurs, decoder_for
 
         model = load_ours(folder)
         try:
             decoder = decoder_for(model, dtype)
         except NotOurs as reason:
             raise NotHere(f"it is left to generate, since {reason}") from None
+        return search_with(dict.fromkeys(threads, decoder), model.config)
 
-        @torch.inference_mode()
-        def decode(sources: Ids, search: Search, threads: int) -> Ids:
-            torch.set_num_threads(threads)
-            options = options_for(model, search.options)
-            outputs: Ids = [[]] * len(sources)
-            # The budget counts source tokens: as many as so many sentences of middling length have.
-            width = max(map(len, sources)) if len(sources) <= search.batch else sum(map(len, sources)) / len(sources)
-            budget = round(search.batch * width) * options.rows if search.batch > 1 else 1
-            for row, found in run(decoder, sources, options, batch_tokens=budget):
-                outputs[row] = found[0].tokens
-            return outputs
+    return load
 
-        return decode
+
+def search_with(decoders: dict[int, Any], config: Any) -> Decode:
+    """seqloom's search with decoders, one for each number of threads."""
+    import torch
+
+    from seqloom.decoding.search import SearchOptions
+    from seqloom.decoding.search import search as run
+
+    @torch.inference_mode()
+    def decode(sources: Ids, search: Search, threads: int) -> Ids:
+        torch.set_num_threads(threads)
+        options = SearchOptions(
+            start_token=config.decoder_start_token_id, eos_tokens=(config.eos_token_id,),
+            pad_token=config.pad_token_id, max_new_tokens=search.max_new_tokens,
+            min_new_tokens=search.min_new_tokens, num_beams=search.beams,
+        )  # fmt: skip
+        # The budget counts source tokens: as many as so many sentences of middling length have.
+        width = max(map(len, sources)) if len(sources) <= search.batch else sum(map(len, sources)) / len(sources)
+        budget = round(search.batch * width) * search.beams if search.batch > 1 else 1
+        outputs: Ids = [[]] * len(sources)
+        for row, found in run(decoders[threads], sources, options, batch_tokens=budget):
+            outputs[row] = found[0].tokens
+        return outputs
+
+    return decode
+
+
+def onnxruntime(dtype: str) -> Callable[[Path, Path, Sequence[int]], Decode]:
+    """seqloom's search over the graphs that `seqloom export` writes, which onnxruntime runs."""
+
+    def load(folder: Path, scratch: Path, threads: Sequence[int]) -> Decode:
+        exported = export(folder, scratch, "onnx", dtype)
+        import torch
+
+        from seqloom.decoding.exported import open_exported
+
+        decoders = {}
+        for number in threads:
+            torch.set_num_threads(number)  # a session is opened with as many
+            model = open_exported(exported)
+            decoders[number] = model.engine
+        return search_with(decoders, model.config)
 
     return load
 
@@ -181,6 +212,7 @@ def ctranslate2(dtype: str) -> Callable[[Path, Path, Sequence[int]], Decode]:
         exported = export(folder, scratch, "ctranslate2", dtype)
         from ctranslate2 import Translator
 
+        exported /= "ctranslate2"
         translators = {
             number: Translator(str(exported), device="cpu", compute_type=dtype, intra_threads=number, inter_threads=1)
             for number in threads
@@ -233,8 +265,11 @@ ENGINES: dict[str, Engine] = {
     "seqloom float32": Engine(own_search("float32"), "float32", same_tokens=True),
     "seqloom bfloat16": Engine(own_search("bfloat16"), "bfloat16"),
     "seqloom int8": Engine(own_search("int8"), "int8"),
-    "CTranslate2 float32": Engine(ctranslate2("float32"), "float32", ("ctranslate2",)),
-    "CTranslate2 int8": Engine(ctranslate2("int8"), "int8", ("ctranslate2",)),
+    "CTranslate2 float32": Engine(ctranslate2("float32"), "float32", ("ctranslate2",), ("ctranslate2",)),
+    "CTranslate2 int8": Engine(ctranslate2("int8"), "int8", ("ctranslate2",), ("ctranslate2",)),
+    "onnxruntime float32": Engine(
+        onnxruntime("float32"), "float32", ("onnxruntime",), ("onnxruntime", "torch", "seqloom"), same_tokens=True
+    ),
 }
 
 
