@@ -88,8 +88,7 @@ def main() -> None:
     found: dict[str, Any] = {"threads": args.threads, "at": AT, "layers": LAYERS}
     with tempfile.TemporaryDirectory(prefix="seqloom-bench-") as name:
         for part in args.parts:
-            measure: Callable[[argparse.Namespace, Path], list[Result]] = globals()[f"measure_{part}"]
-            found[part] = measure(args, Path(name))
+            found[part] = MEASURES[part](args, Path(name))
             save(args.output, [], **found, seconds=time.perf_counter() - started)
     print(*(f"\n{text}" for text in tables(found)), f"\nwritten to {args.output}", sep="\n")
 
@@ -104,7 +103,7 @@ def measure_curves(args: argparse.Namespace, scratch: Path) -> list[Result]:
         for family, recipe in FAMILIES.items():
             for value in values:
                 at = AT | {axis: value}
-                model = build({**recipe, **SPECIAL} if recipe else {}, at["width"], LAYERS, at["vocabulary"])
+                model = build(recipe, at["width"], LAYERS, at["vocabulary"])
                 parameters[family, value] = model.num_parameters()
                 for work, side in works(model, at, args.threads).items():
                     keys[name := f"{work}, {family}, {value}"] = (work, family, value)
@@ -112,9 +111,8 @@ def measure_curves(args: argparse.Namespace, scratch: Path) -> list[Result]:
         laps = take_turns(f"cost against {axis}", sides, [None], rounds=args.rounds, warmup=1)
         for work in WORKS:
             for family in FAMILIES:
-                mine = {
-                    keys[name][2]: times for name, times in laps.seconds.items() if keys[name][:2] == (work, family)
-                }
+                names = [name for name, key in keys.items() if key[:2] == (work, family)]
+                mine = {keys[name][2]: laps.seconds[name] for name in names}
                 medians = {value: 1000 * statistics.median(times) for value, times in mine.items()}
                 results.append({
                     "axis": axis, "work": work, "family": family, "values": list(mine),
@@ -162,8 +160,8 @@ def measure_memory(args: argparse.Namespace, scratch: Path) -> list[Result]:
             training = dataclasses.asdict(TrainingSettings())
             work = Work(str(folder), length, length, MEMORY_ROWS, MEMORY_ROWS, training, args.threads)
             found = watch(work)
-            results.append({"family": family, "length": length, "rows": MEMORY_ROWS,
-                            **{name: found[name] for name in ("training_memory_mib", "generation_memory_mib", "error")}})  # fmt: skip
+            del found["energy"]
+            results.append({"family": family, "length": length, "rows": MEMORY_ROWS, **found})
             print(f"memory: {family}, {MEMORY_ROWS} pairs of {length} tokens", flush=True)
     return results
 
@@ -220,19 +218,18 @@ def curves_table(curves: list[Result]) -> str:
         first, last = curve["milliseconds"][0], curve["milliseconds"][-1]
         rows.append([
             f"{curve['axis']} {curve['values'][0]:,} to {curve['values'][-1]:,}", curve["work"], curve["family"],
-            f"{first:,.1f}", f"{last:,.1f}", f"{last / first:.1f}",
+            f"{first:,.1f}", f"{last:,.1f}", f"{last / first:.1f}", f"{curve['exponent']:.2f}",
         ])  # fmt: skip
-    return table(["axis", "what", "model", "ms, first:", "ms, last:", "times:"], rows)
+    return table(["axis", "what", "model", "ms, first:", "ms, last:", "times:", "exponent:"], rows)
 
 
 def memory_table(memory: list[Result]) -> str:
     """MiB."""
-    rows = [
-        [entry["family"], f"{entry['length']:,}", *(
-            "–" if entry[name] is None else f"{entry[name]:,.0f}" for name in ("training_memory_mib", "generation_memory_mib")
-        )]
-        for entry in memory
-    ]  # fmt: skip
+    rows = []
+    for entry in memory:
+        values = (entry[f"{kind}_memory_mib"] for kind in ("training", "generation"))
+        cells = ("–" if value is None else f"{value:,.0f}" for value in values)
+        rows.append([entry["family"], f"{entry['length']:,}", *cells])
     return table(["model", "tokens:", "training, MiB:", "generate, MiB:"], rows)
 
 
@@ -255,6 +252,7 @@ def starts_table(starts: list[Result]) -> str:
     return table(headers, rows)
 
 
+MEASURES = {"curves": measure_curves, "memory": measure_memory, "starts": measure_starts}
 TABLES: dict[str, Callable[[list[Result]], str]] = {
     "curves": curves_table, "memory": memory_table, "starts": starts_table,
 }  # fmt: skip

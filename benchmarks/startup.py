@@ -33,7 +33,7 @@ def main() -> None:
     moments.append(time.time())
     few, many = work["sources"][:1], work["sources"]
     found: dict[str, float | None] = {}
-    for name in ("first_output", "next_output"):
+    for _ in ("first_output", "next_output"):
         decode(few, Search(1, 1, **work["limits"]), work["threads"])
         moments.append(time.time())
     found["memory_one_mib"] = peak_mib()
