@@ -108,7 +108,7 @@ def main() -> None:
             about = {"packages": versions_of(EXTRA), "quality": quality, "seconds": time.perf_counter() - started}
             save(args.output, results, **about)
     for result in results:
-        print(f"\n{title(result)}\n\n{speed_table(result)}")
+        print(f"\n{result['model']}, {case(result)}\n\n{speed_table(result)}")
     if quality:
         print(f"\n{quality_table(quality)}")
     print(f"\nwritten to {args.output}")
@@ -351,26 +351,33 @@ def measure_quality(
     return results
 
 
-def title(result: Result) -> str:
-    """``tiny, 64 together, beam 5, long``."""
-    search = Search(result["beams"], result["batch"], 0).words
-    company = "one at a time" if result["batch"] == 1 else f"{result['batch']} together"
-    length = result["length"]
-    if length in LENGTHS and length != "real":
-        length += f" ({result['limits']['max_new_tokens']} tokens)"
-    return f"{result['model']}, {company}, {search}, {length}"
+def threads_of(results: Sequence[Result]) -> list[str]:
+    """Numbers of threads that were measured."""
+    return sorted({threads for result in results for side in result["engines"].values() for threads in side}, key=int)
+
+
+def engines_of(results: Sequence[Result]) -> list[str]:
+    """Engines that were measured, in the order of `ENGINES`."""
+    return [name for name in ENGINES if any(name in result["engines"] for result in results)]
+
+
+def case(result: Result) -> str:
+    """``64 together, beam 5, 48 tokens``."""
+    together = "one by one" if result["batch"] == 1 else f"{result['batch']} together"
+    length = f", {result['limits']['max_new_tokens']} tokens" if result["length"] in LENGTHS else ""
+    return f"{together}, {Search(result['beams'], 0, 0).words}{length}"
 
 
 def progress(result: Result) -> str:
     """A case in a line."""
     if result["left_out"]:
-        return f"{title(result)}: left out, {result['left_out']}"
+        return f"{result['model']}, {case(result)}: left out, {result['left_out']}"
     ratios = [
         f"{name} {of_threads[min(of_threads, key=int)]['ratio']:.2f}"
         for name, of_threads in result["engines"].items()
         if name != STOCK
     ]
-    return f"{title(result)}: {plural(result['rounds'], 'round')}; over {STOCK}: {', '.join(ratios)}"
+    return f"{result['model']}, {case(result)}: {plural(result['rounds'], 'round')}; over {STOCK}: {', '.join(ratios)}"
 
 
 def speed_table(result: Result) -> str:
