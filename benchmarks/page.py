@@ -224,8 +224,8 @@ def quality_words(record: Result) -> str:
     """Of which metric, and how the difference is tested."""
     signatures = {f"{result['metric']}, {as_code(result['signature'])}" for result in record["quality"]}
     return (
-        f"Scores of all sentences ({together(sorted(signatures))}) and how far they are from that of {STOCK}'s outputs, "
-        "with 95 % by paired bootstrap; where that holds 0, no loss was found with these sentences."
+        f"Scores of all sentences ({together(sorted(signatures))}) and how far they are from that of {STOCK}'s "
+        "outputs, with 95 % by paired bootstrap; where that holds 0, no loss was found with these sentences."
     )
 
 
@@ -249,16 +249,16 @@ def costs_parts(record: Result, picture: Callable[[str, str, Any], str]) -> list
     if "memory" in record:
         rows = record["memory"][0]["rows"]
         parts += [
-            f"### Memory\n\nMiB by which a process grows from before the model is made, at most: {rows} pairs of so "
-            "many tokens on either side, three updates with AdamW, and greedy decoding by `generate`. A process for each.",
+            f"### Memory\n\nMiB by which a process grows from before the model is made, at most: {rows} pairs of "
+            "so many tokens on either side, three updates with AdamW, and greedy decoding by `generate`. A process for each.",
             costs.memory_table(record["memory"]),
         ]
     if "starts" in record:
         caption = "Seconds to the first output and peak memory of every engine"
         parts += [
             "### To the first output\n\nA fresh process: Python and what is imported, the model's folder, the first "
-            f"sentence of {costs.LENGTH} tokens, the next one; and the most memory that the whole process held until "
-            f"then and after {costs.MANY} sentences with {costs.BEAMS} beams. Medians of processes that start one by one.",
+            f"sentence of {costs.LENGTH} tokens, the next one; and the most memory that the whole process held "
+            f"until then and after {costs.MANY} sentences with {costs.BEAMS} beams. Medians of processes that start one by one.",
             picture("starts", caption, draw_starts(record["starts"])),
             costs.starts_table(record["starts"]),
         ]  # fmt: skip
