@@ -67,7 +67,7 @@ STAGES = (
     train_stage("scan-transformer", 2000, 100),
     Stage(
         "decoding_speed", "decoding_speed.py", (),
-        ("--shapes", "tiny", "gru", "--lengths", "short", "--seconds", "1", "--most_seconds", "20"), 9,
+        ("--shapes", "tiny", "gru", "--lengths", "short", "--seconds", "1"), 9,
     ),
     Stage(
         "decoding_trained", "decoding_speed.py", (*TRAINED, "--seconds", "6"),
@@ -130,7 +130,7 @@ def run_stage(stage: Stage, folder: Path, quick: bool) -> Result:
     script = HERE / stage.script
     if stage.script.endswith(".py") and not script.is_file():
         return result | {"status": 1, "said": f"there is no benchmarks/{stage.script}"}
-    start = [str(script)] if stage.script.endswith(".py") else ["-m", stage.script]
+    start = [script.relative_to(ROOT).as_posix()] if stage.script.endswith(".py") else ["-m", stage.script]
     place = folder.relative_to(ROOT).as_posix()
     words = [word.replace("{folder}", place) for word in (stage.quick if quick else stage.words)]
     if stage.makes_record:

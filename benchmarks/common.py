@@ -196,7 +196,7 @@ def machine() -> Result:
         "cores": available_cores(),
         "instructions": [name for name in INSTRUCTIONS if name in flags],
         "memory_gib": None if memory is None else round(memory / 2**30, 1),
-        "system": platform.platform(terse=True),
+        "system": platform.system(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 

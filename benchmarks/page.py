@@ -250,7 +250,8 @@ def costs_parts(record: Result, picture: Callable[[str, str, Any], str]) -> list
         rows = record["memory"][0]["rows"]
         parts += [
             f"### Memory\n\nMiB by which a process grows from before the model is made, at most: {rows} pairs of "
-            "so many tokens on either side, three updates with AdamW, and greedy decoding by `generate`. A process for each.",
+            "so many tokens on either side, three updates with AdamW, and greedy decoding by `generate`. Each has a "
+            "process of its own.",
             costs.memory_table(record["memory"]),
         ]
     if "starts" in record:
@@ -258,7 +259,8 @@ def costs_parts(record: Result, picture: Callable[[str, str, Any], str]) -> list
         parts += [
             "### To the first output\n\nA fresh process: Python and what is imported, the model's folder, the first "
             f"sentence of {costs.LENGTH} tokens, the next one; and the most memory that the whole process held "
-            f"until then and after {costs.MANY} sentences with {costs.BEAMS} beams. Medians of processes that start one by one.",
+            f"until then and after {costs.MANY} sentences with {costs.BEAMS} beams. Medians of processes that start one "
+            "by one.",
             picture("starts", caption, draw_starts(record["starts"])),
             costs.starts_table(record["starts"]),
         ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import costs
 from common import Result
 from decoding_speed import case, engines_of, threads_of
-from engines import STOCK
+from engines import ENGINES, STOCK
 
 from seqloom.figures.style import log_scale, look, new_figure, share_legend
 from seqloom.support.wording import plural
@@ -43,7 +43,7 @@ def draw_decoding(results: Sequence[Result]) -> Any:
                 [ratio - side["interval"][0] for ratio, (_, side) in zip(ratios, found, strict=True)],
                 [side["interval"][1] - ratio for ratio, (_, side) in zip(ratios, found, strict=True)],
             ]
-            style = look(index) | {"ls": ""}
+            style = look(list(ENGINES).index(name)) | {"ls": ""}  # the same in every picture
             panel.errorbar(ratios, [place for place, _ in found], xerr=bars, label=name, elinewidth=1.2, **style)
         panel.axvline(1, color="0.3", lw=1)
         log_scale(panel, ticks)
@@ -76,7 +76,11 @@ def draw_curves(curves: Sequence[Result], works: Sequence[str]) -> Any:
             name = curve["family"] + (f", {curve['work']}" if len(works) > 1 else "")
             panel.errorbar(curve["values"], middle, yerr=bars, label=name, elinewidth=1, **style)
         log_scale(panel, drawn[0]["values"])
-        panel.set_yscale("log")
+        bounds = [bound for curve in drawn for interval in curve["intervals"] for bound in interval]
+        low, high = min(bounds) / 1.1, max(bounds) * 1.1
+        ticks = [step * 10.0**power for power in range(-3, 7) for step in (1, 2, 5)]
+        log_scale(panel, [tick for tick in ticks if low <= tick <= high], "y")
+        panel.set_ylim(low, high)
         panel.set_xlabel({"length": "length, tokens", "batch": "sentences together"}.get(axis, axis))
         panel.set_ylabel("milliseconds")
     for panel in panels[len(axes) :]:
