@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from common import FEWEST, Result, check_rounds, end_in_one_sentence, save, speed_up, take_turns, tokens_per_second
 from common import versions as versions_of
-from engines import ENGINES, STOCK, Decode, Ids, NotHere, Search, load_engine
+from engines import ENGINES, SOURCES, STOCK, Decode, Ids, NotHere, Search, load_engine
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -182,11 +182,14 @@ def random_subject(name: str, folder: Path, args: argparse.Namespace) -> Subject
 
 
 def save_random(config: Any, folder: Path, seed: int = 0) -> None:
-    """A model of random weights and a tokenizer of made-up words that fits it."""
+    """A model of random weights, a tokenizer of made-up words that fits it, and a few sources to check exports with."""
     torch.manual_seed(seed)
     model = AutoModelForSeq2SeqLM.from_config(config)
+    model.generation_config.max_new_tokens = max(LENGTHS.values())  # random weights do not end by themselves
     model.save_pretrained(folder)
     words = [f"w{number}" for number in range(config.vocab_size)]
+    lines_to_check = (" ".join(words[first : first + 8]) for first in range(0, 64, 8))
+    (folder / SOURCES).write_text("".join(f"{line}\n" for line in lines_to_check), encoding="utf-8")
     settings = TokenizerSettings(kind="word", vocab_size=config.vocab_size, shared=True)
     train_tokenizer([" ".join(words)], [], settings).save_pretrained(folder)
 

@@ -17,6 +17,8 @@ from typing import Any
 
 STOCK = "generate"
 """What the others are measured against: the model's own `generate`, as transformers has it."""
+SOURCES = "sources.txt"
+"""In a folder of random weights: lines by which `seqloom export` checks what it wrote."""
 Ids = list[list[int]]
 Decode = Callable[[Ids, "Search", int], Ids]
 """Sources (end token included), what to search, CPU threads → outputs, up to the end token, that included."""
@@ -252,6 +254,8 @@ def export(folder: Path, scratch: Path, kind: str, dtype: str) -> Path:
     if place.is_dir():
         return place
     words = ["export", str(folder), "--to", kind, "--dtype", dtype, "--output_dir", str(place)]
+    if (folder / SOURCES).is_file():
+        words += ["--sources", str(folder / SOURCES)]
     done = subprocess.run([sys.executable, "-m", "seqloom", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]

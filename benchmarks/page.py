@@ -259,8 +259,8 @@ def costs_parts(record: Result, picture: Callable[[str, str, Any], str]) -> list
         parts += [
             "### To the first output\n\nA fresh process: Python and what is imported, the model's folder, the first "
             f"sentence of {costs.LENGTH} tokens, the next one; and the most memory that the whole process held "
-            f"until then and after {costs.MANY} sentences with {costs.BEAMS} beams. Medians of processes that start one "
-            "by one.",
+            f"until then and after {costs.MANY} sentences with {costs.BEAMS} beams. Medians of processes "
+            "that start one by one.",
             picture("starts", caption, draw_starts(record["starts"])),
             costs.starts_table(record["starts"]),
         ]  # fmt: skip
