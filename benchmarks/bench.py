@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -62,7 +63,10 @@ STAGES = (
         ("--compare", "tiny", "recurrent-scan", "--label_smoothing", "0.1", "--batch_tokens", "256", "--rounds", "6"),
         4,
     ),
-    Stage("whole_run", "whole_run.py", (), ("--quick",), 3),
+    Stage(
+        "whole_run", "whole_run.py", ("--rounds", "8", "--updates", "4"),
+        ("--compare", "grouped", "--batch_tokens", "512", "--rounds", "6", "--updates", "1"), 3,
+    ),
     train_stage("scan-rnn", 1500, 100),
     train_stage("scan-transformer", 2000, 100),
     Stage(
@@ -131,7 +135,7 @@ def run_stage(stage: Stage, folder: Path, quick: bool) -> Result:
     if stage.script.endswith(".py") and not script.is_file():
         return result | {"status": 1, "said": f"there is no benchmarks/{stage.script}"}
     start = [script.relative_to(ROOT).as_posix()] if stage.script.endswith(".py") else ["-m", stage.script]
-    place = folder.relative_to(ROOT).as_posix()
+    place = Path(os.path.relpath(folder, ROOT)).as_posix()
     words = [word.replace("{folder}", place) for word in (stage.quick if quick else stage.words)]
     if stage.makes_record:
         words += ["--output", f"{place}/{output.name}"]

@@ -52,17 +52,27 @@ def compare(
         rounds, warmup: Inputs that are timed, and before them inputs that are not.
 
     Returns:
-        Every round's ``seconds``; the medians over rounds of both sides' tokens per second; and the ``ratio`` of the
-        first over the second with its ``interval``, of `speed_up`.
+        As `in_figures`.
     """
     laps = take_turns(what, sides, inputs, rounds=rounds, warmup=warmup)
     counts = [tokens(inputs[number % len(inputs)]) for number in range(rounds)]
-    first, second = laps.seconds.values()
+    return in_figures(what, laps.seconds, dict.fromkeys(sides, counts))
+
+
+def in_figures(what: str, seconds: dict[str, list[float]], counts: dict[str, list[int]]) -> Result:
+    """What every round's seconds and tokens of two sides, the first of which is ours, come to.
+
+    Returns:
+        ``tokens_per_second`` of both, medians over rounds; the ``ratio`` of the first over the second with its
+        ``interval``, of `ratio_of`; and the ``seconds``.
+    """
+    speeds = {name: speeds_of(counts[name], times) for name, times in seconds.items()}
+    first, second = speeds.values()
     return {
         "what": what,
-        "tokens_per_second": {name: tokens_per_second(counts, times) for name, times in laps.seconds.items()},
-        **speed_up(first, second),
-        "seconds": laps.seconds,
+        "tokens_per_second": {name: statistics.median(values) for name, values in speeds.items()},
+        **ratio_of(first, second),
+        "seconds": seconds,
     }
 
 
@@ -124,18 +134,18 @@ def check_rounds(rounds: int) -> None:
         raise ValueError(f"rounds is {rounds}; it must be {FEWEST} or more: fewer hold no median with 95 %.")
 
 
-def tokens_per_second(counts: Sequence[int], seconds: Sequence[float]) -> float:
-    """The median over rounds."""
-    return statistics.median(count / time for count, time in zip(counts, seconds, strict=True))
+def speeds_of(counts: Sequence[int], seconds: Sequence[float]) -> list[float]:
+    """Tokens per second of every round."""
+    return [count / time for count, time in zip(counts, seconds, strict=True)]
 
 
-def speed_up(first: Sequence[float], second: Sequence[float]) -> Result:
-    """How many times as fast the first is, by the seconds of the rounds of both.
+def ratio_of(first: Sequence[float], second: Sequence[float]) -> Result:
+    """How many times as large the first is, by the values of the rounds of both.
 
     Returns:
         ``ratio``, the median over rounds; and the ``interval`` that holds its true median at 95 %.
     """
-    ratios = [b / a for a, b in zip(first, second, strict=True)]
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
     return {"ratio": statistics.median(ratios), "interval": median_interval(ratios)}
 
 

@@ -66,6 +66,21 @@ PARTS = ("curves", "memory", "starts")
 
 def main() -> None:
     """The command."""
+    args = parse()
+    disable_progress_bar()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    started = time.perf_counter()
+    found: dict[str, Any] = {"threads": args.threads, "at": AT, "layers": LAYERS}
+    with tempfile.TemporaryDirectory(prefix="seqloom-bench-") as name:
+        for part in args.parts:
+            found[part] = MEASURES[part](args, Path(name))
+            save(args.output, [], **found, seconds=time.perf_counter() - started)
+    print(*(f"\n{text}" for text in tables(found)), f"\nwritten to {args.output}", sep="\n")
+
+
+def parse() -> argparse.Namespace:
+    """The command line's options, judged."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="ENGINE",
@@ -81,16 +96,7 @@ def main() -> None:
     for name in ("threads", "repeats"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be 1 or more.")
-    disable_progress_bar()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    started = time.perf_counter()
-    found: dict[str, Any] = {"threads": args.threads, "at": AT, "layers": LAYERS}
-    with tempfile.TemporaryDirectory(prefix="seqloom-bench-") as name:
-        for part in args.parts:
-            found[part] = MEASURES[part](args, Path(name))
-            save(args.output, [], **found, seconds=time.perf_counter() - started)
-    print(*(f"\n{text}" for text in tables(found)), f"\nwritten to {args.output}", sep="\n")
+    return args
 
 
 def measure_curves(args: argparse.Namespace, scratch: Path) -> list[Result]:

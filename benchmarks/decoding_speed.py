@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import FEWEST, Result, check_rounds, end_in_one_sentence, save, speed_up, take_turns, tokens_per_second
+from common import FEWEST, Result, check_rounds, end_in_one_sentence, ratio_of, save, speeds_of, take_turns
 from common import versions as versions_of
 from engines import ENGINES, SOURCES, STOCK, Decode, Ids, NotHere, Search, load_engine
 from transformers import AutoModelForSeq2SeqLM
@@ -157,6 +157,8 @@ def parse() -> argparse.Namespace:
 def subjects(args: argparse.Namespace, scratch: Path) -> list[tuple[Subject, Predictions | None]]:
     """All models, and of each that has references its sentences."""
     for folder in args.model:
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder} of a model; give one that seqloom train has written.")
         check_files(str(folder))
     found: list[tuple[Subject, Predictions | None]] = [
         (random_subject(name, scratch / name, args), None) for name in args.shapes
@@ -227,7 +229,10 @@ def trained_subject(folder: Path, args: argparse.Namespace) -> tuple[Subject, Pr
     subject = Subject(name, f"{words}tokens on average", folder, rounds, {"real": {"max_new_tokens": most}})
     if references is None:
         return subject, None
-    return subject, Predictions(sources, references[: len(sources)], [])
+    references = references[: len(sources)]
+    given = Predictions(sources, references, references)
+    measure_sentences(args.metric, given, **args.metric_kwargs)  # what the metric does not take shows before all else
+    return subject, given
 
 
 def lines_of(path: Path) -> list[str]:
@@ -308,8 +313,8 @@ def measure_case(engines: dict[str, Decode], inputs: Sequence[Ids], search: Sear
                 "same: nothing that is timed would mean anything."
             )
         measured[name][str(threads)] = {
-            "tokens_per_second": tokens_per_second(counted[side], laps.seconds[side]),
-            **speed_up(laps.seconds[side], laps.seconds[base]),
+            "tokens_per_second": statistics.median(speeds_of(counted[side], laps.seconds[side])),
+            **ratio_of(laps.seconds[base], laps.seconds[side]),  # of time, since it is the same sentences
             "other_outputs": other[side],
             "cpu_share": laps.cpu_share[side],
             "seconds": laps.seconds[side],
@@ -407,7 +412,7 @@ def quality_table(quality: Sequence[Result]) -> str:
         for result in quality
         for name, entry in result["scores"].items()
     ]  # fmt: skip
-    headers = ["model", "search", "engine", f"{quality[0]['metric']}:", f"less {STOCK}'s [95 %]:", "other outputs:"]
+    headers = ["model", "search", "engine", f"{quality[0]['metric']}:", f"minus {STOCK}'s [95 %]:", "other outputs:"]
     return table(headers, rows)
 
 
