@@ -43,8 +43,8 @@ INSIDE = {
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "translate", "engine", "lean_rnn", "lean_transformer", "search", "constraints", "packed", "options", "coverage",
-        "limits", "loading", "values",
+        "translate", "engine", "lean_rnn", "lean_transformer", "search", "replay", "targets", "constraints", "packed",
+        "options", "coverage", "limits", "loading", "values",
     ),
     "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
     "data": (

@@ -92,7 +92,7 @@ def read_files(paths: list[str], settings: DataSettings, stream: bool, where: st
 
 
 def check_columns(settings: DataSettings | MixSettings, where: str) -> None:
-    """Refuses names of columns where all files are lines of text, which have none.
+    """Refuses names of columns, the usual ones apart, where all files are lines of text, which have none.
 
     Args:
         where: The section is, in the settings.

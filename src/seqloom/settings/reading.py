@@ -6,7 +6,7 @@ Unknown keys are errors that name the nearest right one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
-from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place
+from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place, check_scored
 from seqloom.support.wording import listing, unknown
 
 
-def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(
+    path: str | Path, overrides: Sequence[str] = (), say: Callable[[str], object] = lambda text: None
+) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
     Where these give other training pairs, ``hub.language``, which the file says of its own, is left out unless it is
@@ -28,6 +30,7 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         path: The YAML file.
         overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
             is a section's field (``training.learning_rate``), or the field alone where only one section has it.
+        say: Is told what is left out.
 
     Raises:
         ValueError: The file is missing or is not YAML; a key is unknown or stands twice; a value has the wrong type or
@@ -44,8 +47,12 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
     keys = [key for key, _ in given]
     if ("evaluation", "metrics") in keys:
         _leave_out_unused(raw, keys)
-    if _pairs_of(raw) != before and ("hub", "language") not in keys and isinstance(hub := raw.get("hub"), dict):
-        hub.pop("language", None)
+    are_others = _pairs_of(raw) != before and ("hub", "language") not in keys
+    if are_others and isinstance(hub := raw.get("hub"), dict) and (left_out := hub.pop("language", None)):
+        say(
+            f"hub.language, {left_out} in {path}, is left out, as the command gives other training pairs: the card "
+            "will name no language unless --language is given too."
+        )
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
@@ -107,7 +114,9 @@ def load_scoring_settings(
     _leave_out_unused(raw, keys)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
-    check_place(settings.data, "data", [key[-1] for key in keys if key[0] == "data"])
+    of_data = [key[-1] for key in keys if key[0] == "data"]
+    check_place(settings.data, "data", of_data)
+    check_scored(settings.data, of_data, settings.split_to_score())
     if settings.revision is not None and Path(model).is_dir():
         raise ValueError(
             f"revision is {settings.revision!r}, but {model} is a folder, which has one state: leave it out."
@@ -165,6 +174,11 @@ def _leave_out_unused(raw: dict[str, Any], given: Iterable[tuple[str, ...]]) -> 
     evaluation["metric_kwargs"] = {
         name: options for name, options in evaluation["metric_kwargs"].items() if name in names
     }
+
+
+def is_given(overrides: Sequence[str], *names: str) -> bool:
+    """Whether words of the command line give one of the fields of these names, whatever its value."""
+    return any(key.rpartition(".")[2] in names for key, _ in _parse_overrides(overrides))
 
 
 def given_values(overrides: Sequence[str], *names: str) -> list[str]:
