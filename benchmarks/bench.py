@@ -61,7 +61,7 @@ STAGES = (
         "training_speed", "training_speed.py",
         ("--label_smoothing", "0.1", "--batch_tokens", "1024", "--rounds", "10"),
         ("--compare", "tiny", "recurrent-scan", "--label_smoothing", "0.1", "--batch_tokens", "256", "--rounds", "6"),
-        4,
+        2,
     ),
     Stage(
         "whole_run", "whole_run.py", ("--rounds", "8", "--updates", "4"),
@@ -71,14 +71,14 @@ STAGES = (
     train_stage("scan-transformer", 2000, 100),
     Stage(
         "decoding_speed", "decoding_speed.py", (),
-        ("--shapes", "tiny", "gru", "--lengths", "short", "--seconds", "1"), 9,
+        ("--shapes", "tiny", "gru", "--lengths", "short", "--seconds", "1"), 10,
     ),
     Stage(
-        "decoding_trained", "decoding_speed.py", (*TRAINED, "--seconds", "6"),
+        "decoding_trained", "decoding_speed.py", (*TRAINED, "--seconds", "4"),
         (*TRAINED, "--seconds", "1", "--most_sentences", "128", "--batches", "64", "--beams", "1"),
         3,
     ),
-    Stage("costs", "costs.py", (), ("--quick", "--rounds", "6", "--parts", "curves", "starts"), 5),
+    Stage("costs", "costs.py", (), ("--quick", "--rounds", "6", "--parts", "curves", "starts"), 6),
 )  # fmt: skip
 
 

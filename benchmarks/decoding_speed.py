@@ -40,7 +40,7 @@ from seqloom.support.wording import listing, plural, table, with_interval
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 VOCAB_SIZE = 10_000
-LENGTHS = {"short": 12, "long": 48}
+LENGTHS = {"short": 10, "long": 40}
 """Tokens of source and output where weights are random."""
 SOURCES_A_ROUND = {"random": {1: 2}, "real": {1: 4, 64: 128}}
 """Sentences in a round, by the number that is decoded together; by default that number."""
@@ -129,8 +129,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--beams", nargs="+", type=int, default=[1, 5])
     parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=list(LENGTHS), help="of random weights")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], help="each a side of its own")
-    parser.add_argument("--seconds", type=float, default=8.0, help="that each case takes, about; at least six rounds")
-    parser.add_argument("--most_seconds", type=float, default=60.0, help="a case that takes longer is left out")
+    parser.add_argument("--seconds", type=float, default=5.0, help="that each case takes, about; at least six rounds")
+    parser.add_argument("--most_seconds", type=float, default=130.0, help="a case that takes longer is left out")
     parser.add_argument("--most_rounds", type=int, default=30)
     parser.add_argument("--most_sentences", type=int, default=1000, help="by which quality is measured")
     parser.add_argument("--seed", type=int, default=0)

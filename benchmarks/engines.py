@@ -263,6 +263,8 @@ def export(folder: Path, scratch: Path, kind: str, dtype: str) -> Path:
     return place
 
 
+ONNX = ("onnxruntime",), ("onnxruntime", "torch", "seqloom")
+"""What is needed, and what is imported."""
 ENGINES: dict[str, Engine] = {
     STOCK: Engine(load_generate, "float32"),
     "MarianMTModel": Engine(load_marian, "float32", same_tokens=True),
@@ -271,9 +273,8 @@ ENGINES: dict[str, Engine] = {
     "seqloom int8": Engine(own_search("int8"), "int8"),
     "CTranslate2 float32": Engine(ctranslate2("float32"), "float32", ("ctranslate2",), ("ctranslate2",)),
     "CTranslate2 int8": Engine(ctranslate2("int8"), "int8", ("ctranslate2",), ("ctranslate2",)),
-    "onnxruntime float32": Engine(
-        onnxruntime("float32"), "float32", ("onnxruntime",), ("onnxruntime", "torch", "seqloom"), same_tokens=True
-    ),
+    "onnxruntime float32": Engine(onnxruntime("float32"), "float32", *ONNX, same_tokens=True),
+    "onnxruntime int8": Engine(onnxruntime("int8"), "int8", *ONNX),
 }
 
 
