@@ -341,7 +341,9 @@ def measure_quality(
         measured = {}
         for name, found in outputs.items():
             texts = target_tokenizer(tokenizer).batch_decode(found, skip_special_tokens=True)
-            measured[name] = measure_sentences(args.metric, given._replace(hypotheses=texts), **args.metric_kwargs)
+            measured[name] = measure_sentences(
+                args.metric, Predictions(given.sources, given.references, texts), **args.metric_kwargs
+            )
         scores = {}
         for name, (_, statistics_of) in measured.items():
             tests = compare_systems(
