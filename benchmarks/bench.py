@@ -55,6 +55,7 @@ def train_stage(name: str, steps: int, quick_steps: int) -> Stage:
     return Stage(f"train {name}", "seqloom", words, quick, 1, makes_record=False)
 
 
+FEW = ("--engines", "generate", "seqloom float32", "seqloom int8", "CTranslate2 int8")
 TRAINED = ("--model", "{folder}/models/scan-rnn", "{folder}/models/scan-transformer", "--metric", "exact_match")
 STAGES = (
     Stage(
@@ -71,14 +72,14 @@ STAGES = (
     train_stage("scan-transformer", 2000, 100),
     Stage(
         "decoding_speed", "decoding_speed.py", (),
-        ("--shapes", "tiny", "gru", "--lengths", "short", "--seconds", "1"), 10,
+        ("--shapes", "tiny", "gru", "--lengths", "short", "--seconds", "1", *FEW), 10,
     ),
     Stage(
         "decoding_trained", "decoding_speed.py", (*TRAINED, "--seconds", "4"),
-        (*TRAINED, "--seconds", "1", "--most_sentences", "128", "--batches", "64", "--beams", "1"),
+        (*TRAINED, "--seconds", "1", "--most_sentences", "128", "--batches", "64", "--beams", "1", *FEW),
         3,
     ),
-    Stage("costs", "costs.py", (), ("--quick", "--rounds", "6", "--parts", "curves", "starts"), 6),
+    Stage("costs", "costs.py", (), ("--quick", "--rounds", "6", "--parts", "curves", "starts", *FEW), 6),
 )  # fmt: skip
 
 

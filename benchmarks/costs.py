@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from common import Result, check_rounds, end_in_one_sentence, median_interval, save, take_turns
 from decoding_speed import SHAPES, SPECIAL, save_random
-from engines import ENGINES, STOCK, NotHere, Search, generate_with, load_engine, search_with
+from engines import ENGINES, STOCK, NotHere, Search, export_all, generate_with, load_engine, search_with
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -178,6 +178,7 @@ def measure_starts(args: argparse.Namespace, scratch: Path) -> list[Result]:
     for shape in STARTED[:1] if args.quick else STARTED:
         folder = scratch / shape
         save_random(SHAPES[shape](), folder, args.seed)
+        export_all(args.engines, folder, scratch)
         sources = torch.randint(4, AT["vocabulary"], (MANY, LENGTH - 1)).tolist()
         work = {
             "folder": str(folder), "scratch": str(scratch), "threads": args.threads, "beams": BEAMS,

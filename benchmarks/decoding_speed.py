@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from common import FEWEST, Result, check_rounds, end_in_one_sentence, ratio_of, save, speeds_of, take_turns
 from common import versions as versions_of
-from engines import ENGINES, SOURCES, STOCK, Decode, Ids, NotHere, Search, load_engine
+from engines import ENGINES, SOURCES, STOCK, Decode, Ids, NotHere, Search, export_all, load_engine
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -146,11 +146,14 @@ def parse() -> argparse.Namespace:
         raise ValueError("--sources and --references are for a trained model: give --model FOLDER too.")
     if args.references and not args.sources:
         raise ValueError("--references are of sentences in a file: give --sources FILE too.")
+    args.shapes = args.shapes or ([] if args.model else list(SHAPES))
+    names = [*args.shapes, *(folder.resolve().name for folder in args.model)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two models are called {twice[0]}: measure them one by one, each with its own --output.")
     options = from_yaml(args.metric_kwargs, "--metric_kwargs")
     if not isinstance(options, dict):
         raise ValueError(f"--metric_kwargs is {args.metric_kwargs!r}; give a mapping such as '{{tokenize: none}}'.")
     args.metric_kwargs = options
-    args.shapes = args.shapes or ([] if args.model else list(SHAPES))
     return args
 
 
@@ -244,6 +247,7 @@ def lines_of(path: Path) -> list[str]:
 
 def load_all(folder: Path, scratch: Path, args: argparse.Namespace) -> tuple[dict[str, Decode], dict[str, str]]:
     """The engines that serve a model, and why the others do not."""
+    export_all(args.engines, folder, scratch)
     engines, missing = {}, {}
     for name in args.engines:
         try:

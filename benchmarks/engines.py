@@ -11,7 +11,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,8 @@ class Engine:
     """Of its products."""
     packages: tuple[str, ...] = ()
     """That it needs beside seqloom's own."""
+    form: str | None = None
+    """What `seqloom export` makes for it."""
     imports: tuple[str, ...] = ("torch", "transformers", "seqloom")
     """What a program that uses it imports."""
     same_tokens: bool = False
@@ -192,7 +196,7 @@ def onnxruntime(dtype: str) -> Callable[[Path, Path, Sequence[int]], Decode]:
     """seqloom's search over the graphs that `seqloom export` writes, which onnxruntime runs."""
 
     def load(folder: Path, scratch: Path, threads: Sequence[int]) -> Decode:
-        exported = export(folder, scratch, "onnx", dtype)
+        place = exported(folder, scratch, "onnx", dtype)
         import torch
 
         from seqloom.decoding.exported import open_exported
@@ -200,7 +204,7 @@ def onnxruntime(dtype: str) -> Callable[[Path, Path, Sequence[int]], Decode]:
         decoders = {}
         for number in threads:
             torch.set_num_threads(number)  # a session is opened with as many
-            model = open_exported(exported)
+            model = open_exported(place)
             decoders[number] = model.engine
         return search_with(decoders, model.config)
 
@@ -211,20 +215,19 @@ def ctranslate2(dtype: str) -> Callable[[Path, Path, Sequence[int]], Decode]:
     """CTranslate2's Translator, of what `seqloom export` writes."""
 
     def load(folder: Path, scratch: Path, threads: Sequence[int]) -> Decode:
-        exported = export(folder, scratch, "ctranslate2", dtype)
+        place = exported(folder, scratch, "ctranslate2", dtype) / "ctranslate2"
         from ctranslate2 import Translator
 
-        exported /= "ctranslate2"
         translators = {
-            number: Translator(str(exported), device="cpu", compute_type=dtype, intra_threads=number, inter_threads=1)
+            number: Translator(str(place), device="cpu", compute_type=dtype, intra_threads=number, inter_threads=1)
             for number in threads
         }
         vocabularies = {}
         for side in ("source", "target"):
-            files = [exported / f"{name}_vocabulary.json" for name in (side, "shared")]
+            files = [place / f"{name}_vocabulary.json" for name in (side, "shared")]
             vocabularies[side] = json.loads(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
         words, numbers = vocabularies["source"], {word: row for row, word in enumerate(vocabularies["target"])}
-        config = json.loads((exported / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((place / "config.json").read_text(encoding="utf-8"))
         end = numbers[config["eos_token"]]
         is_ended = bool(config.get("add_source_eos"))
 
@@ -242,14 +245,11 @@ def ctranslate2(dtype: str) -> Callable[[Path, Path, Sequence[int]], Decode]:
     return load
 
 
-def export(folder: Path, scratch: Path, kind: str, dtype: str) -> Path:
-    """What `seqloom export` writes of a model; it is written once.
-
-    Raises:
-        NotHere: There is no such command, or it refuses the model; the reason is its own sentence.
-    """
+@cache
+def export(folder: Path, scratch: Path, kind: str, dtype: str) -> Path | NotHere:
+    """What `seqloom export` writes of a model, once; or why it does not: there is no such command, or its sentence."""
     if importlib.util.find_spec("seqloom.commands.export") is None:
-        raise NotHere("this seqloom has no command `export`")
+        return NotHere("this seqloom has no command `export`")
     place = scratch / f"{folder.resolve().name}-{kind}-{dtype}"
     if place.is_dir():
         return place
@@ -259,20 +259,46 @@ def export(folder: Path, scratch: Path, kind: str, dtype: str) -> Path:
     done = subprocess.run([sys.executable, "-m", "seqloom", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        raise NotHere((said[-1] if said else f"export ended with status {done.returncode}").removeprefix("error: "))
+        return NotHere((said[-1] if said else f"export ended with status {done.returncode}").removeprefix("error: "))
     return place
 
 
-ONNX = ("onnxruntime",), ("onnxruntime", "torch", "seqloom")
-"""What is needed, and what is imported."""
+def exported(folder: Path, scratch: Path, kind: str, dtype: str) -> Path:
+    """Where it lies.
+
+    Raises:
+        NotHere: It was not written.
+    """
+    found = export(folder, scratch, kind, dtype)
+    if isinstance(found, NotHere):
+        raise found
+    return found
+
+
+def export_all(names: Sequence[str], folder: Path, scratch: Path) -> None:
+    """Lets `seqloom export` write what engines need, two at a time, since it is not timed."""
+    chosen = [engine for engine in map(ENGINES.get, names) if engine and engine.form and not absent(engine)]
+    with ThreadPoolExecutor(2) as pool:
+        for engine in chosen:
+            pool.submit(export, folder, scratch, engine.form, engine.dtype)
+
+
+def absent(engine: Engine) -> list[str]:
+    """Packages that it needs and that are not installed."""
+    return [package for package in engine.packages if importlib.util.find_spec(package) is None]
+
+
+CT2 = ("ctranslate2",), "ctranslate2", ("ctranslate2",)
+ONNX = ("onnxruntime",), "onnx", ("onnxruntime", "torch", "seqloom")
+"""Packages, form and imports."""
 ENGINES: dict[str, Engine] = {
     STOCK: Engine(load_generate, "float32"),
     "MarianMTModel": Engine(load_marian, "float32", same_tokens=True),
     "seqloom float32": Engine(own_search("float32"), "float32", same_tokens=True),
     "seqloom bfloat16": Engine(own_search("bfloat16"), "bfloat16"),
     "seqloom int8": Engine(own_search("int8"), "int8"),
-    "CTranslate2 float32": Engine(ctranslate2("float32"), "float32", ("ctranslate2",), ("ctranslate2",)),
-    "CTranslate2 int8": Engine(ctranslate2("int8"), "int8", ("ctranslate2",), ("ctranslate2",)),
+    "CTranslate2 float32": Engine(ctranslate2("float32"), "float32", *CT2),
+    "CTranslate2 int8": Engine(ctranslate2("int8"), "int8", *CT2),
     "onnxruntime float32": Engine(onnxruntime("float32"), "float32", *ONNX, same_tokens=True),
     "onnxruntime int8": Engine(onnxruntime("int8"), "int8", *ONNX),
 }
@@ -285,6 +311,6 @@ def load_engine(name: str, folder: Path, scratch: Path, threads: Sequence[int]) 
         NotHere: A package is missing, or it does not serve this model.
     """
     engine = ENGINES[name]
-    if absent := [package for package in engine.packages if importlib.util.find_spec(package) is None]:
-        raise NotHere(f"{absent[0]} is not installed")
+    if lacking := absent(engine):
+        raise NotHere(f"{lacking[0]} is not installed")
     return engine.load(folder, scratch, threads)

@@ -99,7 +99,10 @@ def markdown(records: dict[str, Result], pictures: dict[Path, Any], place: Path)
     random, trained = records.get("decoding_speed"), records.get("decoding_trained")
     parts = ["# Benchmarks", provenance(records)]
     parts += [f"## How it was measured\n{HOW}", f"## On another processor\n{ELSEWHERE}"]
-    for record, heading in ((random, "Decoding: shapes"), (trained, "Decoding: trained models")):
+    for kind, record, heading in (
+        ("shape", random, "Decoding: shapes"),
+        ("trained", trained, "Decoding: trained models"),
+    ):
         if record is None:
             continue
         parts += [f"## {heading}", ran(record, records["bench"]), decoding_words()]
@@ -107,7 +110,7 @@ def markdown(records: dict[str, Result], pictures: dict[Path, Any], place: Path)
             parts.append(f"**{name}**: {results[0]['words']}.")
             if measured := [result for result in results if not result["left_out"]]:
                 caption = f"Speed of every engine over stock generate, {name}"
-                file = f"decoding_{re.sub(r'[^A-Za-z0-9-]', '-', name)}"
+                file = f"{kind}_{re.sub(r'[^A-Za-z0-9-]', '-', name)}"
                 parts.append(picture(file, caption, draw_decoding(measured)))
             parts += [decoding_table(measured, threads) for threads in threads_of(measured)]
         if absent := missing(record["results"]):

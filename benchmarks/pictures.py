@@ -43,7 +43,7 @@ def draw_decoding(results: Sequence[Result]) -> Any:
                 [ratio - side["interval"][0] for ratio, (_, side) in zip(ratios, found, strict=True)],
                 [side["interval"][1] - ratio for ratio, (_, side) in zip(ratios, found, strict=True)],
             ]
-            style = look(list(ENGINES).index(name)) | {"ls": ""}  # the same in every picture
+            style = look(list(ENGINES).index(name) - 1) | {"ls": ""}  # the same in every picture
             panel.errorbar(ratios, [place for place, _ in found], xerr=bars, label=name, elinewidth=1.2, **style)
         panel.axvline(1, color="0.3", lw=1)
         log_scale(panel, ticks)
@@ -78,7 +78,8 @@ def draw_curves(curves: Sequence[Result], works: Sequence[str]) -> Any:
         log_scale(panel, drawn[0]["values"])
         bounds = [bound for curve in drawn for interval in curve["intervals"] for bound in interval]
         low, high = min(bounds) / 1.1, max(bounds) * 1.1
-        ticks = [step * 10.0**power for power in range(-3, 7) for step in (1, 2, 5)]
+        steps = (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)
+        ticks = [step * 10.0**power for power in range(-3, 7) for step in steps]
         log_scale(panel, [tick for tick in ticks if low <= tick <= high], "y")
         panel.set_ylim(low, high)
         panel.set_xlabel({"length": "length, tokens", "batch": "sentences together"}.get(axis, axis))

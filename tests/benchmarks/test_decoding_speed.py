@@ -102,6 +102,7 @@ class TestRefusals:
             ("--engines MarianMTModel", r"--engines lacks generate"),
             ("--sources some.txt", r"give --model FOLDER too"),
             ("--model m --references some.txt", r"give --sources FILE too"),
+            ("--model a/m b/m", r"two models are called m"),
             ("--metric_kwargs 7", r"--metric_kwargs is '7'; give a mapping"),
             ("--model /no/such/folder", r"there is no folder /no/such/folder"),
         ],

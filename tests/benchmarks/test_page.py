@@ -89,9 +89,9 @@ class TestPage:
         assert "- tiny one: CTranslate2 int8: ctranslate2 is not installed." in text
         assert "- tiny one: 64 together, beam 5, 12 tokens: it took too long." in text
         assert "| mine | beam 5 | seqloom int8 | 39.50 | -0.50 [-0.90, -0.10] | 0 of 9 |" in text
-        picture = tmp_path / "benchmarks" / "decoding_tiny-one.png"
+        picture = tmp_path / "benchmarks" / "trained_tiny-one.png"
         assert picture.read_bytes().startswith(b"\x89PNG")
-        assert "(benchmarks/decoding_tiny-one.png)" in text
+        assert "(benchmarks/trained_tiny-one.png)" in text
 
     @pytest.mark.slow
     def test_costs(self, tmp_path):
