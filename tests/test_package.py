@@ -46,7 +46,7 @@ INSIDE = {
         "translate", "engine", "lean_rnn", "lean_transformer", "search", "replay", "targets", "constraints", "packed",
         "options", "coverage", "limits", "loading", "values",
     ),
-    "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
+    "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",

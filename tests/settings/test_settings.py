@@ -546,6 +546,17 @@ class TestLanguage:
         settings = load(*words, hub=self.HUB, data={"dataset": "some/set"}, say=pytest.fail)
         assert settings.hub.language == ["en", "de"]
 
+    def test_columns(self, load):
+        """Lines of text have none, so those of the recipe's own table go; a table's stay, and those that are given."""
+        data, told = {"dataset": "some/set", "source": "en", "target": "de"}, []
+        words = ("--dataset", "null", "--train_files")
+        lines = load(*words, "a.en", "a.de", data=data, say=told.append).data
+        assert (lines.source, lines.target) == ("source", "target")
+        assert [text.partition(",")[0] for text in told] == ["data.source", "data.target"]
+        for others in (("a.csv",), ("a.en", "a.de", "--source", "en", "--target", "de")):
+            kept = load(*words, *others, data=data, say=pytest.fail).data
+            assert (kept.source, kept.target) == ("en", "de")
+
 
 @pytest.mark.parametrize(
     "tag", ["speech", "arxiv:1706.03762", "low resource", "한국어", "c++", "a", "base_model:x/y-1.0"]

@@ -230,7 +230,8 @@ class LeanTransformer:
         self.scales = encoder.embed_scale, decoder.embed_scale
         self.output = PackedLinear([model.lm_head], dtype)
         self.device = self.target_embeddings.device
-        self.positions = self.angles(torch.arange(0, device=self.device), 1)
+        self.tables: dict[int, tuple[torch.Tensor, ...]] = {}
+        """`angles` of as many positions; they stay where they are, for steps that are recorded."""
         self.is_fixed = self.device.type == "cuda"  # steps are recorded: nothing in them may depend on the host
 
     def angles(self, positions: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
@@ -320,7 +321,8 @@ class LeanTransformer:
 
     def position_of(self, state: TransformerState) -> tuple[torch.Tensor, ...]:
         """`angles` of the next token of each sentence, or of all of them."""
-        if state.num_columns > len(self.positions[0]):
-            self.positions = self.angles(torch.arange(state.num_columns, device=self.device), self.decoder[0].heads)
+        if state.num_columns not in self.tables:
+            positions = torch.arange(state.num_columns, device=self.device)
+            self.tables[state.num_columns] = self.angles(positions, self.decoder[0].heads)
         places = state.column if state.is_even else state.column - state.begins
-        return tuple(table.index_select(0, places) for table in self.positions)
+        return tuple(table.index_select(0, places) for table in self.tables[state.num_columns])

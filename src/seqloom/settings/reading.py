@@ -12,6 +12,7 @@ from typing import Any
 
 from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
+from seqloom.settings.replaced import leave_out, pairs_of
 from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
 from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place, check_scored
@@ -24,7 +25,7 @@ def load_settings(
     """Reads a YAML file and applies ``--key value`` overrides.
 
     Where these give other training pairs, ``hub.language``, which the file says of its own, is left out unless it is
-    given along.
+    given along; and so are the names of columns, where the others are lines of text.
 
     Args:
         path: The YAML file.
@@ -41,31 +42,16 @@ def load_settings(
         raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
     raw = _read(path)
     given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
-    before = _pairs_of(raw)
+    before = pairs_of(raw)
     for key, words in given:
         _set(raw, key, words, Settings)
     keys = [key for key, _ in given]
     if ("evaluation", "metrics") in keys:
         _leave_out_unused(raw, keys)
-    are_others = _pairs_of(raw) != before and ("hub", "language") not in keys
-    if are_others and isinstance(hub := raw.get("hub"), dict) and (left_out := hub.pop("language", None)):
-        say(
-            f"hub.language, {left_out} in {path}, is left out, as the command gives other training pairs: the card "
-            "will name no language unless --language is given too."
-        )
+    leave_out(raw, before, keys, path, say)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
-
-
-PAIRS = ("dataset", "config_name", "train_files", "source", "target", "mix")
-"""What decides which languages the pairs are of."""
-
-
-def _pairs_of(raw: dict[str, Any]) -> list[Any]:
-    """Where the pairs are that settings in the making learn from."""
-    data = raw.get("data")
-    return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
 
 def load_run_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
