@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from tqdm.auto import tqdm
 
 from seqloom.support import disk
-from seqloom.support.machine import available_cores, environment, total_memory
+from seqloom.support.machine import available_cores, cpu_name, environment, total_memory
 
 Result = dict[str, Any]
 FEWEST = 6
@@ -202,7 +202,7 @@ def machine() -> Result:
                 break
     memory = total_memory()
     return {
-        "cpu": environment()["hardware"].partition(" of ")[2] or environment()["hardware"],
+        "cpu": cpu_name(),
         "cores": available_cores(),
         "instructions": [name for name in INSTRUCTIONS if name in flags],
         "memory_gib": None if memory is None else round(memory / 2**30, 1),
