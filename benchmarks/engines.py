@@ -170,8 +170,8 @@ def search_with(decoders: dict[int, Any], config: Any) -> Decode:
     """seqloom's search with decoders, one for each number of threads."""
     import torch
 
-    from seqloom.decoding.search import SearchOptions
     from seqloom.decoding.search import search as run
+    from seqloom.decoding.targets import SearchOptions
 
     @torch.inference_mode()
     def decode(sources: Ids, search: Search, threads: int) -> Ids:
