@@ -37,7 +37,7 @@ def environment(num_processes: int = 1) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """What the processor is called."""
+    """As the system calls the processor."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
