@@ -1,5 +1,6 @@
 """The page says what the records say: every number, every engine that is missing, and where they come from."""
 
+import importlib
 import json
 
 import bench
@@ -138,6 +139,10 @@ class TestRefusals:
 
 
 class TestBench:
+    @pytest.mark.parametrize("path", sorted(bench.HERE.glob("*.py")), ids=lambda path: path.stem)
+    def test_every_script_finds_what_it_imports(self, path):
+        assert importlib.import_module(path.stem).__doc__
+
     def test_every_part_has_its_script_and_its_words(self, monkeypatch):
         parsers = {"decoding_speed.py": decoding_speed.parse, "costs.py": costs.parse}
         absent = {stage.script for stage in bench.STAGES if not (bench.HERE / stage.script).is_file()}
