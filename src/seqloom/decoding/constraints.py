@@ -28,21 +28,21 @@ def log_normaliser(scores: torch.Tensor) -> torch.Tensor:
     return scores.amax(-1, keepdim=True) - scores.softmax(-1).amax(-1, keepdim=True).log()
 
 
-def ban_repeated_ngrams(scores: torch.Tensor, tokens: torch.Tensor, begins: torch.Tensor, size: int) -> None:
+def ban_repeated_ngrams(scores: torch.Tensor, tokens: torch.Tensor, last: torch.Tensor, size: int) -> None:
     """Leaves no token that would end an n-gram which is there already (Paulus et al. 2018, arXiv:1705.04304, 2.5).
 
     Args:
         scores: (rows, vocab), changed in place.
         tokens: (rows, time), written so far.
-        begins: (rows,) the first column of each row's own.
+        last: (rows,) the place of each row's last token.
         size: n.
     """
-    time = tokens.shape[1]
-    if time < size:
+    if tokens.shape[1] < size:
         return
-    context = tokens[:, time - size + 1 :]  # (rows, n - 1)
     windows = tokens.unfold(1, size, 1)  # (rows, time - n + 1, n)
-    is_same = (windows[..., :-1] == context[:, None]).all(-1)  # (rows, time - n + 1)
-    is_same &= torch.arange(windows.shape[1], device=tokens.device) >= begins[:, None]
+    ends = torch.arange(size - 1, tokens.shape[1], device=tokens.device)  # of each window
+    begin = (last - size + 2).clamp(min=0)[:, None]  # of what the next token would end
+    context = tokens.gather(1, begin + torch.arange(size - 1, device=tokens.device))  # (rows, n - 1)
+    is_same = (windows[..., :-1] == context[:, None]).all(-1) & (ends <= last[:, None])  # (rows, time - n + 1)
     rows, places = is_same.nonzero(as_tuple=True)
     scores[rows, windows[rows, places, -1]] = -torch.inf

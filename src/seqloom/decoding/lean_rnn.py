@@ -42,7 +42,7 @@ class RnnState:
         self.beams = beams
 
     def room(self) -> None:
-        """A state does not grow."""
+        """Does nothing: a state does not grow."""
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Every beam takes what the one has that it continues, of the same sentence."""
@@ -57,11 +57,7 @@ class RnnState:
         if self.memory is None or self.keys is None:
             return
         self.memory, self.keys = self.memory.index_select(0, sentences), self.keys.index_select(0, sentences)
-        if self.is_padding is not None:
-            is_padding = self.is_padding.index_select(0, sentences)
-            width = int((~is_padding[:, 0]).any(0).nonzero().amax()) + 1  # padded at the end
-            self.memory, self.keys = self.memory[:, :width].contiguous(), self.keys[:, :width].contiguous()
-            self.is_padding = is_padding[..., :width] if bool(is_padding[..., :width].any()) else None
+        self.is_padding = None if self.is_padding is None else self.is_padding.index_select(0, sentences)
 
     def join(self, other: RnnState) -> None:
         """Others take their place behind these."""
@@ -71,18 +67,57 @@ class RnnState:
         ]
         if self.feed is not None and other.feed is not None:
             self.feed = torch.cat((self.feed, other.feed))
-        if self.memory is None or other.memory is None or self.keys is None or other.keys is None:
+        if self.memory is None or self.keys is None:
             return
+        self.narrow(1.0)
+        memory, keys, is_padding = self.fitted(other)
+        self.memory, self.keys = torch.cat((self.memory, memory)), torch.cat((self.keys, keys))
+        if self.is_padding is not None and is_padding is not None:
+            self.is_padding = torch.cat((self.is_padding, is_padding))
+
+    def replace(self, places: torch.Tensor, other: RnnState, others: torch.Tensor) -> None:
+        """Some others take the places of some of these."""
+        rows, their_rows = rows_of(places, self.beams), rows_of(others, self.beams)
+        for mine, theirs in zip(itertools.chain(*self.layers), itertools.chain(*other.layers), strict=True):
+            mine.index_copy_(0, rows, theirs.index_select(0, their_rows))
+        if self.feed is not None and other.feed is not None:
+            self.feed.index_copy_(0, rows, other.feed.index_select(0, their_rows))
+        if self.memory is None or self.keys is None:
+            return
+        memory, keys, is_padding = self.fitted(other)
+        self.memory.index_copy_(0, places, memory.index_select(0, others))
+        self.keys.index_copy_(0, places, keys.index_select(0, others))
+        if self.is_padding is not None and is_padding is not None:
+            self.is_padding.index_copy_(0, places, is_padding.index_select(0, others))
+            self.narrow(NARROWER)
+
+    def narrow(self, share: float) -> None:
+        """Takes the columns away that no source needs, if no more than this share of them is left."""
+        if self.is_padding is None or self.memory is None or self.keys is None:
+            return
+        width = int((~self.is_padding[:, 0]).any(0).nonzero().amax()) + 1  # padded at the end
+        if width < self.is_padding.shape[-1] and width <= share * self.is_padding.shape[-1]:
+            self.memory, self.keys = self.memory[:, :width].contiguous(), self.keys[:, :width].contiguous()
+            self.is_padding = self.is_padding[..., :width].contiguous()
+
+    def fitted(self, other: RnnState) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Another's memory, keys and padding, both states being made as wide as the wider one."""
+        assert self.memory is not None
+        assert self.keys is not None
+        assert other.memory is not None
+        assert other.keys is not None
         width = max(self.memory.shape[1], other.memory.shape[1])
+        is_padding = None
         if width != min(self.memory.shape[1], other.memory.shape[1]) or not (
             self.is_padding is other.is_padding is None
         ):
-            self.is_padding = torch.cat([state.padding(width) for state in (self, other)])
+            self.is_padding, is_padding = self.padding(width), other.padding(width)
 
-        def joined(*kept: torch.Tensor) -> torch.Tensor:
-            return torch.cat([nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in kept])
+        def fit(kept: torch.Tensor) -> torch.Tensor:
+            return kept if kept.shape[1] == width else nn.functional.pad(kept, (0, 0, 0, width - kept.shape[1]))
 
-        self.memory, self.keys = joined(self.memory, other.memory), joined(self.keys, other.keys)
+        self.memory, self.keys = fit(self.memory), fit(self.keys)
+        return fit(other.memory), fit(other.keys), is_padding
 
     def padding(self, width: int) -> torch.Tensor:
         """(sentences, 1, width)"""
@@ -91,6 +126,10 @@ class RnnState:
         if is_padding is None:
             is_padding = self.memory.new_zeros(self.memory.shape[0], 1, self.memory.shape[1], dtype=torch.bool)
         return nn.functional.pad(is_padding, (0, width - is_padding.shape[-1]), value=True)
+
+
+NARROWER = 0.75
+"""The share of the columns of sources at which it pays to take the others away."""
 
 
 def rows_of(sentences: torch.Tensor, beams: int) -> torch.Tensor:

@@ -28,8 +28,8 @@ from seqloom.modeling.modeling_transformer_seq2seq import (
 class TransformerState:
     """What is kept of the targets as they are written, and of their sources.
 
-    All rows write into one column at a time, of as many slots as there are beams. A row that came later begins at a
-    later column, and what is before that is masked for it: so rows of any age go side by side.
+    Every sentence writes at the place that its own length says, each beam into a slot of it; what is beyond, or not an
+    ancestor's, is masked. So sentences of any age go side by side, and one takes the place of another.
     """
 
     def __init__(
@@ -39,95 +39,127 @@ class TransformerState:
         self.keys_values = keys_values  # (layers, 2, sentences, heads, source, head_dim)
         self.mask = mask  # (sentences, 1, 1, source), added to the scores; None where no source is padded
         self.beams = beams
-        # (layers, 2, sentences, heads, columns · beams, head_dim); columns are room, of which `end` are in use
-        self.own = keys_values.new_zeros(num_layers, 2, sentences, heads, FIRST_COLUMNS * beams, head_dim)
-        self.end = 0
-        self.column = torch.zeros(1, dtype=torch.long, device=keys_values.device)  # `end`, for a step to count
-        self.begins = self.column.new_zeros(sentences)  # each sentence's first column
-        # The slot of each column that a beam comes from; -1 where it comes from none.
-        self.ancestors = self.begins.new_full((sentences, beams, FIRST_COLUMNS), -1)  # (sentences, beams, columns)
-        self.is_even = True  # all began together
-        self.is_fixed = is_fixed  # a step goes over all columns, and `column` says into which it writes
+        # There is no room before the first step, which those that are ready for a place elsewhere never come to.
+        columns = FIRST_COLUMNS if is_fixed else 0
+        self.own = keys_values.new_zeros(num_layers, 2, sentences, heads, columns, beams, head_dim)
+        self.lengths = torch.zeros(sentences, dtype=torch.long, device=keys_values.device)
+        self.longest = 0  # of them, the next step's token counted
+        self.is_even = True  # all have one length
+        # The slot of each column that a beam comes from (sentences, beams, columns); -1 where it comes from none.
+        self.ancestors = self.lengths.new_full((sentences, beams, columns), -1) if beams > 1 else None
+        self.is_fixed = is_fixed  # a step goes over all columns, and nothing in it depends on the host
 
     @property
     def num_columns(self) -> int:
         """The room."""
-        return self.ancestors.shape[2]
+        return self.own.shape[4]
 
     def room(self) -> None:
-        """Makes sure that the next step has a column to write into."""
-        if self.end == self.num_columns:
-            self.own = torch.cat((self.own, torch.zeros_like(self.own)), dim=4)
-            self.ancestors = torch.cat((self.ancestors, torch.full_like(self.ancestors, -1)), dim=2)
-        self.end += 1
-
-    def open_column(self) -> torch.Tensor | None:
-        """Takes the next column; what each beam does not see of what is written (sentences, 1, beams, slots)."""
-        slots = torch.arange(self.beams, device=self.begins.device)
-        new = slots.view(1, -1, 1).expand(len(self.begins), -1, 1)
-        self.ancestors.index_copy_(2, self.column, new)
-        self.column += 1
-        if self.beams == 1 and self.is_even and not self.is_fixed:
-            return None
-        is_seen = (self.ancestors[..., : self.num_used, None] == slots).flatten(2)[:, None]
-        mask = torch.zeros(is_seen.shape, dtype=self.own.dtype, device=is_seen.device)
-        return mask.masked_fill_(~is_seen, -math.inf)
+        """Makes sure that the next step has a place to write into."""
+        if self.longest == self.num_columns:
+            more = max(FIRST_COLUMNS, self.num_columns)
+            self.own = torch.cat((self.own, self.own.new_zeros(*self.own.shape[:4], more, *self.own.shape[5:])), dim=4)
+            if self.ancestors is not None:
+                self.ancestors = nn.functional.pad(self.ancestors, (0, more), value=-1)
+        self.longest += 1
 
     @property
     def num_used(self) -> int:
         """Columns that a step goes over."""
-        return self.num_columns if self.is_fixed else self.end
+        return self.num_columns if self.is_fixed else self.longest
+
+    def open_column(self) -> torch.Tensor | None:
+        """What each beam does not see of what is written, the next token too (sentences, 1, beams, columns · beams)."""
+        if self.ancestors is not None:
+            slots = torch.arange(self.beams, device=self.lengths.device)
+            new = self.lengths[:, None, None].expand(-1, self.beams, 1)
+            self.ancestors.scatter_(2, new, slots.view(1, -1, 1).expand(len(self.lengths), -1, 1))
+            is_seen = (self.ancestors[..., : self.num_used, None] == slots).flatten(2)[:, None]
+        elif self.is_even and not self.is_fixed:
+            return None
+        else:
+            columns = torch.arange(self.num_used, device=self.lengths.device)
+            is_seen = (columns <= self.lengths[:, None])[:, None, None]  # (sentences, 1, 1, columns)
+        mask = torch.zeros(is_seen.shape, dtype=self.own.dtype, device=is_seen.device)
+        return mask.masked_fill_(~is_seen, -math.inf)
 
     def write(self, layer: int, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Puts keys and values (2, sentences, heads, beams, head_dim) into the column, and gives all of a layer."""
-        own = self.own[layer]
-        if self.is_fixed:
-            slots = (self.column - 1) * self.beams + torch.arange(self.beams, device=self.column.device)
-            own.index_copy_(3, slots, new)
+        """Puts keys and values (2, sentences, heads, beams, head_dim) where they belong, and gives all of a layer."""
+        own = self.own[layer]  # (2, sentences, heads, columns, beams, head_dim)
+        if self.is_even and not self.is_fixed:
+            own[:, :, :, self.longest - 1] = new
         else:
-            own[..., (self.end - 1) * self.beams : self.end * self.beams, :] = new
-            own = own[..., : self.end * self.beams, :]
-        return own[0], own[1]
+            own[:, torch.arange(len(self.lengths), device=own.device), :, self.lengths] = new.transpose(0, 1)
+        key, value = own[:, :, :, : self.num_used].flatten(3, 4)
+        return key, value
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Every beam takes what the one has that it continues, of the same sentence: its ancestors."""
+        assert self.ancestors is not None
         self.ancestors.copy_(self.ancestors.flatten(0, 1).index_select(0, rows).view_as(self.ancestors))
 
     def keep(self, sentences: torch.Tensor) -> None:
-        """The others leave, and the columns of those who began before the rest."""
+        """The others leave."""
         self.keys_values = self.keys_values.index_select(2, sentences)
-        if self.mask is not None:
-            self.mask = self.mask.index_select(0, sentences)
-            width = int((self.mask[:, 0, 0] == 0).any(0).nonzero().amax()) + 1  # padded at the end
-            self.keys_values = self.keys_values[..., :width, :].contiguous()
-            self.mask = self.mask[..., :width] if bool((self.mask[..., :width] != 0).any()) else None
-        self.begins = self.begins.index_select(0, sentences)
-        first, num_columns = int(self.begins.min()), self.num_columns
-        written = self.own[..., first * self.beams : self.end * self.beams, :]
-        self.own = self.own.new_zeros(*written.shape[:2], len(sentences), *self.own.shape[3:])
-        self.own[..., : written.shape[4], :] = written.index_select(2, sentences)
-        ancestors = self.ancestors[..., first:].index_select(0, sentences)
-        self.ancestors = nn.functional.pad(ancestors, (0, num_columns - ancestors.shape[2]), value=-1)
-        self.begins -= first
-        self.column -= first
-        self.end -= first
-        self.is_even = not bool(self.begins.any())
+        self.mask = None if self.mask is None else self.mask.index_select(0, sentences)
+        self.lengths = self.lengths.index_select(0, sentences)
+        self.own = self.own.index_select(2, sentences)
+        self.ancestors = None if self.ancestors is None else self.ancestors.index_select(0, sentences)
+        self.count()
 
     def join(self, other: TransformerState) -> None:
         """Others that have not written yet take their place behind these."""
-        assert other.end == 0
-        mine, theirs = self.keys_values, other.keys_values
-        if mine.shape[4] != theirs.shape[4] or self.mask is not None or other.mask is not None:
-            width = max(mine.shape[4], theirs.shape[4])
-            self.mask = torch.cat([widened(state.mask, state.keys_values, width) for state in (self, other)])
-            mine, theirs = (nn.functional.pad(kept, (0, 0, 0, width - kept.shape[4])) for kept in (mine, theirs))
-        self.keys_values = torch.cat((mine, theirs), dim=2)
-        newcomers = len(other.begins)
+        self.narrow(1.0)
+        theirs, mask = self.fitted(other)
+        self.keys_values = torch.cat((self.keys_values, theirs), dim=2)
+        self.mask = None if mask is None or self.mask is None else torch.cat((self.mask, mask))
+        newcomers = len(other.lengths)
         self.own = torch.cat((self.own, self.own.new_zeros(*self.own.shape[:2], newcomers, *self.own.shape[3:])), dim=2)
-        nobody = self.ancestors.new_full((newcomers, *self.ancestors.shape[1:]), -1)
-        self.ancestors = torch.cat((self.ancestors, nobody))
-        self.begins = torch.cat((self.begins, other.begins + self.end))
-        self.is_even = self.end == 0
+        if self.ancestors is not None:
+            nobody = self.ancestors.new_full((newcomers, *self.ancestors.shape[1:]), -1)
+            self.ancestors = torch.cat((self.ancestors, nobody))
+        self.lengths = torch.cat((self.lengths, other.lengths))
+        self.count()
+
+    def replace(self, places: torch.Tensor, other: TransformerState, others: torch.Tensor) -> None:
+        """Some others that have not written yet take the places of some of these."""
+        theirs, mask = self.fitted(other)
+        self.keys_values.index_copy_(2, places, theirs.index_select(2, others))
+        if mask is not None and self.mask is not None:
+            self.mask.index_copy_(0, places, mask.index_select(0, others))
+            self.narrow(NARROWER)
+        if self.ancestors is not None:
+            self.ancestors.index_fill_(0, places, -1)
+        self.lengths.index_fill_(0, places, 0)
+        self.count()
+
+    def count(self) -> None:
+        """After others came or went."""
+        self.longest = int(self.lengths.max())
+        self.is_even = int(self.lengths.min()) == self.longest
+
+    def narrow(self, share: float) -> None:
+        """Takes the columns away that no source needs, if no more than this share of them is left."""
+        if self.mask is None:
+            return
+        width = int((self.mask[:, 0, 0] == 0).any(0).nonzero().amax()) + 1  # padded at the end
+        if width < self.mask.shape[-1] and width <= share * self.mask.shape[-1]:
+            self.keys_values, self.mask = self.keys_values[..., :width, :].contiguous(), self.mask[..., :width]
+
+    def fitted(self, other: TransformerState) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Another's keys, values and mask, both states being made as wide as the wider one."""
+        mine, theirs = self.keys_values, other.keys_values
+        if mine.shape[4] == theirs.shape[4] and self.mask is None and other.mask is None:
+            return theirs, None
+        width = max(mine.shape[4], theirs.shape[4])
+        self.mask, mask = (widened(state.mask, state.keys_values, width) for state in (self, other))
+        if mine.shape[4] < width:
+            self.keys_values = nn.functional.pad(mine, (0, 0, 0, width - mine.shape[4]))
+        return nn.functional.pad(theirs, (0, 0, 0, width - theirs.shape[4])), mask
+
+
+NARROWER = 0.75
+"""The share of the columns of sources at which it pays to take the others away."""
 
 
 def widened(mask: torch.Tensor | None, keys_values: torch.Tensor, width: int) -> torch.Tensor:
@@ -287,6 +319,8 @@ class LeanTransformer:
 
     def step(self, tokens: torch.Tensor, state: TransformerState) -> torch.Tensor:
         """The last tokens (rows,) → scores of the next (rows, vocab), before the softmax."""
+        if not state.is_fixed:  # else whoever records the step sees to it
+            state.room()
         beams, rows = state.beams, len(tokens)
         states = self.embed(tokens, self.target_embeddings, self.scales[1])  # (rows, d_model)
         angles, rotary = self.position_of(state), None
@@ -317,6 +351,7 @@ class LeanTransformer:
             states = layer.around(states, layer.norm, attend_self)
             states = layer.around(states, layer.cross_norm, attend_source)
             states = layer.around(states, layer.final_norm, layer.feed_forward)
+        state.lengths += 1
         return self.output(self.decoder_norm(states)).float()
 
     def position_of(self, state: TransformerState) -> tuple[torch.Tensor, ...]:
@@ -324,5 +359,5 @@ class LeanTransformer:
         if state.num_columns not in self.tables:
             positions = torch.arange(state.num_columns, device=self.device)
             self.tables[state.num_columns] = self.angles(positions, self.decoder[0].heads)
-        places = state.column if state.is_even else state.column - state.begins
+        places = state.lengths[:1] if state.is_even else state.lengths
         return tuple(table.index_select(0, places) for table in self.tables[state.num_columns])

@@ -23,14 +23,14 @@ import torch
 from seqloom.decoding.replay import EVEN, Recorder
 from seqloom.decoding.targets import Candidate, SearchOptions, Targets
 
-TURNOVER = 0.25  # the share of a batch that leaves and comes at a time
+REFILLED = 1 / 16
+"""The share of a batch that is replaced at a time."""
+TURNOVER = 0.25
+"""That by which it grows or shrinks at a time."""
 
 
 class State(Protocol):
     """What a decoder keeps of its rows. `beams` rows of a sentence lie side by side."""
-
-    def room(self) -> None:
-        """Makes room for what the next step keeps."""
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Row i takes what row ``rows[i]`` of the same sentence has."""
@@ -40,6 +40,9 @@ class State(Protocol):
 
     def join(self, other: Any) -> None:
         """Sentences that were just started take their places behind these."""
+
+    def replace(self, places: torch.Tensor, other: Any, others: torch.Tensor) -> None:
+        """Some of another state's sentences, by their places there, that were just started take these places."""
 
 
 class Decoder(Protocol):
@@ -100,9 +103,13 @@ class Batch:
 
     def __init__(self, decoder: Decoder, options: SearchOptions, budget: int):
         self.decoder, self.options, self.budget = decoder, options, budget
-        self.sentences: list[Sentence] = []
+        self.sentences: list[Sentence | None] = []
+        """By their places; None where one has gone and nobody came."""
         self.targets: Targets | None = None
         self.state: Any = None
+        self.ready: deque[tuple[int, Sentence]] = deque()
+        """Those whose sources are read, by their places in what was `read`, and who wait for a place here."""
+        self.read: tuple[Targets, Any]
         self.recorder: Recorder | None = None
         """Where steps are recorded: then all sentences of a batch come and go together."""
         self.even = 1
@@ -111,19 +118,48 @@ class Batch:
     def turn_over(self, waiting: deque[Sentence]) -> Iterator[tuple[int, list[Candidate]]]:
         """Lets out what is done and takes in what waits, if it is worth while."""
         if self.targets is not None:
-            is_done = self.targets.is_done.tolist()
-            num_done = sum(is_done)
-            if num_done == len(is_done) or num_done >= max(1, TURNOVER * len(is_done)):
-                for sentence, done, found in zip(self.sentences, is_done, self.targets.results(), strict=True):
-                    if done:
-                        yield sentence.index, found
-                self.leave([place for place, done in enumerate(is_done) if not done])
-        room = 0
-        if waiting:
-            width = width_of([*self.sentences, waiting[0]], self.even)
+            yield from self.let_out(self.targets, waiting)
+        if waiting and not self.ready:
+            width = width_of([*filter(None, self.sentences), waiting[0]], self.even)
             room = max(1, self.budget // width) - len(self.sentences)
-        if room > 0 and (not self.sentences or room >= TURNOVER * (room + len(self.sentences))):
-            self.enter([waiting.popleft() for _ in range(min(room, len(waiting)))])
+            if not self.sentences or room >= max(1, TURNOVER * (room + len(self.sentences))):
+                self.enter([waiting.popleft() for _ in range(min(room, len(waiting)))])
+
+    def let_out(self, targets: Targets, waiting: deque[Sentence]) -> Iterator[tuple[int, list[Candidate]]]:
+        """Gives what is done, and its place to others or, where none wait, up."""
+        free, size = [place for place, done in enumerate(targets.is_done.tolist()) if done], len(self.sentences)
+        is_refilled = self.recorder is None and bool(self.ready or waiting)
+        share = REFILLED if is_refilled else TURNOVER
+        if len(free) < size and len(free) < max(1, share * size):
+            return
+        places = torch.tensor(free, device=self.decoder.device)
+        for place, found in zip(free, targets.results(places), strict=True):
+            if (sentence := self.sentences[place]) is not None:
+                yield sentence.index, found
+            self.sentences[place] = None
+        if is_refilled:
+            self.refill(deque(free), waiting)
+        stay = [place for place, sentence in enumerate(self.sentences) if sentence is not None]
+        if len(stay) <= (1 - TURNOVER) * size:
+            self.leave(stay)
+
+    def refill(self, free: deque[int], waiting: deque[Sentence]) -> None:
+        """Gives places to those who wait, whose sources are read many at a time."""
+        assert self.targets is not None
+        while free and (self.ready or waiting):
+            if not self.ready:
+                count = min(len(waiting), len(self.sentences))
+                self.ready = deque(enumerate(waiting.popleft() for _ in range(count)))
+                self.read = self.start([sentence for _, sentence in self.ready])
+            pairs = [(free.popleft(), *self.ready.popleft()) for _ in range(min(len(free), len(self.ready)))]
+            places, others = (
+                torch.tensor(side, device=self.decoder.device) for side in list(zip(*pairs, strict=True))[:2]
+            )
+            targets, state = self.read
+            self.targets.replace(places, targets, others)
+            self.state.replace(places, state, others)
+            for place, _, sentence in pairs:
+                self.sentences[place] = sentence
 
     def leave(self, stay: list[int]) -> None:
         """All others go."""
@@ -131,21 +167,25 @@ class Batch:
         if not stay or self.targets is None:
             self.state, self.targets = None, None
             return
-        places = torch.tensor(stay).to(self.decoder.device)
+        places = torch.tensor(stay, device=self.decoder.device)
         self.state.keep(places)
         self.targets.keep(places)
 
     def enter(self, newcomers: list[Sentence]) -> None:
-        """Reads their sources."""
-        ids, mask = padded(newcomers, width_of(newcomers, self.even), self.options.pad_token)
-        state = self.decoder.start(ids.to(self.decoder.device), mask.to(self.decoder.device), self.options.rows)
-        targets = Targets(self.options, [sentence.prefix for sentence in newcomers], self.decoder.device)
+        """Takes them in beside those that are there."""
+        targets, state = self.start(newcomers)
         if self.targets is None:
-            self.state, self.targets = state, targets
+            self.targets, self.state = targets, state
         else:
             self.state.join(state)
             self.targets.join(targets)
         self.sentences += newcomers
+
+    def start(self, newcomers: list[Sentence]) -> tuple[Targets, Any]:
+        """Reads their sources."""
+        ids, mask = padded(newcomers, width_of(newcomers, self.even), self.options.pad_token)
+        state = self.decoder.start(ids.to(self.decoder.device), mask.to(self.decoder.device), self.options.rows)
+        return Targets(self.options, [sentence.prefix for sentence in newcomers], self.decoder.device), state
 
     def step(self) -> None:
         """One more token for every row; as many as it takes, if steps are recorded."""
@@ -154,7 +194,6 @@ class Batch:
             self.targets = self.recorder.run(self.targets, self.state)
             return
         self.targets.room()
-        self.state.room()
         rows = self.targets.advance(self.decoder.step(self.targets.last, self.state))
         if rows is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device)):
             self.state.reorder(rows)

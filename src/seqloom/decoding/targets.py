@@ -2,9 +2,7 @@
 
 In tensors alone, changed in place: a step asks nothing of the host, so that on a GPU it can be recorded once and
 replayed (`seqloom.decoding.replay`). Beam search is that of transformers' `_beam_search` (Sutskever et al. 2014,
-arXiv:1409.3215, with its length penalty and its ends), sentence by sentence.
-
-All sentences write into one column at a time; one that came later begins at a later column, with its start token.
+arXiv:1409.3215, with its length penalty and its ends), sentence by sentence: each has its own length.
 
 Shapes: sentences, beams (or samples, of each), rows = sentences · beams, columns (room, not all in use), vocab.
 """
@@ -72,21 +70,17 @@ class Targets:
     def __init__(self, options: SearchOptions, prefixes: list[list[int]], device: torch.device):
         sentences, rows = len(prefixes), options.rows
         self.options, self.device = options, device
-        self.end = 0  # the column written last
-        self.column = torch.zeros(1, dtype=torch.long, device=device)  # the same, for a step to count
-        self.begins = torch.zeros(sentences, dtype=torch.long, device=device)  # the column of each one's start token
-        longest = max(map(len, prefixes), default=0)
-        padded = torch.tensor([prefix + [options.pad_token] * (longest - len(prefix)) for prefix in prefixes])
-        self.prefixes = padded.view(sentences, longest).long().to(device)
-        self.prefix_lengths = torch.tensor([len(prefix) for prefix in prefixes], dtype=torch.long).to(device)
-        self.tokens = self.begins.new_full((sentences, rows, 1 + FIRST_COLUMNS), options.pad_token)
+        self.longest = 0  # tokens at most, that a sentence has written; not counted with it is its start token
+        self.lengths = torch.zeros(sentences, dtype=torch.long, device=device)  # of each, prefix included
+        self.prefixes, self.prefix_lengths = padded(prefixes, options.pad_token, device)
+        self.tokens = self.lengths.new_full((sentences, rows, 1 + FIRST_COLUMNS), options.pad_token)
         self.tokens[..., 0] = options.start_token
         self.scores = torch.zeros(sentences, rows, device=device)  # of the beams that run
         self.scores[:, 1:] = -1e9  # all are the same at first: one goes on
         # What is finished, the best first: without beams, row by row. Its length is 0 where there is none yet.
         self.found = self.tokens.clone() if options.num_beams > 1 else self.tokens
         self.found_scores = torch.full((sentences, rows), -torch.inf, device=device)
-        self.found_lengths = self.begins.new_zeros(sentences, rows)
+        self.found_lengths = self.lengths.new_zeros(sentences, rows)
         self.is_done = torch.zeros(sentences, dtype=torch.bool, device=device)
         self.eos_tokens = torch.tensor(options.eos_tokens, dtype=torch.long).to(device)
         self.warpers = warpers(options) if options.do_sample else []
@@ -94,21 +88,26 @@ class Targets:
     @property
     def last(self) -> torch.Tensor:
         """The last token of every row (rows,)."""
-        return self.tokens.index_select(2, self.column).flatten()
+        return self.tokens.gather(2, self.places).flatten()
+
+    @property
+    def places(self) -> torch.Tensor:
+        """Of the last token of every row (sentences, beams, 1)."""
+        return self.lengths[:, None, None].expand(*self.tokens.shape[:2], 1)
 
     @property
     def is_full(self) -> bool:
         """Whether the next token needs more room."""
-        return self.end + 1 == self.tokens.shape[2]
+        return self.longest + 1 == self.tokens.shape[2]
 
     def room(self) -> None:
-        """Makes sure that there is a column to write into, and counts it."""
+        """Makes sure that there is a place for the next token."""
         if self.is_full:
             are_one = self.found is self.tokens
             more = torch.full_like(self.tokens[..., 1:], self.options.pad_token)
             self.tokens = torch.cat((self.tokens, more), dim=2)
             self.found = self.tokens if are_one else torch.cat((self.found, more), dim=2)
-        self.end += 1
+        self.longest += 1
 
     def advance(self, logits: torch.Tensor) -> torch.Tensor | None:
         """One more token for every row, by the scores of all tokens (rows, vocab), which may be changed.
@@ -116,7 +115,7 @@ class Targets:
         Returns:
             With beams, the row (rows,) of the same sentence that each row goes on from.
         """
-        num_new = (self.column - self.begins - self.prefix_lengths)[:, None]  # (sentences, 1), beyond the prefix
+        num_new = (self.lengths - self.prefix_lengths)[:, None]  # (sentences, 1), beyond the prefix
         if self.options.num_beams > 1:
             normaliser = log_normaliser(logits)  # (rows, 1), of all tokens: also of those that must not come
             return self.advance_beams(self.constrained(logits, normaliser, num_new), normaliser, num_new + 1)
@@ -127,16 +126,15 @@ class Targets:
         """Leaves no token that must not come next."""
         options, (sentences, beams, _) = self.options, self.tokens.shape
         if options.no_repeat_ngram_size:
-            written = self.tokens[..., : self.end].flatten(0, 1)
-            begins = self.begins.repeat_interleave(beams)
-            ban_repeated_ngrams(scores, written, begins, options.no_repeat_ngram_size)
+            written = self.tokens[..., : self.longest].flatten(0, 1)
+            ban_repeated_ngrams(scores, written, self.places.flatten(), options.no_repeat_ngram_size)
         by_sentence = scores.view(sentences, beams, -1)
         if options.min_new_tokens:
             is_early = (num_new >= 0) & (num_new < options.min_new_tokens)
             banned = by_sentence.index_select(2, self.eos_tokens).masked_fill(is_early[..., None], -torch.inf)
             by_sentence.index_copy_(2, self.eos_tokens, banned)
         if self.prefixes.shape[1]:
-            places = (self.column - self.begins).clamp(max=self.prefixes.shape[1] - 1)[:, None]
+            places = self.lengths.clamp(max=self.prefixes.shape[1] - 1)[:, None]
             forced = self.prefixes.gather(1, places)[:, None].expand(-1, beams, -1)  # (sentences, beams, 1)
             certain = torch.zeros_like(scores[:, :1]) if normaliser is None else normaliser
             only = torch.full_like(by_sentence, -torch.inf).scatter(2, forced, certain.view(sentences, beams, 1))
@@ -152,10 +150,10 @@ class Targets:
         else:
             chosen = scores.argmax(-1, keepdim=True)
         chosen = chosen.view(self.tokens.shape[:2])
-        self.column += 1
-        self.tokens.index_copy_(2, self.column, chosen[..., None])
+        self.lengths += 1
+        self.tokens.scatter_(2, self.places, chosen[..., None])
         ends = self.ends(chosen, num_new) & (self.found_lengths == 0)
-        self.found_lengths.copy_(torch.where(ends, (self.column - self.begins)[:, None], self.found_lengths))
+        self.found_lengths.copy_(torch.where(ends, self.lengths[:, None], self.found_lengths))
         self.is_done.copy_((self.found_lengths > 0).all(1))
 
     def advance_beams(self, scores: torch.Tensor, normaliser: torch.Tensor, num_new: torch.Tensor) -> torch.Tensor:
@@ -174,9 +172,9 @@ class Targets:
         running, chosen = totals.gather(1, order), parents.gather(1, order)
 
         written = self.tokens.gather(1, chosen[..., None].expand(-1, -1, columns))
-        self.column += 1
+        self.lengths += 1
         self.collect(totals, parents, ids, ends, num_new)
-        self.tokens.copy_(written.index_copy_(2, self.column, ids.gather(1, order)[..., None]))
+        self.tokens.copy_(written.scatter_(2, self.places, ids.gather(1, order)[..., None]))
         self.scores.copy_(running)
         self.close(running[:, :1], num_new)
         first_rows = beams * torch.arange(sentences, device=chosen.device)[:, None]
@@ -198,8 +196,8 @@ class Targets:
         scores = (totals[:, :beams] / num_new**self.options.length_penalty).clamp(min=LEAST)
         scores = scores.masked_fill(~finished, -torch.inf)
         written = self.tokens.gather(1, parents[:, :beams, None].expand(-1, -1, columns))
-        written.index_copy_(2, self.column, ids[:, :beams, None])
-        lengths = (self.column - self.begins)[:, None] * finished
+        written.scatter_(2, self.places, ids[:, :beams, None])
+        lengths = self.lengths[:, None] * finished
         # Of equals, the one that was found first.
         scores, order = torch.cat((self.found_scores, scores), 1).sort(dim=1, descending=True, stable=True)
         order = order[:, :beams]
@@ -220,53 +218,71 @@ class Targets:
         is_done = (hopeless & (num_new > 0)) | (num_new >= options.max_new_tokens)
         self.is_done.logical_or_(is_done[:, 0])
 
-    def results(self) -> list[list[Candidate]]:
-        """What was found for each sentence so far, the best first."""
+    def results(self, places: torch.Tensor) -> list[list[Candidate]]:
+        """What was found for some sentences, by their places; the best first."""
         num_returned = self.options.num_return_sequences
         kept = (self.found, self.found_lengths, self.found_scores)
-        tokens, lengths, scores = (part[:, :num_returned].tolist() for part in kept)
+        tokens, lengths, scores = (part.index_select(0, places)[:, :num_returned].tolist() for part in kept)
         is_beam = self.options.num_beams > 1
         return [
             [
-                Candidate(score if is_beam else 0.0, written[begin + 1 : begin + 1 + length])
+                Candidate(score if is_beam else 0.0, written[1 : 1 + length])
                 for written, length, score in zip(*of_sentence, strict=True)
                 if length
             ]
-            for begin, *of_sentence in zip(self.begins.tolist(), tokens, lengths, scores, strict=True)
+            for of_sentence in zip(tokens, lengths, scores, strict=True)
         ]
 
     def keep(self, sentences: torch.Tensor) -> None:
-        """The others leave, by their places, and the columns of those who began before the rest."""
+        """The others leave, by their places."""
         are_one = self.found is self.tokens
-        for name in ("begins", "prefixes", "prefix_lengths", "scores", "found_scores", "found_lengths", "is_done"):
+        for name in OF_SENTENCES:
             setattr(self, name, getattr(self, name).index_select(0, sentences))
-        first = int(self.begins.min())
-        self.tokens = self.moved(self.tokens, sentences, first)
-        self.found = self.tokens if are_one else self.moved(self.found, sentences, first)
-        self.begins -= first
-        self.column -= first
-        self.end -= first
-
-    def moved(self, tokens: torch.Tensor, sentences: torch.Tensor, first: int) -> torch.Tensor:
-        """Some sentences' tokens, from a column on, with the same room."""
-        moved = torch.full_like(tokens[sentences], self.options.pad_token)
-        moved[..., : tokens.shape[2] - first] = tokens[sentences, :, first:]
-        return moved
+        if are_one:
+            self.found = self.tokens
+        self.longest = int(self.lengths.max())
 
     def join(self, other: Targets) -> None:
         """Others that have not written yet take their places behind these."""
-        assert other.end == 0
         are_one = self.found is self.tokens
-        width = max(self.prefixes.shape[1], other.prefixes.shape[1])
-        pad = torch.nn.functional.pad
-        self.prefixes = torch.cat([pad(some.prefixes, (0, width - some.prefixes.shape[1])) for some in (self, other)])
-        self.begins = torch.cat((self.begins, other.begins + self.column))
-        for name in ("prefix_lengths", "scores", "found_scores", "found_lengths", "is_done"):
+        self.fit(other)
+        for name in OF_SENTENCES:
             setattr(self, name, torch.cat((getattr(self, name), getattr(other, name))))
-        theirs = self.tokens.new_full((len(other.begins), *self.tokens.shape[1:]), self.options.pad_token)
-        theirs[..., self.end] = self.options.start_token
-        self.tokens = torch.cat((self.tokens, theirs))
-        self.found = self.tokens if are_one else torch.cat((self.found, theirs))
+        if are_one:
+            self.found = self.tokens
+
+    def replace(self, places: torch.Tensor, other: Targets, others: torch.Tensor) -> None:
+        """Some others that have not written yet take the places of some of these."""
+        self.fit(other)
+        for name in OF_SENTENCES:
+            getattr(self, name).index_copy_(0, places, getattr(other, name).index_select(0, others))
+        self.longest = int(self.lengths.max())
+
+    def fit(self, other: Targets) -> None:
+        """Gives others the room that these have, and both room for the longest prefix."""
+        assert other.longest == 0
+        pad, pad_token = torch.nn.functional.pad, self.options.pad_token
+        for name in ("tokens", "found"):
+            lacking = self.tokens.shape[2] - getattr(other, name).shape[2]
+            setattr(other, name, pad(getattr(other, name), (0, lacking), value=pad_token))
+        width = max(self.prefixes.shape[1], other.prefixes.shape[1])
+        for one in (self, other):
+            one.prefixes = pad(one.prefixes, (0, width - one.prefixes.shape[1]))
+
+
+OF_SENTENCES = (
+    "lengths", "prefixes", "prefix_lengths", "tokens", "found", "scores", "found_scores", "found_lengths", "is_done",
+)  # fmt: skip
+"""Tensors of `Targets` with a row for each sentence."""
+
+
+def padded(prefixes: list[list[int]], pad_token: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prefixes (sentences, longest of them), and their lengths (sentences,)."""
+    lengths = torch.tensor([len(prefix) for prefix in prefixes], dtype=torch.long)
+    rows = torch.full((len(prefixes), max(map(len, prefixes), default=0)), pad_token)
+    for row, prefix in zip(rows, prefixes, strict=True):
+        row[: len(prefix)] = torch.tensor(prefix, dtype=torch.long)
+    return rows.to(device), lengths.to(device)
 
 
 def warpers(options: SearchOptions) -> list[LogitsProcessor]:
