@@ -1,0 +1,35 @@
+"""Runs a model that was exported to ONNX, by ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqloom.decoding.graph_decoder import GraphDecoder, Kept
+
+
+class OnnxGraph:
+    """A file, in a session of its own, with torch's number of threads; tensors go in and out without a copy."""
+
+    def __init__(self, path: Path):
+        from onnxruntime import InferenceSession, SessionOptions
+
+        options = SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        options.log_severity_level = 3  # errors, which are raised too
+        self.session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.input_names = [node.name for node in self.session.get_inputs()]
+        self.output_names = [node.name for node in self.session.get_outputs()]
+
+    def __call__(self, inputs: Kept) -> Kept:
+        from onnxruntime import OrtValue
+
+        given = {name: OrtValue.from_dlpack(part) for name, part in zip(self.input_names, inputs, strict=True)}
+        return [torch.from_dlpack(part) for part in self.session.run_with_ort_values(self.output_names, given)]
+
+
+def open_engine(folder: Path, about: dict[str, Any]) -> GraphDecoder:
+    """The decoder of an exported model's folder."""
+    return GraphDecoder(OnnxGraph(folder / "encoder.onnx"), OnnxGraph(folder / "decoder.onnx"))
