@@ -15,6 +15,7 @@ from seqloom.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from seqloom.decoding.coverage import coverage_beam_search as coverage_beam_search
+    from seqloom.decoding.loading import load_exported as load_exported
     from seqloom.decoding.translate import Hypothesis as Hypothesis
     from seqloom.decoding.translate import stream as stream
     from seqloom.decoding.translate import translate as translate
@@ -35,10 +36,13 @@ def _load() -> None:
     """Makes the public names, those of every family among them, which registers these."""
     models = importlib.import_module(f"{__name__}.modeling")
     from seqloom.decoding.coverage import coverage_beam_search
+    from seqloom.decoding.loading import load_exported
     from seqloom.decoding.translate import Hypothesis, stream, translate
 
     names = {name: getattr(models, name) for name in models.__all__}
-    names |= {public.__name__: public for public in (Hypothesis, coverage_beam_search, stream, translate)}
+    names |= {
+        public.__name__: public for public in (Hypothesis, coverage_beam_search, load_exported, stream, translate)
+    }
     globals().update(names, __all__=["__version__", *names])
 
 

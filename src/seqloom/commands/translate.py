@@ -35,13 +35,13 @@ class Translate(Command):
     def run(self) -> None:
         import torch
 
-        from seqloom.decoding.loading import is_of_ours, load_model, tokenizer_of
+        from seqloom.decoding.loading import is_of_ours, open_model, tokenizer_of
         from seqloom.decoding.options import check_options, try_options
         from seqloom.decoding.translate import translate
         from seqloom.settings.reading import load_scoring_settings
 
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)
-        model = load_model(self.model, settings.revision, settings.trust_remote_code)
+        model = open_model(self.model, settings.revision, settings.trust_remote_code)
         tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
         check_options(model.generation_config, generate_kwargs, several=True, is_own=is_of_ours(model))
         try_options(model, tokenizer, generate_kwargs)

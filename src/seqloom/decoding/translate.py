@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -18,8 +19,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
 
 from seqloom.data.tokenization import target_tokenizer
+from seqloom.decoding.asked import NotOurs, options_for
 from seqloom.decoding.coverage import coverage_beam_search, coverage_order
-from seqloom.decoding.engine import NotOurs, decoder_for, options_for, tell
+from seqloom.decoding.engine import decoder_for, tell
+from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
 from seqloom.decoding.options import limited
@@ -240,9 +243,16 @@ def _found(
     try:
         given = dict(generate_kwargs)
         penalty = given.pop("coverage_penalty", 0.0)
-        if penalty:
-            del given["custom_generate"]
-        options, decoder = options_for(model, given), decoder_for(model, dtype)
+        if isinstance(model, ExportedModel):
+            if dtype is not None:
+                raise ValueError(model.refusal(f"compute in {dtype}, another dtype than it was exported in"))
+            options = model.asked(generate_kwargs)
+            search_by = model.search
+        else:
+            if penalty:
+                del given["custom_generate"]
+            options = options_for(model, given)
+            search_by = partial(search, decoder_for(model, dtype))
         if penalty and options.num_beams < 2:
             raise NotOurs("there are no beams to rank")
     except NotOurs as reason:
@@ -255,7 +265,7 @@ def _found(
         num_returned = options.num_return_sequences
         if penalty:  # the best are known when all are ranked
             options = replace(options, num_return_sequences=options.num_beams)
-        done = search(decoder, encoded, options, batch_tokens=batch_tokens)
+        done = search_by(encoded, options, batch_tokens=batch_tokens)
         while some := list(itertools.islice(done, 64)):
             batch = [index for index, _ in some]
             rows = [[options.start_token, *candidate.tokens] for _, found in some for candidate in found]
@@ -295,9 +305,15 @@ def _hypotheses(
     output_attentions: bool,
 ) -> list[Hypothesis]:
     """Scores and maps by one pass of teacher forcing: they are the model's own, however the sequences were found."""
-    with eager_attention(model) if output_attentions else contextlib.nullcontext():
-        options = {"output_attentions": True} if output_attentions else {}
-        scores, outputs = teacher_forced(model, sequences, inputs["input_ids"], inputs["attention_mask"], **options)
+    outputs: Any = None
+    if isinstance(model, ExportedModel):
+        if output_attentions:
+            raise ValueError(model.refusal("give attentions"))
+        scores = _scores_of(model, sequences, **inputs)
+    else:
+        with eager_attention(model) if output_attentions else contextlib.nullcontext():
+            options = {"output_attentions": True} if output_attentions else {}
+            scores, outputs = teacher_forced(model, sequences, inputs["input_ids"], inputs["attention_mask"], **options)
     lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
     texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
     maps = None
@@ -320,6 +336,21 @@ def _hypotheses(
             )
         )
     return hypotheses
+
+
+def _scores_of(
+    model: ExportedModel, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """What `teacher_forced` gives, by an exported model: log p (batch · returned, target), 0 after the end."""
+    lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
+    returned = len(sequences) // len(input_ids)
+    sources = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+    targets = [ids[1 : 1 + length].tolist() for ids, length in zip(sequences, lengths, strict=True)]
+    each = model.score([ids for ids in sources for _ in range(returned)], targets, int(sequences[0, 0]))
+    scores = torch.zeros(len(targets), sequences.shape[1] - 1)
+    for row, mine in enumerate(each):
+        scores[row, : len(mine)] = torch.tensor(mine)
+    return scores
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
@@ -349,6 +380,8 @@ def stream(
             f"num_beams is {num_beams}, but an output can only be streamed with one beam, since the best of several is "
             "not known before the end: leave num_beams out, or call translate."
         )
+    if isinstance(model, ExportedModel):
+        raise ValueError(model.refusal("stream what it writes"))
     inputs = tokenizer([source], return_tensors="pt").to(model.device)
     check_sources(model, inputs["input_ids"].tolist(), None)
     streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
