@@ -1,4 +1,4 @@
-"""A decoder of two graphs, whatever runs them: what is kept of rows and sources, as `seqloom.export.graphs` lays it out.
+"""A decoder of two graphs, whatever runs them; `seqloom.export.graphs` says what they are.
 
 Shapes: sentences, beams (of each), rows = sentences · beams, source, time (columns), vocab.
 """
@@ -27,9 +27,7 @@ class Graph(Protocol):
 class GraphState:
     """What is kept of the targets as they are written, and of their sources."""
 
-    def __init__(
-        self, attention_mask: torch.Tensor, of_source: Kept, of_target: Kept, lengths: torch.Tensor | None
-    ):
+    def __init__(self, attention_mask: torch.Tensor, of_source: Kept, of_target: Kept, lengths: torch.Tensor | None):
         self.attention_mask = attention_mask  # (sentences, source), padded at the end
         self.of_source = of_source  # (sentences, …, source, width) each
         self.of_target = of_target  # (sentences, beams, …), or where it grows (sentences, beams, …, time, width) each
@@ -53,7 +51,6 @@ class GraphState:
 
     def join(self, other: GraphState) -> None:
         """Others take their place behind these: sources end, targets begin with what nobody sees."""
-        width = max(self.attention_mask.shape[1], other.attention_mask.shape[1])
 
         def joined(mine: torch.Tensor, theirs: torch.Tensor, dim: int, is_before: bool = False) -> torch.Tensor:
             """Side by side, as wide as the wider one."""

@@ -11,15 +11,26 @@ from seqloom.decoding.graph_decoder import GraphDecoder, Kept
 
 
 class OnnxGraph:
-    """A file, in a session of its own, with torch's number of threads; tensors go in and out without a copy."""
+    """A file, in a session of its own, with torch's number of threads; tensors go in and out without a copy.
+
+    Raises:
+        ValueError: ONNX Runtime cannot read it.
+    """
 
     def __init__(self, path: Path):
         from onnxruntime import InferenceSession, SessionOptions
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         options = SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
         options.log_severity_level = 3  # errors, which are raised too
-        self.session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            self.session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except (
+            errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,
+            errors.NotImplemented, errors.RuntimeException,
+        ) as error:  # fmt: skip
+            raise ValueError(f"{path.name}: {error}") from None
         self.input_names = [node.name for node in self.session.get_inputs()]
         self.output_names = [node.name for node in self.session.get_outputs()]
 
@@ -31,5 +42,9 @@ class OnnxGraph:
 
 
 def open_engine(folder: Path, about: dict[str, Any]) -> GraphDecoder:
-    """The decoder of an exported model's folder."""
+    """The decoder of an exported model's folder.
+
+    Raises:
+        ValueError: ONNX Runtime cannot read a file of it.
+    """
     return GraphDecoder(OnnxGraph(folder / "encoder.onnx"), OnnxGraph(folder / "decoder.onnx"))

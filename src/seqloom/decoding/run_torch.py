@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from seqloom.decoding.asked import NotHere
 from seqloom.decoding.graph_decoder import GraphDecoder, Kept
 
 NAMES = "seqloom"
@@ -42,18 +43,18 @@ def check_machine(folder: Path, made_for: dict[str, Any]) -> None:
     """Refuses what was compiled for something else: it would crash, not raise.
 
     Raises:
-        ValueError: It was; the message says for what.
+        NotHere: It was; the message says for what.
     """
     here = machine()
     for name in ("torch", "platform"):
         if made_for[name] != here[name]:
-            raise ValueError(
+            raise NotHere(
                 f"{folder} was compiled for {name} {made_for[name]} and this is {here[name]}: compiled models run "
                 "where they are made; export the model again here, or --to onnx, which runs everywhere."
             )
     lacking = sorted(set(made_for["instructions"]) - set(here["instructions"]))
     if lacking:
-        raise ValueError(
+        raise NotHere(
             f"{folder} was compiled for a processor with {', '.join(lacking)}, which this one has not: export the "
             "model again here, or --to onnx, which runs everywhere."
         )
@@ -63,7 +64,7 @@ def open_engine(folder: Path, about: dict[str, Any]) -> GraphDecoder:
     """The decoder of an exported model's folder.
 
     Raises:
-        ValueError: It was compiled for another machine or another torch.
+        NotHere: It was compiled for another machine or another torch.
     """
     check_machine(folder, about["made_for"])
     return GraphDecoder(PackagedGraph(folder / "encoder.pt2"), PackagedGraph(folder / "decoder.pt2"))

@@ -1,8 +1,8 @@
 """A model as two graphs of plain tensors, which other runtimes can run: the encoder, and one step of the decoder.
 
 The encoder reads sources once. The step reads the last token of every row, what is kept of the sources and what is
-kept of the targets, and gives the scores of the next tokens and what is kept then. `KeptOfSource` and `KeptOfTarget`
-are lists whose tensors are named in `Graphs`; what a caller does with them is the same for every model:
+kept of the targets, and gives the scores of the next tokens and what is kept then. What a caller does with that is the
+same for every model (`seqloom.decoding.graph_decoder` does it):
 
 - what is kept of a source is (sentences, …, source, width): padded at the end where sentences are put side by side;
 - what is kept of a target is (sentences, beams, …), and comes from the encoder with one beam, to be repeated. Where it
@@ -16,19 +16,24 @@ Shapes: sentences, beams (of each), source, time (columns), heads, head_dim, d_m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 from torch.export import Dim
 
+from seqloom.decoding.asked import NotOurs
+from seqloom.decoding.engine import decoder_for
 from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqEncoderOutput
 from seqloom.modeling.modeling_transformer_seq2seq import rotate, sinusoids
 
 Kept = list[torch.Tensor]
+
+TORCH = "2.13"
+"""The oldest whose exporter is known to take both families."""
 
 
 class TransformerEncoderGraph(nn.Module):
@@ -42,7 +47,7 @@ class TransformerEncoderGraph(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[Kept, Kept]:
         """(sentences, source) each → (sentences, heads, source, head_dim) each; (sentences, 1, heads, 1, head_dim)"""
         memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
-        of_source = [kept for each in self.attentions for kept in each.cross_keys_values(memory, None)]
+        of_source = [kept.contiguous() for each in self.attentions for kept in each.cross_keys_values(memory, None)]
         return of_source, [kept[:, None, :, :1].new_zeros(kept[:, None, :, :1].shape) for kept in of_source]
 
 
@@ -124,10 +129,11 @@ class RnnEncoderGraph(nn.Module):
         """(sentences, source) each → (sentences, source, hidden) each; (sentences, 1, hidden or feed) each"""
         read = self.encoder(input_ids, attention_mask, return_dict=True)
         state, feed, keys = self.decoder.recall(None, RnnSeq2SeqEncoderOutput.from_any(read))
-        of_target = [layer[:, None] for part in state for layer in part.unbind(1)]
+        of_target = [layer[:, None].contiguous() for part in state for layer in part.unbind(1)]
         if feed is not None:
             of_target.append(feed[:, None])
-        return [] if keys is None else [keys.clone(), read.last_hidden_state], of_target
+        # Luong's keys can be the memory itself; the exporter wants two.
+        return [] if keys is None else [keys.clone(), read.last_hidden_state.contiguous()], of_target
 
 
 class RnnStepGraph(nn.Module):
@@ -157,7 +163,7 @@ class RnnStepGraph(nn.Module):
             before = [of_target[part * depth + index].flatten(0, 1) for part in range(size)]
             output, *final = layer(inputs.flatten(0, 1)[:, None], None, *before)  # (rows, 1, hidden), (rows, hidden)
             inputs = output.view(*tokens.shape, -1)
-            finals.append([part.view(*tokens.shape, -1) for part in final])
+            finals.append([part.view(*tokens.shape, -1).contiguous() for part in final])
         kept = [part for parts in zip(*finals, strict=True) for part in parts]
         if attention is None:
             return self.lm_head(decoder.readout(inputs)), kept
@@ -193,6 +199,20 @@ class Graph:
             return torch.export.export(self.module, self.inputs, dynamic_shapes=self.dynamic_shapes, strict=False)
 
 
+def check_model(model: Any) -> None:
+    """Refuses what there are no graphs of.
+
+    Raises:
+        ValueError: It is no model as seqloom made it, or torch is too old to export it.
+    """
+    if Version(torch.__version__) < Version(TORCH):
+        raise ValueError(f"--to onnx and --to torch need torch {TORCH} or newer, and this is {torch.__version__}.")
+    try:
+        decoder_for(model)
+    except NotOurs as reason:
+        raise ValueError(f"--to onnx and --to torch know the layers of seqloom's own models, but {reason}.") from None
+
+
 def graphs(model: Any) -> tuple[Graph, Graph]:
     """The encoder and the step of a model of seqloom's, in evaluation mode, in float32 on the CPU."""
     encoder_class, step_class = FAMILIES[type(model)]
@@ -202,6 +222,8 @@ def graphs(model: Any) -> tuple[Graph, Graph]:
     attention_mask = (torch.arange(5) < torch.tensor([[5], [4], [2]])).long()
     with torch.no_grad():
         of_source, of_target = encoder(input_ids, attention_mask)
+    # Compiled programs go by the strides that they were shown.
+    of_source = [kept.contiguous() for kept in of_source]
     of_target = [kept.repeat_interleave(2, 1) for kept in of_target]
     if grows:
         of_target = [kept.repeat_interleave(4, -2) for kept in of_target]

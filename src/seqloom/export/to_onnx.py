@@ -11,25 +11,51 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
-from seqloom.export.graphs import graphs
+from seqloom.export.graphs import check_model, graphs
 
+ENGINE = "onnx"
+DTYPES = ("float32", "int8")
 OPSET = 20
 """Of ONNX's operators; ONNX Runtime has it since 1.17."""
 
+USE = """
+import json
 
-def write_onnx(model: Any, folder: Path, dtype: str = "float32") -> dict[str, Any]:
-    """Writes both files.
+import numpy as np
+import onnxruntime
+from transformers import AutoTokenizer
 
-    Args:
-        model: One of seqloom's, in evaluation mode, in float32 on the CPU.
-        folder: That is there.
-        dtype: ``"float32"``, or ``"int8"``: the weights of matrix products, by output; what they read, by call. The
-            embeddings stay float32.
+tokenizer = AutoTokenizer.from_pretrained("DIR", trust_remote_code=True)
+config = json.load(open("DIR/generation_config.json"))
+encoder, decoder = (onnxruntime.InferenceSession(f"DIR/{name}.onnx") for name in ("encoder", "decoder"))
+ids = np.array([tokenizer("some text").input_ids])
+kept = {"attention_mask": np.ones_like(ids)}
+read = encoder.run(None, {"input_ids": ids, **kept})
+kept.update(zip((node.name for node in encoder.get_outputs()), read))
+token, written = config["decoder_start_token_id"], []
+while token not in np.atleast_1d(config["eos_token_id"]) and len(written) < 256:
+    kept |= {"tokens": np.array([[token]]), "lengths": np.array([len(written)])}
+    logits, *new = decoder.run(None, {node.name: kept[node.name] for node in decoder.get_inputs()})
+    kept.update((f"target_{index}", tensor) for index, tensor in enumerate(new))
+    token = int(logits[0, 0].argmax())
+    written.append(token)
+print(getattr(tokenizer, "target_tokenizer", tokenizer).decode(written, skip_special_tokens=True))
+"""
 
-    Returns:
-        Versions, for ``export.json``.
+
+def check(model: Any, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
+    """Refuses what there are no graphs of.
+
+    Raises:
+        ValueError: As for `check_model`.
     """
+    check_model(model)
+
+
+def write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> dict[str, Any]:
+    """As `seqloom.export.forms.Form.write`: ``encoder.onnx`` and ``decoder.onnx``."""
     import onnx
     import onnxruntime
 
@@ -45,7 +71,10 @@ def write_onnx(model: Any, folder: Path, dtype: str = "float32") -> dict[str, An
         program.save(folder / f"{name}.onnx")
         if dtype == "int8":
             quantize(folder / f"{name}.onnx")
-    return {"opset": OPSET, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
+    notes = [f"The files have opset {OPSET} of ONNX; torch {torch.__version__} and onnx {onnx.__version__} wrote them."]
+    if dtype == "int8":
+        notes.append("In int8 are the weights of the matrix products; the embeddings stay float32.")
+    return {"engine_version": onnxruntime.__version__, "opset": OPSET, "notes": notes}
 
 
 def quantize(path: Path) -> None:
