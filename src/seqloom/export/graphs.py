@@ -15,7 +15,12 @@ Shapes: sentences, beams (of each), source, time (columns), heads, head_dim, d_m
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import math
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -250,3 +255,16 @@ def graphs(model: Any) -> tuple[Graph, Graph]:
             ["logits", *(f"new_{name}" for name in target_names)],
         ),
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters say of operators that nobody asked for."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
+import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from seqloom.export.graphs import check_model, graphs
+from seqloom.export.graphs import check_model, graphs, quiet
 
 ENGINE = "onnx"
 DTYPES = ("float32", "int8")
@@ -60,6 +56,8 @@ def write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: s
     import onnxruntime
 
     for name, graph in zip(("encoder", "decoder"), graphs(model), strict=True):
+        if dtype == "int8" and name == "decoder":  # apart from the embeddings, which stay as they are
+            graph.module.lm_head = copy.deepcopy(graph.module.lm_head)
         with quiet():
             program = torch.onnx.export(
                 graph.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True,
@@ -89,16 +87,3 @@ def quantize(path: Path) -> None:
             extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
         )  # fmt: skip
     whole.unlink()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what exporters say of operators that nobody asked for."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from seqloom.decoding.run_torch import NAMES, machine
-from seqloom.export.graphs import check_model, graphs
+from seqloom.export.graphs import check_model, graphs, quiet
 
 ENGINE = "torch"
 DTYPES = ("float32",)
@@ -53,10 +53,11 @@ def write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: s
     """As `seqloom.export.forms.Form.write`: ``encoder.pt2`` and ``decoder.pt2``, in minutes."""
     for name, graph in zip(("encoder", "decoder"), graphs(model), strict=True):
         names = {"inputs": graph.input_names, "outputs": graph.output_names}
-        torch._inductor.aoti_compile_and_package(
-            graph.program(), package_path=str(folder / f"{name}.pt2"),
-            inductor_configs={"aot_inductor.metadata": {NAMES: json.dumps(names)}},
-        )  # fmt: skip
+        with quiet():
+            torch._inductor.aoti_compile_and_package(
+                graph.program(), package_path=str(folder / f"{name}.pt2"),
+                inductor_configs={"aot_inductor.metadata": {NAMES: json.dumps(names)}},
+            )  # fmt: skip
     made_for = machine()
     note = (
         f"It is compiled for torch {made_for['torch']} on {made_for['platform']}, and for processors with all the "
