@@ -14,8 +14,9 @@ Its beam search (``src/decoding.cc``) expands, scores and ends beams as transfor
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 
 from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.search import Candidate, SearchOptions
+from seqloom.support.foreign import from_json
 
 FOLDER = "ctranslate2"
 """Where its files lie in an exported folder: it has a config.json of its own."""
@@ -39,21 +41,25 @@ def open_engine(folder: Path, about: dict[str, Any]) -> CTranslate2Searcher:
         ValueError: There is no such folder in it.
         RuntimeError: CTranslate2's, of files that it cannot read.
     """
+    place, dtype = folder / FOLDER, about["dtype"]
+    return CTranslate2Searcher(
+        partial(translator, place, dtype), vocabulary(place, "source"), vocabulary(place, "target")
+    )
+
+
+def translator(place: Path, dtype: str) -> Any:
+    """A ``ctranslate2.Translator``, to which every end, start and source is told by whoever asks."""
     import ctranslate2
 
-    place = folder / FOLDER
-    files = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} if place.is_dir() else {}
-    if "config.json" not in files:
-        raise ValueError(f"{place} lacks config.json")
-    config = json.loads(files["config.json"])
-    # No source consists of it, so none is taken for empty.
-    names = vocabulary(files, "source"), vocabulary(files, "target")
-    told = config | {"eos_token": names[0][0], "bos_token": names[0][0], "decoder_start_token": None}
-    files["config.json"] = json.dumps(told).encode()
-    translator = ctranslate2.Translator(
-        str(place), "cpu", compute_type=compute_type(about["dtype"]), intra_threads=torch.get_num_threads(), files=files
+    files = {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    # No source consists of padding, so none is taken for empty.
+    own = {"eos_token": vocabulary(place, "source")[0], "bos_token": vocabulary(place, "source")[0]}
+    config = from_json(files["config.json"]) | own | {"decoder_start_token": None}
+    files["config.json"] = json.dumps(config).encode()
+    threads = torch.get_num_threads()
+    return ctranslate2.Translator(
+        str(place), "cpu", compute_type=compute_type(dtype), intra_threads=threads, files=files
     )
-    return CTranslate2Searcher(translator, *names)
 
 
 def compute_type(dtype: str) -> str:
@@ -65,12 +71,10 @@ def compute_type(dtype: str) -> str:
     return "int8_float32" if dtype.startswith("int8") else "float32"
 
 
-def vocabulary(files: dict[str, bytes], side: str) -> list[str]:
+def vocabulary(place: Path, side: str) -> list[str]:
     """The tokens of a side by their ids."""
-    for name in (f"{side}_vocabulary.json", "shared_vocabulary.json"):
-        if name in files:
-            return json.loads(files[name])
-    raise ValueError(f"there is no {side}_vocabulary.json")
+    own = place / f"{side}_vocabulary.json"
+    return from_json((own if own.is_file() else place / "shared_vocabulary.json").read_bytes())
 
 
 @dataclass
@@ -88,12 +92,14 @@ class CTranslate2Searcher:
     """Searches and scores with a translator.
 
     Args:
-        translator: A ``ctranslate2.Translator``.
+        opened: Opens a translator.
         source, target: The vocabularies, by ids.
     """
 
-    def __init__(self, translator: Any, source: list[str], target: list[str]):
-        self.translator, self.source, self.target = translator, source, target
+    def __init__(self, opened: Callable[[], Any], source: list[str], target: list[str]):
+        self.opened, self.source, self.target = opened, source, target
+        self.translator = opened()
+        self.drawn: torch.Tensor | None = None  # torch's random state when it was last opened to draw
         self.ids = {token: index for index, token in enumerate(target)}
 
     def check(self, options: SearchOptions) -> None:
@@ -110,6 +116,8 @@ class CTranslate2Searcher:
                 raise NotOurs("eos_token_id has several ids with more than one beam")
             if 2 * options.num_beams > len(self.target):
                 raise NotOurs(f"num_beams is {options.num_beams}, more than half of the vocabulary")
+        if options.do_sample and options.no_repeat_ngram_size > 1:
+            raise NotOurs(f"no_repeat_ngram_size is {options.no_repeat_ngram_size} while outputs are drawn")
         if not options.eos_tokens:
             raise NotOurs("eos_token_id is null")
         if options.max_new_tokens < options.min_new_tokens:
@@ -135,27 +143,43 @@ class CTranslate2Searcher:
         """Greedy search, or outputs that are drawn."""
         told: dict[str, Any] = {
             "beam_size": 1,
-            "num_hypotheses": options.num_return_sequences,
             "min_decoding_length": options.min_new_tokens,
             "no_repeat_ngram_size": options.no_repeat_ngram_size,
         }
         if options.no_repeat_ngram_size == 1:  # the start is one of the tokens that were
             told["suppress_sequences"] = [[self.target[options.start_token]]]
-        if options.do_sample:
-            import ctranslate2
-
-            ctranslate2.set_random_seed(int(torch.randint(2**31 - 1, ())))
+        if options.do_sample and options.top_k != 1 and options.top_p:  # with either, the likeliest alone is left
+            self.seed()
             top_k = min(options.top_k, len(self.target))
             told |= {
                 "sampling_topk": top_k,
                 "sampling_temperature": options.temperature,
                 "sampling_topp": options.top_p,
             }
-            if not options.top_p:  # the likeliest is always kept
-                told |= {"sampling_topk": 1, "sampling_topp": 1.0}
-        for index, result in zip(batch, self.run(sources, batch, options, options.max_new_tokens, **told), strict=True):
-            found = [Candidate(0.0, tokens) for tokens, _ in result]
-            yield index, found * (options.num_return_sequences if len(found) == 1 else 1)
+            told["num_hypotheses"] = options.num_return_sequences
+        most = options.max_new_tokens
+        for index, found in zip(batch, self.run(sources, batch, options, most, **told), strict=True):
+            if banned := self.repeats_start(found[0][0], options):
+                [found[:]] = self.run(sources, [index], options, most, **told, suppress_sequences=[banned])
+            candidates = [Candidate(0.0, tokens) for tokens, _ in found]
+            yield index, candidates * (options.num_return_sequences if len(candidates) == 1 else 1)
+
+    def seed(self) -> None:
+        """Draws from now on as torch's random state has it. CTranslate2's threads are seeded when they begin."""
+        if self.drawn is None or not torch.equal(self.drawn, torch.get_rng_state()):
+            import ctranslate2
+
+            ctranslate2.set_random_seed(int(torch.randint(2**31 - 1, ())))
+            self.translator, self.drawn = self.opened(), torch.get_rng_state()
+
+    def repeats_start(self, tokens: list[int], options: SearchOptions) -> list[str]:
+        """The n-gram that an output begins with, its start included, if it is there again: CTranslate2 forgets that
+        one."""
+        size = options.no_repeat_ngram_size
+        first = [options.start_token, *tokens[: size - 1]]
+        if size < 2 or all(tokens[place : place + size] != first for place in range(len(tokens))):
+            return []
+        return [self.target[token] for token in first]
 
     def beams(
         self, sources: Sequence[list[int]], batch: list[int], options: SearchOptions

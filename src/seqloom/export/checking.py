@@ -9,7 +9,7 @@ equal outputs is stated, and both scores where there are references.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,19 +198,25 @@ def searches(model: Any) -> dict[str, dict[str, Any]]:
 def written(model: Any, sources: Sequence[list[int]], given: dict[str, Any]) -> list[list[int]]:
     """Ids of the best output of every source: without the start, with the end."""
     given = within_positions(model, given) | {"num_return_sequences": 1}
+    ends = given.get("eos_token_id", model.generation_config.eos_token_id)
     outputs: list[list[int]] = [[] for _ in sources]
     if isinstance(model, ExportedModel):
         for index, found in model.search(sources, model.asked(given)):
             outputs[index] = found[0].tokens
         return outputs
-    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
-    for first in range(0, len(order), BATCH):
-        batch = order[first : first + BATCH]
+    for batch in batches(sources):
         sequences = model.generate(**padded(model, [sources[index] for index in batch]), **given)
-        lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
+        lengths = generated_mask(sequences, ends).sum(-1).tolist()
         for index, ids, length in zip(batch, sequences.tolist(), lengths, strict=True):
             outputs[index] = ids[1 : 1 + length]
     return outputs
+
+
+def batches(sources: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Places of sources, those of like lengths together."""
+    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
+    for first in range(0, len(order), BATCH):
+        yield order[first : first + BATCH]
 
 
 def padded(model: Any, rows: Sequence[list[int]]) -> dict[str, torch.Tensor]:
@@ -234,11 +240,13 @@ def difference(model: Any, exported: Any, sources: Sequence[list[int]], outputs:
         if isinstance(one, ExportedModel):
             both.append([score for scores in one.score(sources, outputs, start) for score in scores])
             continue
-        mine = []
-        for source, output in zip(sources, outputs, strict=True):
-            scores, _ = teacher_forced(one, torch.tensor([[start, *output]]), torch.tensor([source]))
-            mine += scores[0].tolist()
-        both.append(mine)
+        each: list[list[float]] = [[] for _ in sources]
+        for batch in batches(sources):
+            sequences = padded(one, [[start, *outputs[index]] for index in batch])["input_ids"]
+            scores, _ = teacher_forced(one, sequences, **padded(one, [sources[index] for index in batch]))
+            for index, mine in zip(batch, scores.tolist(), strict=True):
+                each[index] = mine[: len(outputs[index])]
+        both.append([score for mine in each for score in mine])
     return max((abs(ours - theirs) for ours, theirs in zip(*both, strict=True)), default=0.0)
 
 
