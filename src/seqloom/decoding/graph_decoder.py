@@ -5,7 +5,6 @@ Shapes: sentences, beams (of each), rows = sentences · beams, source, time (col
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -17,8 +16,8 @@ Kept = list[torch.Tensor]
 class Graph(Protocol):
     """The encoder, or a step, ready to run."""
 
-    input_names: Sequence[str]
-    output_names: Sequence[str]
+    input_names: list[str]
+    output_names: list[str]
 
     def __call__(self, inputs: Kept) -> Kept:
         """Contiguous tensors in, by the order of the names; tensors that are nobody else's out."""

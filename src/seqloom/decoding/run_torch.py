@@ -21,7 +21,7 @@ class PackagedGraph:
     """A package, loaded; its tensors go in and out flat."""
 
     def __init__(self, path: Path):
-        self.loader = torch._inductor.aoti_load_package(str(path)).loader  # type: ignore[attr-defined]
+        self.loader = torch._inductor.aoti_load_package(str(path)).loader
         names = json.loads(self.loader.get_metadata()[NAMES])
         self.input_names, self.output_names = names["inputs"], names["outputs"]
 

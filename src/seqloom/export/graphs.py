@@ -47,12 +47,14 @@ class TransformerEncoderGraph(nn.Module):
     def __init__(self, model: TransformerSeq2SeqForConditionalGeneration):
         super().__init__()
         self.encoder: Any = model.get_encoder()
-        self.attentions = nn.ModuleList(layer.encoder_attn for layer in model.model.decoder.layers)
+        decoder: Any = model.model.decoder
+        self.attentions = nn.ModuleList(layer.encoder_attn for layer in decoder.layers)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[Kept, Kept]:
         """(sentences, source) each → (sentences, heads, source, head_dim) each; (sentences, 1, heads, 1, head_dim)"""
         memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
-        of_source = [kept.contiguous() for each in self.attentions for kept in each.cross_keys_values(memory, None)]
+        attentions: Any = self.attentions
+        of_source = [kept.contiguous() for each in attentions for kept in each.cross_keys_values(memory, None)]
         return of_source, [kept[:, None, :, :1].new_zeros(kept[:, None, :, :1].shape) for kept in of_source]
 
 
