@@ -24,11 +24,13 @@ from helpers.foreign_names.table import TABLE, Row
 ENTERED = (of_transformers, of_others, of_engines)  # importing them enters their rows
 
 
+EXPORTING = ("torch._higher_order_ops.scan", "torch._inductor.aoti_compile_and_package")
+"""Their checks export a program."""
 ROWS = [
     pytest.param(
         row,
         id=f"{row.kind}-{row.library}-{row.name}",
-        marks=[pytest.mark.slow] if row.name == "torch._higher_order_ops.scan" else [],  # it exports a program
+        marks=[pytest.mark.slow] if row.name in EXPORTING else [],
     )
     for row in TABLE
 ]

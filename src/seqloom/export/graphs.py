@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from packaging.version import Version
 from torch import nn
-from torch.export import Dim
 
 from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.engine import decoder_for
@@ -234,8 +233,9 @@ def graphs(model: Any) -> tuple[Graph, Graph]:
     of_target = [kept.repeat_interleave(2, 1) for kept in of_target]
     if grows:
         of_target = [kept.repeat_interleave(4, -2) for kept in of_target]
-    sentences, source = Dim("sentences", max=2**20), Dim("source", max=2**20)
-    beams, time = Dim("beams", max=2**20), Dim("time", max=2**20)
+    dim = torch.export.Dim
+    sentences, source = dim("sentences", max=2**20), dim("source", max=2**20)
+    beams, time = dim("beams", max=2**20), dim("time", max=2**20)
     whole = {0: sentences, 1: source}
     source_names = [f"source_{index}" for index in range(len(of_source))]
     target_names = [f"target_{index}" for index in range(len(of_target))]

@@ -7,6 +7,7 @@ import torch
 
 from helpers.exports import lively, tokenizer_of
 from helpers.foreign_names.table import leans_on
+from helpers.tiny import close
 
 
 def written(tmp_path):
@@ -87,3 +88,36 @@ def check_quantized_in_place():
     spec.optimize(quantization="int8")
     assert abs(mine).max() == pytest.approx(127)
     assert torch.equal(torch.tensor(before), model.model.encoder.layers[0].fc1.weight)
+
+
+@leans_on(
+    "private", "torch", "torch._inductor.aoti_compile_and_package", "run_torch to_torch",
+    "AOTInductor's documented door; of what it loads we call `loader.boxed_run`, which takes and gives flat tensors, "
+    "and `loader.get_metadata`; `cpp_builder.get_cpp_compiler` says whether there is a compiler",
+)  # fmt: skip
+def check_packages(tmp_path):
+    """A program is compiled, keeps what it was told, and runs with other sizes."""
+    path, length = str(tmp_path / "double.pt2"), torch.export.Dim("length", max=64)
+    program = torch.export.export(torch.nn.Linear(3, 2), (torch.randn(4, 3),), dynamic_shapes=({0: length},))
+    options = {"aot_inductor.metadata": {"told": "kept"}}
+    torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options)
+    loader = torch._inductor.aoti_load_package(path).loader
+    assert loader.get_metadata()["told"] == "kept"
+    for rows in (1, 7):
+        given = torch.randn(rows, 3)
+        close(loader.boxed_run([given])[0], program.module()(given))
+    assert torch._inductor.cpp_builder.get_cpp_compiler()
+
+
+@leans_on(
+    "hook", "onnxruntime", "capi.onnxruntime_pybind11_state: InvalidProtobuf", "run_onnx",
+    "the classes of its errors are nowhere else, and no builtin ones",
+)  # fmt: skip
+def check_errors(tmp_path):
+    """What is no ONNX raises one of them."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    (tmp_path / "bad.onnx").write_bytes(b"bad")
+    with pytest.raises(errors.InvalidProtobuf):
+        onnxruntime.InferenceSession(str(tmp_path / "bad.onnx"), providers=["CPUExecutionProvider"])
