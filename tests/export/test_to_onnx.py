@@ -1,6 +1,7 @@
 """Models as ONNX: the same tokens by ONNX Runtime, without seqloom too; int8; nothing of the machine in the files."""
 
 import contextlib
+import importlib.util
 import io
 from pathlib import Path
 
@@ -92,3 +93,10 @@ def test_damage_is_said(tmp_path):
     path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(ValueError, match=r"onnxruntime cannot read .*made \(decoder\.onnx: .*; the files are damaged"):
         open_model(str(tmp_path / "made"))
+
+
+def test_package_that_is_missing_is_named(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
+    with pytest.raises(ValueError, match=r"^--to onnx needs onnxscript: pip install 'seqloom\[onnx\]'$"):
+        to_onnx.check(tiny("post-norm"), make_tokenizer(), "float32")

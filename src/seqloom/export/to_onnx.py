@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from seqloom.export.graphs import check_model, graphs, quiet
+from seqloom.support.wording import listing
 
 ENGINE = "onnx"
 DTYPES = ("float32", "int8")
@@ -45,8 +47,10 @@ def check(model: Any, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
     """Refuses what there are no graphs of.
 
     Raises:
-        ValueError: As for `check_model`.
+        ValueError: As for `check_model`; or a package is missing that writes ONNX.
     """
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"--to onnx needs {listing(missing)}: pip install 'seqloom[onnx]'")
     check_model(model)
 
 
