@@ -44,11 +44,11 @@ INSIDE = {
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage", "limits", "loading",
-        "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder",
-        "asked", "search", "constraints", "values",
+        "jobs", "streaming", "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage",
+        "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder", "asked", "search",
+        "replay", "targets", "constraints", "values",
     ),
-    "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
+    "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",
@@ -205,6 +205,7 @@ class TestNames:
             "Hypothesis",
             "__version__",
             "coverage_beam_search",
+            "decoder_for",
             "load_exported",
             "stream",
             "translate",
@@ -240,7 +241,7 @@ class TestTests:
         folders = {
             path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS if path.name.startswith("test_")
         }
-        assert folders <= {".", *ROOMS}
+        assert folders <= {".", "benchmarks", *ROOMS}
         others = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if not path.name.startswith("test_")}
         assert others <= {"conftest.py", "helpers", *folders}
 

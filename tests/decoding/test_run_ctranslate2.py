@@ -144,7 +144,7 @@ class TestSampling:
         drawn = collections.Counter(one.tokens[0] for one in found)
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[1]])).logits[:, -1]
-        from seqloom.decoding.search import warpers
+        from seqloom.decoding.targets import warpers
 
         for warp in warpers(options):
             logits = warp(torch.tensor([[1]]), logits)

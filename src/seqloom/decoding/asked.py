@@ -7,7 +7,7 @@ from typing import Any
 from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
-from seqloom.decoding.search import SearchOptions
+from seqloom.decoding.targets import SearchOptions
 
 KNOWN = {
     "num_beams", "num_return_sequences", "length_penalty", "early_stopping", "max_length", "max_new_tokens",

@@ -21,7 +21,8 @@ from transformers.generation import GenerationMixin
 
 from seqloom import run_folder
 from seqloom.decoding.asked import NotHere, NotOurs, options_for
-from seqloom.decoding.search import Candidate, Decoder, SearchOptions, search
+from seqloom.decoding.search import Decoder, search
+from seqloom.decoding.targets import Candidate, SearchOptions
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.support.wording import listing
 
@@ -148,12 +149,23 @@ class ExportedModel(GenerationMixin):
         return options
 
     def search(
-        self, sources: Sequence[list[int]], options: SearchOptions, *, batch_tokens: int = 4096
+        self,
+        sources: Sequence[list[int]],
+        options: SearchOptions,
+        *,
+        batch_tokens: int = 4096,
+        prefixes: Sequence[list[int]] | None = None,
     ) -> Iterator[tuple[int, list[Candidate]]]:
-        """Outputs of all sources, as they are done; as `seqloom.decoding.search.search`."""
-        if isinstance(self.engine, Searcher):
-            return self.engine.search(sources, options, batch_tokens=batch_tokens)
-        return search(self.engine, sources, options, batch_tokens=batch_tokens)
+        """Outputs of all sources, as they are done; as `seqloom.decoding.search.search`.
+
+        Raises:
+            ValueError: There are prefixes, and the engine searches by itself.
+        """
+        if not isinstance(self.engine, Searcher):
+            return search(self.engine, sources, options, batch_tokens=batch_tokens, prefixes=prefixes)
+        if prefixes is not None:
+            raise ValueError(self.refusal("begin its outputs with a given text"))
+        return self.engine.search(sources, options, batch_tokens=batch_tokens)
 
     def score(self, sources: Sequence[list[int]], targets: Sequence[list[int]], start_token: int) -> list[list[float]]:
         """log p of every target token, given its source and the tokens before it."""

@@ -93,6 +93,18 @@ def open_model(name: str, revision: str | None = None, trust_remote_code: bool =
     return load_exported(name) if run_folder.is_exported(Path(name)) else load_model(name, revision, trust_remote_code)
 
 
+def open_pair(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Seq2SeqLM | ExportedModel, PreTrainedTokenizerBase]:
+    """`open_model`, and the tokenizer that fits.
+
+    Raises:
+        ValueError: As for `open_model` and `tokenizer_of`.
+    """
+    model = open_model(name, revision, trust_remote_code)
+    return model, tokenizer_of(model, name, revision, trust_remote_code)
+
+
 def load_exported(folder: str | Path) -> ExportedModel:
     """A model that ``seqloom export`` wrote for another engine, ready for `seqloom.translate`; its tokenizer is the
     folder's: ``AutoTokenizer.from_pretrained(folder)``.

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 import torch
 
 from seqloom.decoding.asked import NotOurs
-from seqloom.decoding.search import Candidate, SearchOptions
+from seqloom.decoding.targets import Candidate, SearchOptions
 from seqloom.support.foreign import from_json
 
 FOLDER = "ctranslate2"

@@ -26,7 +26,8 @@ from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.limits import check_sources, within_positions
 from seqloom.decoding.loading import Seq2SeqLM, open_model
 from seqloom.decoding.options import limited
-from seqloom.decoding.search import Decoder, SearchOptions, search
+from seqloom.decoding.search import Decoder, search
+from seqloom.decoding.targets import SearchOptions
 from seqloom.decoding.translate import GREEDY
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 from seqloom.scoring import metrics
