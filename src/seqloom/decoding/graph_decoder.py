@@ -32,6 +32,9 @@ class GraphState:
         self.of_target = of_target  # (sentences, beams, …), or where it grows (sentences, beams, …, time, width) each
         self.lengths = lengths  # (sentences,), tokens read, which are the last columns; None where nothing grows
 
+    def room(self) -> None:
+        """Nothing: the graphs make new tensors."""
+
     def reorder(self, rows: torch.Tensor) -> None:
         """Every beam takes what the one has that it continues, of the same sentence."""
         self.of_target = [kept.flatten(0, 1).index_select(0, rows).view_as(kept) for kept in self.of_target]
