@@ -29,10 +29,11 @@ def scan_layer(rnn: nn.RNNBase, inputs: torch.Tensor, lengths: torch.Tensor | No
         "RNN_TANH": torch.rnn_tanh_cell, "GRU": torch.gru_cell, "LSTM": torch.lstm_cell,
     }  # fmt: skip
     cell = cells[rnn.mode]
+    batch = inputs.shape[0]
     steps = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[:2])
     is_token = steps >= 0 if lengths is None else steps < lengths.to(inputs.device)[:, None]  # (batch, length)
     if not state:  # tensors of their own: the exporter takes one that comes twice for one part of the state
-        state = tuple(inputs.new_zeros(inputs.shape[0], rnn.hidden_size) for _ in range(1 + (rnn.mode == "LSTM")))
+        state = tuple(inputs.new_zeros(batch, rnn.hidden_size) for _ in range(1 + (rnn.mode == "LSTM")))
     state = tuple(part.contiguous() for part in state)
     outputs, finals = [], []
     for weights, is_reversed in zip(rnn.all_weights, (False, True), strict=False):
@@ -42,7 +43,8 @@ def scan_layer(rnn: nn.RNNBase, inputs: torch.Tensor, lengths: torch.Tensor | No
             after = cell(inputs, before if len(before) > 1 else before[0], *weights)
             after = after if isinstance(after, tuple) else (after,)
             after = tuple(torch.where(is_token, new, old) for new, old in zip(after, before, strict=True))
-            return after, torch.where(is_token, after[0], 0.0)
+            # The loop is told its batch: AOTInductor finds it nowhere else when it makes room for the outputs.
+            return after, torch.where(is_token, after[0], 0.0).view(batch, -1)
 
         if inputs.shape[1] == 1:
             final, output = step(state, (inputs[:, 0], is_token))

@@ -175,10 +175,11 @@ class RnnSeq2SeqEncoder(RnnSeq2SeqPreTrainedModel):
         lengths, order, back = None, None, None
         attention_mask = token_mask(attention_mask)
         if attention_mask is not None and (is_torchdynamo_exporting() or not attention_mask.all()):
-            attention_mask = attention_mask.long()
-            lengths = attention_mask.sum(-1).clamp(min=1).cpu()
+            lengths = attention_mask.long().sum(-1).clamp(min=1).cpu()
             # Tokens to the front, whichever side the padding is on; afterwards everything goes back to its place.
-            order = attention_mask.argsort(dim=-1, descending=True, stable=True)  # (batch, source)
+            length = attention_mask.shape[1]
+            steps = torch.arange(length, device=attention_mask.device)
+            order = torch.where(attention_mask, steps, steps + length).argsort(dim=-1)  # (batch, source)
             back = order.argsort(dim=-1)
             hidden_states = take(hidden_states, order)
 

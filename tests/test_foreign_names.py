@@ -17,18 +17,20 @@ against them, in both directions.
 import inspect
 
 import pytest
-from helpers.foreign_names import of_others, of_transformers
+from helpers.foreign_names import of_engines, of_others, of_transformers
 from helpers.foreign_names.scan import SOURCES, engine_variables, foreign_private_names, is_private, unstable_modules
 from helpers.foreign_names.table import TABLE, Row
 
-ENTERED = (of_transformers, of_others)  # importing them enters their rows
+ENTERED = (of_transformers, of_others, of_engines)  # importing them enters their rows
 
 
+EXPORTING = ("torch._higher_order_ops.scan", "torch._inductor.aoti_compile_and_package")
+"""Their checks export a program."""
 ROWS = [
     pytest.param(
         row,
         id=f"{row.kind}-{row.library}-{row.name}",
-        marks=[pytest.mark.slow] if row.name == "torch._higher_order_ops.scan" else [],  # it exports a program
+        marks=[pytest.mark.slow] if row.name in EXPORTING else [],
     )
     for row in TABLE
 ]

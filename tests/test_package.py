@@ -33,7 +33,7 @@ INSIDE = {
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
     ),
-    "export": ("export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "forms"),
+    "export": ("export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs", "forms"),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
         "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
@@ -45,9 +45,8 @@ INSIDE = {
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
         "jobs", "streaming", "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage",
-        "limits", "loading",
-        "exported", "run_ctranslate2", "run_onnx", "run_torch", "asked", "search", "replay", "targets", "constraints",
-        "values",
+        "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder", "asked", "search",
+        "replay", "targets", "constraints", "values",
     ),
     "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (

@@ -163,6 +163,7 @@ def calls(place, run):
         "compare": ["compare", sound, run, "--output", str(place / "compared"), "--overwrite"],
         "train": ["train", recipe, *SMALL, "--init_from", run, "--output_dir", str(place / "started"), "--overwrite"],
         "push": ["push", run, "me/mine"],
+        "export": ["export", run, "--to", "ctranslate2", "--output_dir", str(place / "exported")],
     }
 
 
@@ -189,7 +190,7 @@ def test_every_command_says_it_in_one_sentence(command, damage, finished, capsys
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["evaluate", "translate", "attend", "compare", "push"])
+@pytest.mark.parametrize("command", ["evaluate", "translate", "attend", "compare", "push", "export"])
 @pytest.mark.parametrize("text", ["python: 3.12\n", "- a\n", "", "training: {}\ndata: {}\nevaluation: {}\n"])
 def test_settings_of_another_tool(command, text, finished, capsys, monkeypatch, tmp_path):
     run = tmp_path / "run"

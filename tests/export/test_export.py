@@ -427,7 +427,7 @@ class TestCheck:
             elif fault == "positions":
                 spec.position_encodings.encodings = spec.position_encodings.encodings[1:]
             else:
-                from ctranslate2.specs.common_spec import Activation
+                from ctranslate2.specs import Activation
 
                 spec.activation = type(spec.activation)(Activation.GELUSigmoid)
             return spec

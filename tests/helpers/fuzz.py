@@ -331,6 +331,7 @@ WORDS: dict[str, Callable[[Path, Path], list[str]]] = {
                                  "--measures", "quality", "learning_curves"],  # which time nothing
     "plot": lambda run, new: ["plot", str(run), "--output", str(new / "curves.png")],
     "push": lambda run, new: ["push", str(run), "me/model"],
+    "export": lambda run, new: ["export", str(run), "--to", "ctranslate2", "--output_dir", str(new / "exported")],
     "resume": lambda run, new: ["train", str(run / "settings.yaml"), "--output_dir", str(run), "--resume", "--dry_run"],
     "overwrite": lambda run, new: ["train", str(run / "settings.yaml"), "--output_dir", str(run), "--overwrite",
                                    "--dry_run"],

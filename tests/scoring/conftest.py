@@ -73,5 +73,5 @@ def decoded(monkeypatch) -> list[str]:
         return load(name, *args)
 
     for module in (score_module, against_module):
-        monkeypatch.setattr(module, "load_model", _load)
+        monkeypatch.setattr(module, "open_model", _load)
     return names

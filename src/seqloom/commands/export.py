@@ -24,13 +24,14 @@ class Export(Command):
         seqloom export runs/mine --to ctranslate2 --output_dir mine-ct2
         seqloom export runs/mine --to ctranslate2 --dtype int8 --output_dir mine-int8
         seqloom export runs/mine --to marian --output_dir mine-marian
+        seqloom export runs/mine --to onnx --output_dir mine-onnx
     """
 
     model: str
     """A folder or a name on the Hub."""
     to: Literal["marian", "ctranslate2", "onnx", "torch"] | None = None
-    """What will run it: transformers alone, as a MarianMTModel; CTranslate2; ONNX Runtime; or a program of
-    torch.export."""
+    """What will run it: transformers alone, as a MarianMTModel; CTranslate2; ONNX Runtime; or torch, as
+    programs that are compiled here, for Python and C++."""
     output_dir: Path | None = None
     """The folder that is made."""
     dtype: str | None = None

@@ -25,6 +25,10 @@ class NotOurs(Exception):
     """Why a search is left to `generate`."""
 
 
+class NotHere(ValueError):
+    """An exported folder is whole, but not for this machine; the message is a sentence that says what to do."""
+
+
 def options_for(model: Any, generate_kwargs: dict[str, Any]) -> SearchOptions:
     """What `generate` would search, given the model's generation config and its arguments.
 

@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 
 from seqloom import run_folder
-from seqloom.decoding.asked import NotOurs, options_for
+from seqloom.decoding.asked import NotHere, NotOurs, options_for
 from seqloom.decoding.search import Decoder, search
 from seqloom.decoding.targets import Candidate, SearchOptions
 from seqloom.modeling import CONFIG_CLASSES
@@ -269,6 +269,8 @@ def open_exported(folder: Path) -> ExportedModel:
     package: Any = importlib.import_module(ENGINES[name].package)
     try:
         engine = module.open_engine(folder, about)
+    except NotHere:
+        raise
     except (RuntimeError, ValueError, OSError) as error:  # each engine says in its own way what it cannot read
         said, cause = " ".join(str(error).split()).rstrip("."), "the files are damaged: export the model again."
         here = getattr(package, "__version__", "of another version")

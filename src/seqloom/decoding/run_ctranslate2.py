@@ -4,8 +4,9 @@ Its beam search (``src/decoding.cc``) expands, scores and ends beams as transfor
 
 - It stops when as many outputs are finished as there are beams, which is ``early_stopping=True``. With ``False`` and
   ``"never"`` transformers goes on for as long as the best that runs could better the worst that is finished. Where it
-  stops is found here from longer searches, of which CTranslate2 hands out all that is finished and, at their last step,
-  all that runs: see `Later`.
+  stops is found here from searches of a fixed length, of which CTranslate2 hands out all that is finished and, at their
+  last step, all that runs: where the search has ended by then, and the best are the same at each step that it can have
+  ended at, these are its outputs. Else it is searched further, or step by step.
 - What must not come next is taken out before the probabilities are normalised, not after, which changes the scores of
   beams: refused.
 - A source that is nothing but its end has the empty output, whatever the model says: its names of ends are others here.
@@ -15,10 +16,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -31,7 +31,9 @@ FOLDER = "ctranslate2"
 NO_PENALTY = 1e-30
 """Instead of a length penalty of 0, with which CTranslate2 has another rule of when to stop."""
 AHEAD = 8
-"""Steps by which longer searches grow."""
+"""Steps by which searches are made longer."""
+Output: TypeAlias = tuple[list[int], float]
+"""Tokens, with the end if it was reached, and their score."""
 
 
 def open_engine(folder: Path, about: dict[str, Any]) -> CTranslate2Searcher:
@@ -77,17 +79,6 @@ def vocabulary(place: Path, side: str) -> list[str]:
     return from_json((own if own.is_file() else place / "shared_vocabulary.json").read_bytes())
 
 
-@dataclass
-class Later:
-    """A sentence whose search goes on after as many outputs are finished as there are beams."""
-
-    index: int
-    full: int
-    """The step at which they are."""
-    upto: int
-    """The step up to which it is searched."""
-
-
 class CTranslate2Searcher:
     """Searches and scores with a translator.
 
@@ -99,6 +90,7 @@ class CTranslate2Searcher:
     def __init__(self, opened: Callable[[], Any], source: list[str], target: list[str]):
         self.opened, self.source, self.target = opened, source, target
         self.translator = opened()
+        self.usual = 2 * AHEAD  # steps that most beam searches of the batch before needed
         self.drawn: torch.Tensor | None = None  # torch's random state when it was last opened to draw
         self.ids = {token: index for index, token in enumerate(target)}
 
@@ -186,71 +178,52 @@ class CTranslate2Searcher:
     ) -> Iterator[tuple[int, list[Candidate]]]:
         """Beam search, until nothing can better what is finished."""
         beams, most = options.num_beams, options.max_new_tokens
-        if options.early_stopping == "never" and options.length_penalty > 0:  # nothing that could be better is left out
-            for index, found in zip(batch, self.all_upto(sources, batch, options, most), strict=True):
-                yield index, best([one for one in found if is_finished(one, options, most)], options)
+        if options.early_stopping is True:
+            every = self.run(sources, batch, options, most, beam_size=beams, num_hypotheses=beams)
+            yield from ((index, best(found, options)) for index, found in zip(batch, every, strict=True))
             return
-        waiting: list[Later] = []
-        for index, found in zip(batch, self.run(sources, batch, options, most, beam_size=beams, num_hypotheses=beams),
-                                strict=True):  # fmt: skip
-            full = max(len(tokens) for tokens, _ in found)  # one of those that filled it is among them
-            if options.early_stopping is True or full >= most:
-                yield index, best(found, options)
-            else:
-                waiting.append(Later(index, full, min(most, AHEAD * (full // AHEAD + 1))))
-        while waiting:
-            upto = min(later.upto for later in waiting)
-            now = [later for later in waiting if later.upto == upto]
-            waiting = [later for later in waiting if later.upto != upto]
-            for later, found in zip(
-                now, self.all_upto(sources, [later.index for later in now], options, upto), strict=True
-            ):
-                decided = self.decided(later, found, options)
-                if decided is None and upto > later.full and self.ends(found, options, upto):
-                    decided = self.first_end(sources, later, options)
-                if decided is None:
-                    waiting.append(Later(later.index, later.full, min(most, upto + AHEAD)))
-                else:
-                    yield later.index, decided
+        # With "never", nothing that could be better is left out.
+        is_exhaustive = options.early_stopping == "never" and options.length_penalty > 0
+        upto, ended = most if is_exhaustive else min(most, self.usual), []
+        while batch:
+            every, later = self.all_upto(sources, batch, options, upto), []
+            for index, found in zip(batch, every, strict=True):
+                full = upto if is_exhaustive else first_full(found, options, upto)
+                if full is None or not self.ends(found, options, upto):
+                    later.append(index)
+                    continue
+                ended.append(full)
+                each = [best(finished(found, options, step), options) for step in range(full, upto + 1)]
+                is_same = all([one.tokens for one in some] == [one.tokens for one in each[0]] for some in each)
+                yield index, each[0] if is_same else self.first_end(sources, index, options, full)
+            batch, upto = later, min(most, upto + AHEAD)
+        if not is_exhaustive:
+            usual = sorted(ended)[len(ended) * 9 // 10]
+            self.usual = AHEAD * (usual // AHEAD + 1)
 
-    def decided(
-        self, later: Later, found: list[tuple[list[int], float]], options: SearchOptions
-    ) -> list[Candidate] | None:
-        """What a sentence has, if that is the same wherever between its first full step and this one it ends."""
-        upto = later.upto
-        if not self.ends(found, options, upto):
-            return None
-        each = [best([one for one in found if is_finished(one, options, upto) and len(one[0]) <= step], options)
-                for step in range(later.full, upto + 1)]  # fmt: skip
-        same = all([one.tokens for one in candidates] == [one.tokens for one in each[0]] for candidates in each)
-        return each[0] if same else None
-
-    def first_end(self, sources: Sequence[list[int]], later: Later, options: SearchOptions) -> list[Candidate]:
-        """What a sentence has where it ends, step by step."""
-        for step in range(later.full, later.upto):
-            [found] = self.all_upto(sources, [later.index], options, step)
+    def first_end(self, sources: Sequence[list[int]], index: int, options: SearchOptions, step: int) -> list[Candidate]:
+        """What a sentence has where its search ends, step by step."""
+        while True:
+            [found] = self.all_upto(sources, [index], options, step)
             if self.ends(found, options, step):
-                break
-        else:
-            step = later.upto
-            [found] = self.all_upto(sources, [later.index], options, step)
-        return best([one for one in found if is_finished(one, options, step)], options)
+                return best(finished(found, options, step), options)
+            step += 1
 
-    def ends(self, found: list[tuple[list[int], float]], options: SearchOptions, step: int) -> bool:
+    def ends(self, found: list[Output], options: SearchOptions, step: int) -> bool:
         """Whether a search ends at a step, given all that is finished or runs then."""
         if step >= options.max_new_tokens:
             return True
-        finished = [score for tokens, score in found if is_finished((tokens, score), options, step)]
-        kept = sorted(finished, reverse=True)[: options.num_beams]
+        done = finished(found, options, step)
+        kept = sorted((score for _, score in done), reverse=True)[: options.num_beams]
         if len(kept) < options.num_beams:
             return False
-        running = [score for tokens, score in found if not is_finished((tokens, score), options, step)]
+        running = [score for tokens, score in found if len(tokens) == step and tokens[-1] not in options.eos_tokens]
         # Where none is among the best, all that run are worse than those that have just ended.
         return not running or max(running) <= kept[-1]
 
     def all_upto(
         self, sources: Sequence[list[int]], batch: list[int], options: SearchOptions, step: int
-    ) -> list[list[tuple[list[int], float]]]:
+    ) -> list[list[Output]]:
         """All that is finished up to a step, and all beams that run then."""
         number = (step + 1) * options.num_beams
         return self.run(
@@ -259,7 +232,7 @@ class CTranslate2Searcher:
 
     def run(
         self, sources: Sequence[list[int]], batch: list[int], options: SearchOptions, most: int, **told: Any
-    ) -> list[list[tuple[list[int], float]]]:
+    ) -> list[list[Output]]:
         """Outputs of each source, with their ends, and their scores."""
         results = self.translator.translate_batch(
             [[self.source[token] for token in sources[index]] for index in batch],
@@ -286,12 +259,19 @@ class CTranslate2Searcher:
         return [one.log_probs[: len(target)] for one, target in zip(results, targets, strict=True)]
 
 
-def is_finished(one: tuple[list[int], float], options: SearchOptions, step: int) -> bool:
-    """Whether an output has ended, and does not just stop where the search was cut."""
-    return bool(one[0]) and (one[0][-1] in options.eos_tokens or step >= options.max_new_tokens)
+def finished(found: list[Output], options: SearchOptions, step: int) -> list[Output]:
+    """The outputs that have ended at a step or before, and do not just stop where the search was cut."""
+    is_last = step >= options.max_new_tokens
+    return [one for one in found if len(one[0]) <= step and (is_last or one[0][-1] in options.eos_tokens)]
 
 
-def best(found: list[tuple[list[int], float]], options: SearchOptions) -> list[Candidate]:
+def first_full(found: list[Output], options: SearchOptions, upto: int) -> int | None:
+    """The first step by which as many outputs have ended as there are beams."""
+    steps = sorted(len(tokens) for tokens, _ in finished(found, options, upto))
+    return steps[options.num_beams - 1] if len(steps) >= options.num_beams else None
+
+
+def best(found: list[Output], options: SearchOptions) -> list[Candidate]:
     """The best outputs, as many as are wanted."""
     candidates = sorted((Candidate(score, tokens) for tokens, score in found), reverse=True)
     return candidates[: options.num_return_sequences]

@@ -67,7 +67,7 @@ def sample_of(name: str, model: Seq2SeqLM, tokenizer: PreTrainedTokenizerBase, s
         sources: A file of lines; None: the validation sources of the model's run; random tokens where there are none.
 
     Raises:
-        ValueError: The file cannot be read, or has no line that the model can.
+        ValueError: The file cannot be read, or has no line that the model can; or the folder's settings are damaged.
     """
     if sources is not None:
         if not sources.is_file():
@@ -80,8 +80,8 @@ def sample_of(name: str, model: Seq2SeqLM, tokenizer: PreTrainedTokenizerBase, s
         return Sample(f"the first {plural(len(texts), 'line')} of {in_markdown(sources.name)}", ids)
     reason = "the model's folder tells of no data"
     if (Path(name) / run_folder.SETTINGS).is_file():
+        settings, _ = load_scoring_settings(name)
         try:
-            settings, _ = load_scoring_settings(name)
             pairs = load_pairs(settings.data, settings.seed, splits=("validation",)).splits["validation"]
         except ValueError:  # files that are gone, a Hub out of reach
             reason = "the data of the model's run are not here"

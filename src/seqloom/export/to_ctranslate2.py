@@ -42,12 +42,18 @@ def check(model: Any, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
     """Refuses what CTranslate2 has no layers for.
 
     Raises:
-        ValueError: The model is recurrent, or has no end of its own.
+        ValueError: The model is recurrent, or its tokens are not numbered one after the other.
     """
     config = model.config
     if config.model_type != "transformer_seq2seq":
         raise ValueError(f"CTranslate2 has the layers of Transformers alone, and this is a {config.model_type} "
                          f"({config.name_in_words}): export it with --to onnx or --to torch.")  # fmt: skip
+    for side in (tokenizer, target_tokenizer(tokenizer)):
+        if sorted(side.get_vocab().values()) != list(range(len(side))):
+            raise ValueError(
+                "CTranslate2 numbers the tokens of a vocabulary from 0 on, and this tokenizer leaves numbers out or "
+                "has them twice: export it with --to onnx or --to torch."
+            )
 
 
 def write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> dict[str, Any]:
@@ -98,8 +104,7 @@ def array(tensor: torch.Tensor) -> np.ndarray:
 
 def stack_spec(stack: Any, config: Any) -> Any:
     """Encoder or decoder."""
-    from ctranslate2.specs import TransformerDecoderSpec, TransformerEncoderSpec
-    from ctranslate2.specs.common_spec import Activation
+    from ctranslate2.specs import Activation, TransformerDecoderSpec, TransformerEncoderSpec
 
     is_decoder = hasattr(stack.layers[0], "encoder_attn")
     is_rotary = config.position_embedding_type == "rotary"

@@ -15,11 +15,12 @@ SOURCES = sorted(
 )
 LIBRARIES = (
     "torch", "transformers", "accelerate", "datasets", "evaluate", "sacrebleu", "tokenizers", "huggingface_hub",
-    "safetensors",
+    "safetensors", "ctranslate2",
 )  # fmt: skip
 # Modules that the libraries' references name, so that what is imported from them may be called public.
 PUBLIC = {
-    "accelerate.utils", "datasets.distributed", "huggingface_hub.dataclasses", "huggingface_hub.errors",
+    "accelerate.utils", "ctranslate2.specs",
+    "datasets.distributed", "huggingface_hub.dataclasses", "huggingface_hub.errors",
     "huggingface_hub.utils", "sacrebleu.metrics", "safetensors.torch", "torch.distributed.checkpoint.state_dict",
     "torch.distributed.fsdp", "torch.nn", "torch.nn.attention", "torch.nn.utils.rnn", "torch.optim.lr_scheduler",
     "torch.optim.swa_utils",
