@@ -32,7 +32,7 @@ from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.machine import keep_freed_memory
-from seqloom.training.building import make_tokenizer
+from seqloom.training.material import make_tokenizer
 
 Batch = dict[str, torch.Tensor]
 Loss = Callable[[PreTrainedModel, Batch, float], torch.Tensor]
