@@ -1,8 +1,8 @@
 """Linear layers and dropout as torch has them, computed faster on a CPU where a measurement says so.
 
-torch leaves float32 products to MKL, which on many AMD processors is slower than oneDNN (pytorch issue 38412), and draws
-dropout's masks there one number at a time. `quicken` lets the layers of a model that learns compute otherwise: they stay
-what they are to everything else (weights, state dict, copies, pickles).
+torch leaves float32 products to MKL, which on many AMD processors is slower than oneDNN (pytorch issue 38412), and
+draws dropout's masks there one number at a time. `speed_up` lets the layers of a model that learns compute otherwise:
+they stay what they are to everything else (weights, state dict, copies, pickles).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ UNITS = 2**19
 
 Choice = dict[str, Any]
 """What `measure` found, as JSON keeps it: ``linear``, products by shape (``512x128``); ``dropout``, yes or no."""
+NOTHING: Choice = {"linear": {}, "dropout": False}
 
 
 def has_onednn(device: torch.device) -> bool:
@@ -82,7 +83,7 @@ class _Linear(torch.autograd.Function):
         )
 
 
-class _Quick(nn.Module):
+class _Fast(nn.Module):
     """A layer that computes faster; a copy or a pickle of it is the plain one again."""
 
     plain: type[nn.Module]
@@ -92,7 +93,7 @@ class _Quick(nn.Module):
         return copyreg._reconstructor, (self.plain, object, None), state  # type: ignore[attr-defined]
 
 
-class QuickLinear(_Quick, nn.Linear):
+class FastLinear(_Fast, nn.Linear):
     """`nn.Linear`, with ``products`` by oneDNN where there are rows enough, in float32."""
 
     plain = nn.Linear
@@ -107,7 +108,7 @@ class QuickLinear(_Quick, nn.Linear):
         return outputs.view(*inputs.shape[:-1], -1)
 
 
-class QuickDropout(_Quick, nn.Dropout):
+class FastDropout(_Fast, nn.Dropout):
     """`nn.Dropout`, which draws 16 bits for each unit: its probability is rounded to 1/65,536."""
 
     plain = nn.Dropout
@@ -122,18 +123,24 @@ class QuickDropout(_Quick, nn.Dropout):
         return inputs * kept.to(inputs.dtype).mul_(2**16 / (2**16 - dropped))
 
 
-def measure(model: nn.Module, rows: int) -> Choice:
+def measure(model: nn.Module, rows: int, *, in_float32: bool) -> Choice:
     """Which products, of which layers of a model, and whether dropout, are faster here; takes a moment.
 
     Args:
-        model: On the CPU, in float32.
+        model: On the CPU; where it drops nothing, and has no linear layer large enough, nothing is measured.
         rows: That its layers read at a time, about.
+        in_float32: Whether it computes in it; in bf16 torch takes oneDNN by itself.
     """
+    modules = list(model.modules())
+    shapes = {tuple(layer.weight.shape) for layer in modules if type(layer) is nn.Linear} if in_float32 else set()
+    worth = sorted(shape for shape in shapes if shape[0] * shape[1] >= LEAST_WEIGHT)
+    drops = any(type(module) is nn.Dropout and module.p > 0 for module in modules)
     with torch.random.fork_rng(devices=[]), torch.no_grad():  # a run's own draws are as if nothing had been measured
-        shapes = {tuple(layer.weight.shape) for layer in model.modules() if type(layer) is nn.Linear}
-        worth = sorted(shape for shape in shapes if shape[0] * shape[1] >= LEAST_WEIGHT)
         linear = {f"{shape[0]}x{shape[1]}": faster_products(shape, rows) for shape in worth}
-        return {"linear": {shape: names for shape, names in linear.items() if names}, "dropout": dropout_is_faster()}
+        return {
+            "linear": {shape: names for shape, names in linear.items() if names},
+            "dropout": drops and dropout_is_faster(),
+        }
 
 
 def faster_products(shape: tuple[int, ...], rows: int) -> list[str]:
@@ -156,7 +163,7 @@ def faster_products(shape: tuple[int, ...], rows: int) -> list[str]:
 def dropout_is_faster() -> bool:
     """Whether drawing 16 bits at a time is."""
     units = torch.randn(UNITS)
-    torchs, ours = fastest([partial(layer(0.1), units) for layer in (nn.Dropout, QuickDropout)])
+    torchs, ours = fastest([partial(layer(0.1), units) for layer in (nn.Dropout, FastDropout)])
     return ours <= DROPOUT_MARGIN * torchs
 
 
@@ -171,13 +178,21 @@ def fastest(ways: Sequence[Callable[[], object]]) -> list[float]:
     return [min(times[1:]) for times in seconds]
 
 
-def quicken(model: nn.Module, choice: Mapping[str, Any]) -> None:
+def speed_up(model: nn.Module, choice: Mapping[str, Any]) -> None:
     """Lets a model's layers compute as `measure` found best; where they cannot, they compute as torch does."""
     for module in model.modules():
         if type(module) is nn.Linear:
             shape = "x".join(map(str, module.weight.shape))
             if names := choice["linear"].get(shape):
-                module.__class__ = QuickLinear
+                module.__class__ = FastLinear
                 module.products = frozenset(names)  # type: ignore[assignment]
         elif type(module) is nn.Dropout and choice["dropout"]:
-            module.__class__ = QuickDropout
+            module.__class__ = FastDropout
+
+
+def in_words(choice: Mapping[str, Any]) -> str | None:
+    """For the console; None where everything is as torch has it."""
+    told = [f"{shape} ({', '.join(names)})" for shape, names in choice["linear"].items()]
+    told = [f"products of linear layers by oneDNN: {', '.join(told)}"] if told else []
+    told += ["dropout from 16 bits a unit"] if choice["dropout"] else []
+    return f"measured to be faster here: {'; '.join(told)}" if told else None
