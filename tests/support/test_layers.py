@@ -45,9 +45,7 @@ class TestLinear:
         speed_up(fast, {"linear": dict.fromkeys(EVERYTHING["linear"], products), "dropout": False})
         assert [type(module) for module in fast if isinstance(module, nn.Linear)] == [FastLinear] * 3
         if inputs.numel():
-            for one, other in zip(
-                losses_and_gradients(plain, inputs), losses_and_gradients(fast, inputs), strict=True
-            ):
+            for one, other in zip(losses_and_gradients(plain, inputs), losses_and_gradients(fast, inputs), strict=True):
                 torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-7)
         assert fast(inputs).shape == plain(inputs).shape
 
@@ -62,7 +60,7 @@ class TestLinear:
         model[0].requires_grad_(False)
         speed_up(model, EVERYTHING)
         model(torch.randn(80, 130)).sum().backward()
-        assert model[0].weight.grad is None and model[0].bias.grad is None and model[2].weight.grad is not None
+        assert [p.grad is None for p in (model[0].weight, model[0].bias, model[2].weight)] == [True, True, False]
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
     def test_another_dtype_is_torchs_own(self, dtype):
@@ -97,7 +95,9 @@ class TestLinear:
             torch.manual_seed(1)
             model.zero_grad()
             outputs = (
-                torch.utils.checkpoint.checkpoint(model, inputs, use_reentrant=False) if is_recomputed else model(inputs)
+                torch.utils.checkpoint.checkpoint(model, inputs, use_reentrant=False)
+                if is_recomputed
+                else model(inputs)
             )
             outputs.sum().backward()
             found.append([p.grad.clone() for p in model.parameters()])
@@ -144,7 +144,7 @@ class TestNobodyKnows:
         speed_up(model, EVERYTHING)
         file = io.BytesIO()
         torch.save(model, file)
-        assert b"seqloom" not in file.getvalue() and b"seqloom" not in pickle.dumps(model)
+        assert b"seqloom" not in file.getvalue() + pickle.dumps(model)
         file.seek(0)
         for other in (
             copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False),
@@ -174,7 +174,7 @@ class TestMeasure:
         torch.manual_seed(5)
         choice = measure(model, 100, in_float32=True)
         assert torch.equal(torch.rand(3), expected)
-        assert set(choice) == {"linear", "dropout"} and isinstance(choice["dropout"], bool)
+        assert set(choice) == {"linear", "dropout"}
         assert choice["linear"].keys() <= {"300x130"}  # the others are too small to be worth it
         assert all(set(names) <= {*PRODUCTS} for names in choice["linear"].values())
 
