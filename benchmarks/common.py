@@ -43,7 +43,7 @@ def compare(
         many times as fast the first side is; and the ``interval`` that holds the ratio's true median at 95 %.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    counts = []
+    counts: list[int] = []
     for number in tqdm(range(-warmup, rounds), desc=what, unit=" rounds", dynamic_ncols=True, leave=False):
         lap, index = divmod(number, len(inputs))
         for name in list(sides) if (lap + index) % 2 else reversed(sides):
@@ -53,15 +53,20 @@ def compare(
                 seconds[name].append(time.perf_counter() - started)
         if number >= 0:
             counts.append(tokens(inputs[index]))
-    first, second = seconds.values()
-    ratios = sorted(b / a for a, b in zip(first, second, strict=True))
+    return in_figures(what, seconds, dict.fromkeys(sides, counts))
+
+
+def in_figures(what: str, seconds: dict[str, list[float]], counts: dict[str, list[int]]) -> Result:
+    """What `compare` returns, of every round's seconds and tokens of two sides, the first of which is ours."""
+    speeds = {
+        name: [count / time for count, time in zip(counts[name], times, strict=True)] for name, times in seconds.items()
+    }
+    ratios = sorted(a / b for a, b in zip(*speeds.values(), strict=True))
+    rounds = len(ratios)
     rank = max(1, math.floor((rounds - 1.96 * math.sqrt(rounds)) / 2))  # of the order statistics that hold the median
     return {
         "what": what,
-        "tokens_per_second": {
-            name: statistics.median(count / time for count, time in zip(counts, times, strict=True))
-            for name, times in seconds.items()
-        },
+        "tokens_per_second": {name: statistics.median(values) for name, values in speeds.items()},
         "ratio": statistics.median(ratios),
         "interval": [ratios[rank - 1], ratios[-rank]],
         "seconds": seconds,
