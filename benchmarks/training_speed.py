@@ -1,5 +1,5 @@
-"""Training: our Transformer against transformers' MarianMTModel, the fused recurrent decoder against a step loop; each of
-them, with --over plain, against itself without what `seqloom train` does to make layers faster.
+"""Training: our Transformer against transformers' MarianMTModel, the fused recurrent decoder against a step loop; each,
+with --over plain, against itself without what `seqloom train` does to make layers faster.
 
     python benchmarks/training_speed.py
     python benchmarks/training_speed.py --compare tiny --attn_implementation eager --threads 1

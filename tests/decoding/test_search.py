@@ -213,7 +213,7 @@ class TestEngine:
         """Those of a model that is validated while it learns."""
         model = tiny("post-norm")
         shapes = {"x".join(map(str, part.weight.shape)) for part in model.modules() if isinstance(part, nn.Linear)}
-        speed_up(model, {"linear": dict.fromkeys(shapes, ["forward"]), "dropout": True})
+        speed_up(model, {"linear": {key: ["forward"] for key in shapes}, "dropout": True})
         assert FastLinear in map(type, model.modules())
         assert decoder_for(model).device == model.device
 
