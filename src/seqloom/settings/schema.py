@@ -194,8 +194,8 @@ class TrainingSettings:
     would give each process one.)"""
     fast_layers: bool = True
     """On a CPU, measure when the run begins which products of its linear layers (in float32) oneDNN computes faster
-    than what torch takes, and whether dropout can be drawn faster, and do so from then on. false: always as torch does,
-    so that two runs of one seed are the same to the last bit whatever was measured."""
+    than what torch takes, and do so from then on; and draw dropout faster where torch is slow at it. false: always as
+    torch does, so that two runs of one seed are the same to the last bit whatever was measured."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     loss_chunk_tokens: int | None = None

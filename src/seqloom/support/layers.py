@@ -1,8 +1,8 @@
-"""Linear layers and dropout as torch has them, computed faster on a CPU where a measurement says so.
+"""Linear layers and dropout as torch has them, computed faster on a CPU.
 
-torch leaves float32 products to MKL, which on many AMD processors is slower than oneDNN (pytorch issue 38412), and
-draws dropout's masks there one number at a time. `speed_up` lets the layers of a model that learns compute otherwise:
-they stay what they are to everything else (weights, state dict, copies, pickles).
+torch leaves float32 products to MKL, which on many AMD processors is slower than oneDNN (pytorch issue 38412): `measure`
+times both. Dropout's masks it draws, except on Intel's processors, one number at a time. `speed_up` lets the layers of a
+model that learns compute otherwise; to everything else (weights, state dict, copies, pickles) they stay what they are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from seqloom.support.machine import cpu_name
+
 PRODUCTS = ("forward", "inputs", "weight")
 """Of a linear layer: its outputs, the gradient of its inputs and that of its weight."""
 LEAST_ROWS = 64
@@ -27,9 +29,6 @@ MOST_ROWS, MOST_OPERATIONS = 1024, 2e9
 ROUNDS = 5
 MARGIN = 0.95
 """oneDNN is chosen where it takes at most this share of the time, so that chance alone seldom chooses."""
-DROPOUT_MARGIN = 0.7
-UNITS = 2**19
-"""Of the dropout that is timed."""
 
 Choice = dict[str, Any]
 """What `measure` found, as JSON keeps it: ``linear``, products by shape (``512x128``); ``dropout``, yes or no."""
@@ -124,10 +123,10 @@ class FastDropout(_Fast, nn.Dropout):
 
 
 def measure(model: nn.Module, rows: int, *, in_float32: bool) -> Choice:
-    """Which products, of which layers of a model, and whether dropout, are faster here; takes a moment.
+    """Which products, of which layers of a model, are faster here by oneDNN, and whether dropout is; takes a moment.
 
     Args:
-        model: On the CPU; where it drops nothing, and has no linear layer large enough, nothing is measured.
+        model: On the CPU. Linear layers that are small are not measured.
         rows: That its layers read at a time, about.
         in_float32: Whether it computes in it; in bf16 torch takes oneDNN by itself.
     """
@@ -139,7 +138,7 @@ def measure(model: nn.Module, rows: int, *, in_float32: bool) -> Choice:
         linear = {f"{shape[0]}x{shape[1]}": faster_products(shape, rows) for shape in worth}
         return {
             "linear": {shape: names for shape, names in linear.items() if names},
-            "dropout": drops and dropout_is_faster(),
+            "dropout": drops and "Intel" not in cpu_name(),  # there MKL draws, in a few vector instructions
         }
 
 
@@ -158,13 +157,6 @@ def faster_products(shape: tuple[int, ...], rows: int) -> list[str]:
         if onednns <= MARGIN * torchs:
             faster.append(name)
     return faster
-
-
-def dropout_is_faster() -> bool:
-    """Whether drawing 16 bits at a time is."""
-    units = torch.randn(UNITS)
-    torchs, ours = fastest([partial(layer(0.1), units) for layer in (nn.Dropout, FastDropout)])
-    return ours <= DROPOUT_MARGIN * torchs
 
 
 def fastest(ways: Sequence[Callable[[], object]]) -> list[float]:
@@ -195,4 +187,4 @@ def in_words(choice: Mapping[str, Any]) -> str | None:
     told = [f"{shape} ({', '.join(names)})" for shape, names in choice["linear"].items()]
     told = [f"products of linear layers by oneDNN: {', '.join(told)}"] if told else []
     told += ["dropout from 16 bits a unit"] if choice["dropout"] else []
-    return f"measured to be faster here: {'; '.join(told)}" if told else None
+    return f"computed faster on this CPU: {'; '.join(told)}" if told else None

@@ -27,7 +27,7 @@ def environment(num_processes: int = 1) -> dict[str, Any]:
         hardware = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     else:
         threads = torch.get_num_threads()
-        hardware = f"{threads} thread{'' if threads == 1 else 's'} of {_cpu_name()}"
+        hardware = f"{threads} thread{'' if threads == 1 else 's'} of {cpu_name()}"
     return {
         "hardware": hardware,
         "processes": num_processes,
@@ -36,7 +36,8 @@ def environment(num_processes: int = 1) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """As the system calls the processor."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
