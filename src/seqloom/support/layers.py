@@ -1,8 +1,8 @@
 """Linear layers and dropout as torch has them, computed faster on a CPU.
 
-torch leaves float32 products to MKL, which on many AMD processors is slower than oneDNN (pytorch issue 38412): `measure`
-times both. Dropout's masks it draws, except on Intel's processors, one number at a time. `speed_up` lets the layers of a
-model that learns compute otherwise; to everything else (weights, state dict, copies, pickles) they stay what they are.
+torch leaves float32 products to MKL, which on many AMD processors is slower than oneDNN (pytorch issue 38412), so that
+`measure` times both. Dropout's masks it draws, except on Intel's processors, one number at a time. `speed_up` lets the
+layers of a model that learns compute otherwise; to all else (weights, state dict, copies, pickles) they stay the same.
 """
 
 from __future__ import annotations
