@@ -26,7 +26,7 @@ LEAST_WEIGHT = 2**14
 """Numbers of the smallest weight that is worth a measurement."""
 MOST_ROWS, MOST_OPERATIONS = 1024, 2e9
 """Of a product that is timed, in multiplications."""
-ROUNDS = 5
+ROUNDS = 9
 MARGIN = 0.95
 """oneDNN is chosen where it takes at most this share of the time, so that chance alone seldom chooses."""
 
