@@ -2,10 +2,13 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +105,16 @@ def small_disk(tmp_path):
         pytest.skip(f"no small file system can be mounted here: {done.stderr.decode().strip()}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """What asks for more than the machine has is refused by the system, not by the machine's end."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture

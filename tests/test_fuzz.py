@@ -1,9 +1,7 @@
 """Wrong input of every kind over every command: one sentence, or it is taken; a traceback never."""
 
 import random
-import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +14,6 @@ from seqloom.commands import train
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator", "little_memory")
 SEED = 0
-
-
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    """What asks for more than the machine has is refused by the system, not by the machine's end."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30), before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def check_all(cases: list[fuzz.Case], folder: Path, capsys) -> fuzz.Tally:

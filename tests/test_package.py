@@ -43,10 +43,10 @@ INSIDE = {
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "translate", "engine", "lean_rnn", "lean_transformer", "search", "constraints", "packed", "options", "coverage",
-        "limits", "loading", "values",
+        "translate", "engine", "lean_rnn", "lean_transformer", "search", "replay", "targets", "constraints", "packed",
+        "options", "coverage", "limits", "loading", "values",
     ),
-    "settings": ("reading", "unused", "checks", "bounds", "typed", "schema"),
+    "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",

@@ -79,6 +79,16 @@ def marked(folder: Path) -> list[str]:
     return holds if isinstance(holds, list) else []
 
 
+def check_marker(folder: Path) -> None:
+    """Refuses to mark a folder in which the marker's name is taken.
+
+    Raises:
+        ValueError: Somebody else's file has it.
+    """
+    if not marked(folder) and (folder / MARKER).exists():
+        raise ValueError(f"{folder / MARKER} is no marker of seqloom's: move it, or choose another folder.")
+
+
 def mark(folder: Path, kind: str) -> None:
     """Marks a folder as one that seqloom keeps this in, before anything else of it is written.
 
@@ -88,8 +98,7 @@ def mark(folder: Path, kind: str) -> None:
     kinds = marked(folder)
     if kind in kinds:
         return
-    if not kinds and (folder / MARKER).exists():
-        raise ValueError(f"{folder / MARKER} is no marker of seqloom's: move it, or choose another folder.")
+    check_marker(folder)
     marker = json.dumps({"seqloom": __version__, "holds": [*kinds, kind]}) + "\n"
     disk.write_aside(folder / MARKER, disk.text(marker))
 
@@ -177,7 +186,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         raise ValueError(f"there is no folder {folder}; give the output_dir of a training.")
     if not path.is_file():
         raise ValueError(f"{folder} has no {LOG}; give the output_dir of a training that has begun.")
-    log = []
+    log: list[dict[str, Any]] = []
     for number, written in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
         if not written.endswith(b"\n") and not is_finished(folder):
             break
@@ -188,12 +197,28 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         is_line = isinstance(line, dict) and isinstance(line.get("step"), int)
         if not is_line or not all(value is None or isinstance(value, int | float) for value in line.values()):
             raise ValueError(f"line {number} of {path} is damaged; mend or delete it.")
+        if log and line["step"] < log[-1]["step"]:
+            raise ValueError(f"line {number} of {path} is of an earlier update than the one before; mend or delete it.")
         log.append({name: value for name, value in line.items() if value is not None and math.isfinite(value)})
     if not log:
         raise ValueError(
             f"{path} is empty: its first line comes after training.logging_steps updates; wait, or lower that."
         )
     return log
+
+
+def check_log_ends(folder: Path, log: Sequence[dict[str, Any]]) -> None:
+    """Refuses a finished run's log that ends before the run did: its curves would tell of a shorter one.
+
+    Raises:
+        ValueError: It does, or the record is damaged.
+    """
+    last = read_record(folder)["progress"].get("step")
+    if isinstance(last, int) and log[-1]["step"] < last:
+        raise ValueError(
+            f"{folder / LOG} ends after update {log[-1]['step']:,}, but its run after {last:,}: lines are missing; "
+            "take the folder as the training left it."
+        )
 
 
 def names_of(runs: Sequence[Path]) -> list[str]:

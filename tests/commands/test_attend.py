@@ -72,6 +72,20 @@ class TestCommand:
         assert len(data("--max_new_tokens", "2", "--tokens")["sentences"][0]["targetLabels"]) == 2
 
     @pytest.mark.slow
+    def test_the_seed_draws(self, folders, tmp_path, capsys):
+        """The same one draws the same outputs, another one others, none is the usual one."""
+        drawn = "{do_sample: true, temperature: 3.0, top_k: 0}"
+
+        def said(*words):
+            call = ["attend", str(folders / "lstm-luong"), SENTENCE, "abc", "--output", f"{tmp_path}/map.png"]
+            assert main([*call, "--overwrite", "--generate_kwargs", drawn, *words]) == 0
+            return capsys.readouterr().out
+
+        assert said("--seed", "5") == said("--seed", "5")
+        assert said("--seed", "5") != said("--seed", "6")
+        assert said() == said("--seed", "42")
+
+    @pytest.mark.slow
     def test_never_overwrites_unasked(self, folders, tmp_path, capsys):
         for option, name in (("--output", "map.png"), ("--html", "map.html")):
             file = tmp_path / name

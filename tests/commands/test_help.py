@@ -21,6 +21,12 @@ from seqloom.settings.schema import DERIVED, ScoringSettings
 ROOT = Path(__file__).parents[2]
 
 
+FOR_TRAINING = {
+    "max_source_length", "max_target_length", "shuffle_buffer", "split_stream", "num_workers", "num_proc",
+}  # fmt: skip
+"""Of data, what no scoring reads."""
+
+
 class TestHelp:
     @pytest.fixture(autouse=True)
     def width(self, monkeypatch):
@@ -51,6 +57,9 @@ class TestHelp:
             if not dataclasses.is_dataclass(inner) or section.name not in (command.sections or section.name):
                 continue
             for key in dataclasses.fields(inner):
+                if (command, section.name) == (Evaluate, "data") and key.name in FOR_TRAINING:
+                    assert f"--{key.name}" not in text
+                    continue
                 assert f" --{key.name} " in text or f" --{section.name}.{key.name} " in text
         assert "--learning_rate Peak learning rate. (float, default 0.001)" in text or command is Evaluate
         assert "--num_beams Beams; 1 is greedy. (int, default 1)" in text

@@ -33,7 +33,10 @@ class TestWords:
     def test_words_of_the_command_line(self, capsys):
         assert main([]) == 2
         assert main(["--help"]) == 0
-        assert capsys.readouterr().out.count("usage: seqloom evaluate MODEL") == 2
+        told = capsys.readouterr().out
+        assert told.count("usage: seqloom evaluate MODEL") == 2
+        assert "--test_files" in told
+        assert "--shuffle_buffer" not in told  # which no scoring reads
         for words in (["--overwrite"], ["--split", "test"]):
             assert main(words) == 1
             assert capsys.readouterr().err.startswith("error: the model comes first")

@@ -71,6 +71,19 @@ class TestCommand:
             said.append(capsys.readouterr().out)
         assert said[0] == said[1] != said[2]
 
+    def test_the_seed_draws(self, folder, monkeypatch, capsys):
+        """The same one draws the same outputs, another one others, none is the usual one."""
+        drawn = "{do_sample: true, temperature: 3.0, top_k: 0}"
+
+        def said(*words):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("abc\nde\nfgh\n"))
+            assert main(["translate", str(folder), "--generate_kwargs", drawn, *words]) == 0
+            return capsys.readouterr().out
+
+        assert said("--seed", "5") == said("--seed", "5")
+        assert said("--seed", "5") != said("--seed", "6")
+        assert said() == said("--seed", "42")
+
     def test_a_search_that_the_model_itself_asks_for_and_is_none(self, folder, capsys):
         config = folder / "generation_config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "bad_words_ids": "x"}), encoding="utf-8")

@@ -287,7 +287,8 @@ class TestScoring:
         request = Request((config,), (str(tmp_path),), tmp_path / "out", overrides=("--num_beams", "2"))
         words = overrides_for(str(tmp_path), request, {"config": [settings]})
         scoring, generation = load_scoring_settings(tmp_path, words)
-        assert scoring.data == settings.data
+        assert scoring.data.test_files == settings.data.test_files
+        assert scoring.data.train_files is None  # for training alone
         assert scoring.evaluation.metrics == ["cer"]
         assert scoring.seed == settings.training.seed
         assert generation == {"num_beams": 2}
@@ -295,9 +296,10 @@ class TestScoring:
     def test_a_model_with_settings_or_told_data_keeps_its_own(self, data, tmp_path):
         settings = load_settings(configure(tmp_path, data, "rnn"))
         told = Request((), ("elsewhere",), tmp_path / "out", overrides=("--dataset", "scan"))
-        assert overrides_for("elsewhere", told, {"config": [settings]}) == ["--dataset", "scan"]
+        assert overrides_for("elsewhere", told, {"config": [settings]}) == ["--dataset", "scan", "--split", "test"]
         settings.save(tmp_path / "settings.yaml")
-        assert overrides_for(str(tmp_path), Request((), (), tmp_path / "out"), {"config": [settings]}) == []
+        recipe = {"config": [settings]}
+        assert overrides_for(str(tmp_path), Request((), (), tmp_path / "out"), recipe) == ["--split", "test"]
 
 
 class TestTrainings:

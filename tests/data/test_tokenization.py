@@ -302,3 +302,27 @@ def test_load_refuses_what_a_model_cannot_use(tmp_path):
     short.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has the model_max_length -0\.5; it must be 1 or more"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "post_processor", "decoder"])
+@pytest.mark.parametrize("file", ["tokenizer.json", "target_tokenizer.json"])
+def test_a_file_that_lacks_a_part(pair, tmp_path, file, part):
+    """Null is none, and what is lacking was lost: texts would be cut otherwise."""
+    pair.save_pretrained(tmp_path)
+    whole = json.loads((tmp_path / file).read_text(encoding="utf-8"))
+    (tmp_path / file).write_text(json.dumps({name: value for name, value in whole.items() if name != part}))
+    with pytest.raises(ValueError, match=rf"{file} lacks {part}, which every saved tokenizer has|that can be read"):
+        load_tokenizer(tmp_path)
+    (tmp_path / file).write_text(json.dumps(whole))
+    load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["clean_up_tokenization_spaces", "split_special_tokens"])
+@pytest.mark.parametrize("value", [float("nan"), "no", 3])
+def test_flags_that_are_none(tmp_path, name, value):
+    """The second one the library refuses itself."""
+    train("char").save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(ValueError, match=f"has the {name} .*; it must be true or false|not an instance of 'bool'"):
+        load_tokenizer(tmp_path)

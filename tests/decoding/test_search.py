@@ -1,6 +1,8 @@
 """The search over lean decoders finds what `generate` finds, whatever company a sentence is in."""
 
 import math
+import weakref
+from collections import deque
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ from transformers import GenerationConfig
 from seqloom import translate
 from seqloom.decoding.constraints import best, log_normaliser
 from seqloom.decoding.engine import NotOurs, decoder_for, options_for
-from seqloom.decoding.search import search
+from seqloom.decoding.replay import EVEN
+from seqloom.decoding.search import Batch, Sentence, recorder_of, search
 from seqloom.support.layers import FastLinear, speed_up
 
 MODELS = [*RNNS, *TRANSFORMERS]
@@ -140,6 +143,48 @@ class TestBatch:
 
     def test_no_sources(self):
         assert searched(tiny("gru"), []) == []
+
+
+class TestRecorded:
+    """As on a GPU: a step depends on tensors alone, which stay where they are, and is what was recorded before."""
+
+    @staticmethod
+    def searched(model, given, recorder=None, **options):
+        options = options_for(model, {"max_new_tokens": 12, **options})
+        decoder = decoder_for(model)
+        decoder.is_fixed = True
+        batch, waiting, found = Batch(decoder, options, 60), deque(), {}
+        batch.recorder, batch.even = recorder_of(decoder, options), EVEN
+        batch.recorder.record = lambda step: step
+        for _ in range(2):  # the second time everything is there
+            waiting.extend(Sentence(index, source, []) for index, source in enumerate(given))
+            with torch.inference_mode():
+                while waiting or batch.sentences:
+                    found |= dict(batch.turn_over(waiting))
+                    if batch.sentences:
+                        batch.step()
+        assert all(recording.replay is not None for recording in batch.recorder.recordings.values())
+        return [[candidate.tokens for candidate in found[place]] for place in range(len(given))]
+
+    @pytest.mark.parametrize("name", ["post-norm", "rotary-swiglu-pre-norm", "lstm-luong-fed", "gru-bahdanau", "rnn"])
+    @pytest.mark.parametrize("kind", ["greedy", "beams", "n best, long ones", "to the end", "two ends"])
+    def test_as_step_by_step(self, name, kind):
+        model, given = tiny(name), sources(14)
+        assert self.searched(model, given, **SEARCHES[kind]) == searched(model, given, **SEARCHES[kind])
+
+    @pytest.mark.parametrize("name", ["rotary", "lstm-luong-fed"])
+    def test_beyond_the_first_memory(self, name):
+        model, given = tiny(name), sources(5, longest=40)
+        options = {"max_new_tokens": 90, "min_new_tokens": 40, "num_beams": 2}
+        assert self.searched(model, given, **options) == searched(model, given, **options)
+
+    def test_a_decoder_goes_with_its_recordings(self):
+        decoder = decoder_for(tiny("gru"))
+        options = options_for(tiny("gru"), {})
+        assert recorder_of(decoder, options) is recorder_of(decoder, options)
+        gone = weakref.ref(decoder)
+        del decoder
+        assert gone() is None
 
 
 class TestSampling:

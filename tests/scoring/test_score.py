@@ -182,7 +182,7 @@ class TestRefusals:
         refused("arguments of ter", str(folder), "--metric_kwargs", "{ter: {}}")
         refused("ids of the model's tokens are", str(folder), "--generate_kwargs", "{forced_bos_token_id: 9999}")
 
-    def test_settings(self, refused, folder):
+    def test_settings(self, refused, folder, tmp_path):
         refused("--num_beam is unknown; did you mean --num_beams?", str(folder), "--num_beam", "3")
         refused("split is 'tset'; allowed are", str(folder), "--split", "tset")
         refused("num_beams is 0", str(folder), "--num_beams", "0")
@@ -191,6 +191,12 @@ class TestRefusals:
         refused("data.config_name is 'x', which belongs to", str(folder), "--config_name", "x")
         refused("data.weight is -1.0; it must be more than 0", str(folder), "--weight", "-1")
         refused("data.source is 'en', a column of tables, but", str(folder), "--source", "en")
+        refused("data.target is '[]', a column of tables, but", str(folder), "--data.target", "[]")
+        table = tmp_path / "train.csv"  # which is not what is scored
+        table.write_text("en,de\na,b\n")
+        words = ["--dataset", str(table), "--test_files", *write(tmp_path, "x", sentences(3)), "--source", "en"]
+        refused("data.dataset is of no use here", str(folder), *words)
+        refused("data.source is 'en', a column of tables, but", str(folder), *words[2:])
 
     def test_data(self, refused, folder, tmp_path):
         short = write(tmp_path, "short", ["a", "b"], ["A"])
@@ -198,7 +204,7 @@ class TestRefusals:
         refused("there is no file nowhere", str(folder), "--test_files", "nowhere", "nowhere")
         refused("has no pairs", str(folder), "--test_files", *write(tmp_path, "one", ["a"]), "--test_split", "test[5:]")
         files = write(tmp_path, "only", ["a"])
-        refused("there is no split 'train'", str(folder), "--test_files", *files, "--split", "validation")
+        refused("or score that split with --split test", str(folder), "--test_files", *files, "--split", "validation")
         (tmp_path / "cells.tsv").write_text("source\ttarget\na b\tA B\nc d\n")
         (tmp_path / "cells.jsonl").write_text('{"source": "a", "target": "A"}\n\n{"target": "B"}\n')
         for name, gap in (("cells.tsv", "line 3 has no target"), ("cells.jsonl", "line 3 has no source")):

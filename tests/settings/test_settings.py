@@ -28,11 +28,11 @@ BASE = {
 def load(tmp_path):
     """Loads ``BASE`` with some sections changed (``section={key: value}``) and the words of a command line."""
 
-    def _load(*words: str, **changes) -> Settings:
+    def _load(*words: str, say=lambda text: None, **changes) -> Settings:
         raw = {**BASE, **{name: {**BASE.get(name, {}), **fields} for name, fields in changes.items()}}
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(raw), encoding="utf-8")
-        return load_settings(path, words)
+        return load_settings(path, words, say)
 
     return _load
 
@@ -224,6 +224,17 @@ def test_wrong_types(load, name, value, message):
         ({"hub": {"license": "Apache 2"}}, "hub.license is 'Apache 2'; give it as the Hub spells it"),
         ({"hub": {"license": "x" * 65}}, "hub.license is 'xxx"),
         ({"hub": {"language": ["English"]}}, "hub.language has 'English'; languages are ISO 639 codes"),
+        ({"hub": {"language": ["de", "xx"]}}, "hub.language has 'xx'; languages are ISO 639 codes"),
+        *(
+            ({"hub": {"tags": ["speech", tag]}}, "hub.tags has .*; a tag is a word or some, of letters")
+            for tag in ("", " ", "a\nb", "\x00", "<b>", "[a](b)", "`a`", " a", "a ", "x" * 101, "a: {b}", "- a", "#a")
+        ),
+        ({"hub": {"tags": [None]}}, "hub.tags is None; it must be str"),
+        ({"hub": {"tags": [["a"]]}}, "hub.tags is .*; it must be str"),
+        *(
+            ({"hub": {"push_to_hub": "a/b", "hub_revision": name}}, "hub.hub_revision is .*; a branch has a name")
+            for name in ("", "a b", "a..b", "-a", "a/", "/a", "a//b", "a\nb", "a.lock", "x~1", "a/.b")
+        ),
         ({"training": {"seed": -1}}, "training.seed is -1; it must be 0 or more"),
         ({"training": {"eval_steps": 0}}, "training.eval_steps is 0; it must be 1 or more"),
         ({"training": {"logging_steps": 0}}, "training.logging_steps is 0; it must be 1 or more"),
@@ -450,10 +461,22 @@ class TestScoring:
         assert (settings.split, settings.evaluation.split, settings.data.split) == (None, "validation", "length")
 
     def test_other_data_forgets_the_old_place(self, folder):
-        settings, _ = load_scoring_settings(folder, ["--test_files", "a.csv", "--target", "fr"])
+        settings, _ = load_scoring_settings(folder, ["--split", "test", "--test_files", "a.csv", "--target", "fr"])
         assert settings.data == DataSettings(test_files=["a.csv"], source="en", target="fr")
-        settings, _ = load_scoring_settings(folder, ["--test_split", "test[:5]"])
+        settings, _ = load_scoring_settings(folder, ["--split", "test", "--test_split", "test[:5]"])
         assert settings.data.dataset == "wmt14"
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "--dataset null --test_files a b --split test", "--train_files a.csv --validation_size 5",
+            "--dataset x --streaming true", "--split train --train_files a b --validation_files a b",
+            "--split train --data.weight 2 --data.mix '[{train_files: [a, b], weight: 1}]'",
+        ],
+    )  # fmt: skip
+    def test_reads(self, folder, words):
+        settings, _ = load_scoring_settings(folder, shlex.split(words))
+        assert settings.data != load_scoring_settings(folder)[0].data
 
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -463,6 +486,28 @@ class TestScoring:
             ("--num_beams 0", "num_beams is 0"),
             ("--split tset", "split is 'tset'; allowed are"),
             ("--split train --streaming true", "the split to score is train, which data.streaming reads"),
+            (
+                "--shuffle_buffer 9",
+                r"--data\.shuffle_buffer is of no use here: of data, scoring the validation split reads",
+            ),
+            (
+                "--num_proc 2 --split train",
+                r"--data\.num_proc is of no use .* scoring the train split reads config_name, ",
+            ),
+            ("--num_proc null", r"--data\.num_proc is of no use here"),
+            ("--max_source_length null", r"--data\.max_source_length is of no use here"),
+            ("--data.mix [] --split test", r"--data\.mix is of no use here"),
+            (
+                "--split test --validation_files a b",
+                r"--data\.validation_files is .* that split with --split validation\.",
+            ),
+            (
+                "--split test --train_files a b --test_files a b",
+                r"scoring the test split reads source, target, test_files, "
+                r"test_split alone; leave it out, or score that split with --split train\.",
+            ),
+            ("--dataset x --validation_files a.csv", r"--data\.dataset is of no use here"),
+            ("--train_files a.csv --validation_files b.csv", r"--data\.train_files is of no use here"),
         ],
     )
     def test_refuses(self, folder, words, message):
@@ -483,8 +528,11 @@ class TestLanguage:
         ],
     )  # fmt: skip
     def test_of_other_pairs(self, load, words):
-        settings = load(*words, hub=self.HUB, data={"dataset": "some/set"})
+        told = []
+        settings = load(*words, hub=self.HUB, data={"dataset": "some/set"}, say=told.append)
         assert settings.hub.language == []
+        assert len(told) == 1
+        assert "hub.language, ['en', 'de'] in" in told[0]
         assert settings.hub.license == "mit"
         assert load(*words, "--language", "ko", "en", hub=self.HUB, data={"dataset": "some/set"}).hub.language == [
             "ko",
@@ -495,4 +543,23 @@ class TestLanguage:
         "words", [(), ("--dataset", "some/set"), ("--train_split", "train[:10]"), ("--test_files", "a.en", "a.de")]
     )
     def test_of_the_same(self, load, words):
-        assert load(*words, hub=self.HUB, data={"dataset": "some/set"}).hub.language == ["en", "de"]
+        settings = load(*words, hub=self.HUB, data={"dataset": "some/set"}, say=pytest.fail)
+        assert settings.hub.language == ["en", "de"]
+
+    def test_columns(self, load):
+        """Lines of text have none, so those of the recipe's own table go; a table's stay, and those that are given."""
+        data, told = {"dataset": "some/set", "source": "en", "target": "de"}, []
+        words = ("--dataset", "null", "--train_files")
+        lines = load(*words, "a.en", "a.de", data=data, say=told.append).data
+        assert (lines.source, lines.target) == ("source", "target")
+        assert [text.partition(",")[0] for text in told] == ["data.source", "data.target"]
+        for others in (("a.csv",), ("a.en", "a.de", "--source", "en", "--target", "de")):
+            kept = load(*words, *others, data=data, say=pytest.fail).data
+            assert (kept.source, kept.target) == ("en", "de")
+
+
+@pytest.mark.parametrize(
+    "tag", ["speech", "arxiv:1706.03762", "low resource", "한국어", "c++", "a", "base_model:x/y-1.0"]
+)
+def test_tags(load, tag):
+    assert load(hub={"tags": [tag]}).hub.tags == [tag]

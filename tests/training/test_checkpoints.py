@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from helpers.runs import (
     SMALL,
     configure,
+    contents,
     run,
 )
 from helpers.unbroken import assert_same_run
@@ -100,7 +101,11 @@ class TestDamage:
         for nothing in (b"[]", b"{}", b"null", b'{"model.safetensors": 3}', b"\xff"):
             path.write_bytes(nothing)
             assert disk.damage(last) is not None, nothing
+        for name in json.loads(content):  # what it says nothing of may be anything
+            path.write_text(json.dumps({key: entry for key, entry in json.loads(content).items() if key != name}))
+            assert disk.damage(last) == f"{name}: manifest.json has no word of it"
         path.write_bytes(content)
+        (last / ".DS_Store").write_bytes(b"")
         assert disk.damage(last) is None
 
     @pytest.mark.slow
@@ -124,6 +129,51 @@ class TestDamage:
         assert "no checkpoint to go on from is whole" in line
         assert "step-00000006 is damaged (model.safetensors: it is missing)" in line
         assert "step-00000003 is damaged" in line
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("harmed", "said"),
+        [
+            (["checkpoints/step-00000006/optimizer.bin"], "going on from step-00000003, the one before"),
+            (["checkpoints/step-00000003/schedule.pt", "checkpoints/step-00000006/model.safetensors"],
+             "no checkpoint to go on from is whole"),
+            (["checkpoints/best/config.json"], "saved again from the checkpoint"),
+            (["tokenizer.json"], "a folder without a tokenizer that can be read"),
+            ([".seqloom.json"], "is no marker of seqloom's"),
+            ([], "resuming"),
+        ],
+        ids=["last", "both", "best", "tokenizer", "marker", "none"],
+    )  # fmt: skip
+    def test_a_dry_run_finds_it_too(self, two_checkpoints, tmp_path, data, train, harmed, said):
+        """In the same words as the run itself, and it writes nothing."""
+        shutil.copytree(two_checkpoints / "run", tmp_path / "run")
+        config = configure(tmp_path, data, "rnn", model={"dropout": 0.3}, training={"max_steps": 8})
+        for name in harmed:
+            damaging(tmp_path / "run" / name)["cut"]()
+        before = contents(tmp_path)
+        told = []
+        for words in (["--dry_run"], []):
+            status, output = train(config, "--resume", *words)
+            lines = [line for line in output.splitlines() if said in line]
+            assert len(lines) == 1, output
+            told.append((status, lines))
+            assert words == [] or contents(tmp_path) == before
+        assert told[0] == told[1]
+
+    @pytest.mark.slow
+    def test_a_dry_run_of_one_that_is_over(self, tmp_path, data, train):
+        worse = {"learning_rate": 1.0, "eval_steps": 2, "max_steps": 4}
+        config = configure(tmp_path, data, "rnn", training=worse)
+        assert train(config)[0] == 0
+        status, output = train(config, "--resume", "--dry_run")
+        assert status == 0
+        assert "this run is over already" in output
+        assert "minutes for" not in output
+        damaging(tmp_path / "run/checkpoints/best/model.safetensors")["cut"]()
+        (dry, first), (real, second) = train(config, "--resume", "--dry_run"), train(config, "--resume")
+        assert dry == real == 1
+        assert "no validation is left that could replace it" in first
+        assert first.splitlines()[-1] == second.splitlines()[-1]
 
     @pytest.mark.slow
     def test_best_is_saved_again_from_its_checkpoint(self, two_checkpoints, tmp_path, data, train):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +21,10 @@ from seqloom.commands import train
 from seqloom.data.batches import collate, cut
 from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.reading import load_settings
+from seqloom.settings.schema import TrainingSettings
 from seqloom.training import loop, update
 from seqloom.training.run import run_training
+from seqloom.training.state import Progress
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -156,6 +159,36 @@ class TestMemory:
         self.narrow(monkeypatch, 0)
         assert train.main([configure(tmp_path / "new", data)]) == 1
         assert "a single pair does not fit" in capsys.readouterr().err
+
+    @pytest.mark.slow
+    def test_a_model_that_no_machine_holds(self, tmp_path, data, little_memory, capsys):
+        """As the system itself refuses it."""
+        config = configure(tmp_path / "new", data, "rnn", model={"hidden_size": 10_000})
+        assert train.main([config, "--dry_run"]) == 1
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert line.startswith("error: there is not enough memory (")
+        assert "take a smaller model, training.batch_tokens or" in line
+
+    def test_a_model_larger_than_this_machine(self, tmp_path, data, capsys):
+        """Before the system is asked for anything."""
+        config = configure(tmp_path / "new", data, "rnn", model={"hidden_size": 200_000})
+        assert train.main([config, "--dry_run"]) == 1
+        assert "error: the model would have 580,005,000,000 parameters, 2,161 GiB of weights" in capsys.readouterr().err
+
+    def test_several_processes_must_agree(self):
+        """So none of them cuts finer by itself."""
+        batch = collate([[5, 2], [8, 2]], [[4, 2], [3, 2]], 0)
+        asked = SimpleNamespace(training=TrainingSettings(gradient_accumulation_steps=3))
+        two = SimpleNamespace(
+            settings=asked, accelerator=SimpleNamespace(num_processes=2), pieces=1, progress=Progress(step=7),
+            optimizer=SimpleNamespace(zero_grad=lambda: None),
+        )  # fmt: skip
+        position = SimpleNamespace(micro_batches=[batch])
+        with pytest.raises(
+            ValueError, match=r"too little memory for update 8; set training\.gradient_accumulation_steps to 6"
+        ):
+            update.cut_finer(two, position, torch.OutOfMemoryError("out of memory"))
+        assert two.pieces == 1
 
     def test_pieces_are_the_batch(self):
         batch = collate([[5, 6, 7, 2], [8, 2], [9, 9, 2]], [[4, 2], [4, 5, 6, 7, 2], [3, 2]], 0)

@@ -81,18 +81,21 @@ class Attend(Command):
         from seqloom.figures.style import save
         from seqloom.settings.reading import load_scoring_settings
         from seqloom.support.disk import check_output, text, write_together
+        from seqloom.support.locks import alone_with
 
         page = self.html
         picture = self.output or (Path("attention.png") if page is None else None)
         images = [] if picture is None else [picture]
         if picture is not None and len(self.sentences) > 1:
             images = [picture.with_stem(f"{picture.stem}-{number}") for number in range(1, len(self.sentences) + 1)]
-        for option, suffixes, files in (
-            ("output", (".png",), images), ("html", (".html", ".htm"), [page] if page else []),
-        ):  # fmt: skip
-            for file in files:
-                check_output(file, f"--{option}", suffixes, overwrite=self.overwrite)
 
+        def check_outputs() -> None:
+            for file in images:
+                check_output(file, "--output", (".png",), overwrite=self.overwrite)
+            if page is not None:
+                check_output(page, "--html", (".html", ".htm"), overwrite=self.overwrite)
+
+        check_outputs()
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)
         if self.target is not None and generate_kwargs:
             raise ValueError(
@@ -120,7 +123,9 @@ class Attend(Command):
             writes[file] = partial(save, overview(found, what=self.what, font=font, **choice))
         if page is not None:
             writes[page] = text(attention_page(every, what=self.what, title=Path(self.model).name, **choice))
-        write_together(writes)
+        with alone_with(writes):
+            check_outputs()  # another may have been first
+            write_together(writes)
         files = list(writes)
         say(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
 

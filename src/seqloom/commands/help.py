@@ -19,6 +19,7 @@ from typing import Any
 from seqloom.commands.command import Command, choices_of, fields_of, shown, shown_alone, usage_parts
 from seqloom.settings.schema import DERIVED, MixSettings, Settings
 from seqloom.settings.typed import field_types, is_section, type_name
+from seqloom.settings.unused import scored_keys
 from seqloom.support.wording import listing
 
 COLUMN = 26
@@ -107,11 +108,13 @@ def sections_of(command: type[Command], every: bool = False) -> list[Section]:
     twice = {name for name in homes if homes.count(name) > 1 or name in own or name in fields_of(command)[1]}
     wanted = [(f, hint) for f, hint in fields if every or not command.sections or f.name in command.sections]
     docs = docstrings(command.settings)
+    read = set().union(*(scored_keys(split, in_files=False) for split in ("train", "validation", "test")))
     top = [key for key in keys_of(command.settings) if key.name in {f.name for f, _ in wanted} - {"model"}]
     found = [Section("outside of sections", "", [_spelt(key, "") for key in top])] if top else []
     for f, hint in wanted:
         if is_section(hint):
-            keys = [_spelt(key, f.name if key.name in twice else "") for key in keys_of(hint)]
+            keys = [_spelt(key, f.name if key.name in twice else "") for key in keys_of(hint)
+                    if every or command.settings is Settings or f.name != "data" or key.name in read]  # fmt: skip
             found.append(Section(f.name, docs_of(hint) if command.settings is Settings else docs[f.name], keys))
         if f.name == "model":
             kinds = Key("model_type", "|".join(families()), "required", "The family.")

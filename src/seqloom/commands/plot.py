@@ -43,10 +43,15 @@ class Plot(Command):
     def run(self) -> None:
         from seqloom.figures.style import save
         from seqloom.support import disk
+        from seqloom.support.locks import alone_with
 
         disk.check_output(self.output, "--output", (".png",), overwrite=self.overwrite)
         figure = plot_runs(self.runs, self.x)
-        disk.write_aside(self.output, lambda aside: save(figure, aside))
+        with alone_with([self.output]):
+            disk.check_output(
+                self.output, "--output", (".png",), overwrite=self.overwrite
+            )  # another may have been first
+            disk.write_aside(self.output, lambda aside: save(figure, aside))
         names = run_folder.names_of(self.runs)
         say(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {self.output}")
 

@@ -40,7 +40,7 @@ class Train(Command):
     overwrite: bool = False
     """Delete what a run wrote into output_dir first, and nothing else."""
     dry_run: bool = False
-    """Check settings, data and plan, make the largest update, and write nothing."""
+    """Check settings, data, plan and, with --resume, the checkpoint; make the largest update, and write nothing."""
 
     def run(self) -> int | None:
         if self.resume and self.overwrite:
@@ -53,12 +53,13 @@ class Train(Command):
 
         if parent := os.environ.pop(PARENT, None):
             end_with_parent(int(parent))
-        settings = load_settings(self.config, self.overrides)
+        is_first = os.environ.get("RANK", "0") == "0"
+        settings = load_settings(self.config, self.overrides, print if is_first else lambda text: None)
         check_config(self.config, settings, self.overrides)
         try:
             run_training(settings, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run)
         except Stopped as stopped:
-            if os.environ.get("RANK", "0") == "0":
+            if is_first:
                 print(stopped)
             return 128 + stopped.signal
         except RuntimeError as error:

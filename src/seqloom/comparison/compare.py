@@ -8,12 +8,13 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import GenerationConfig
 
 from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
@@ -22,10 +23,12 @@ from seqloom.comparison.report import MEASURES, write
 from seqloom.comparison.trainings import train_all
 from seqloom.data.pairs import load_pairs
 from seqloom.decoding.loading import check_exists
+from seqloom.decoding.options import check_options, options_of
 from seqloom.scoring.naming import check_config
-from seqloom.scoring.score import evaluate_model
-from seqloom.settings.reading import load_run_settings, load_scoring_settings, load_settings
+from seqloom.scoring.score import evaluate_model, settings_of
+from seqloom.settings.reading import given_values, is_given, load_run_settings, load_settings
 from seqloom.settings.schema import DataSettings, EvaluationSettings, GenerationSettings, ScoringSettings, Settings
+from seqloom.settings.unused import scored_keys
 from seqloom.support.console import duration
 from seqloom.support.disk import text, write_aside
 from seqloom.support.locks import Lock
@@ -202,6 +205,7 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
     for name, config in zip(names, request.configs, strict=False):
         settings = load_settings(config, request.overrides)
         check_config(config, settings, request.overrides)
+        check_options(GenerationConfig(), options_of(settings.generation))
         for seed in request.seeds or (settings.training.seed,):
             found.setdefault(name, []).append(
                 dataclasses.replace(
@@ -223,7 +227,7 @@ def check_same_pairs(
     sources = [
         (name, settings.data, settings.training.seed) for name, per_seed in runs.items() for settings in per_seed
     ]
-    scorings = ((name, load_scoring_settings(model, words)[0]) for name, model, words in models)
+    scorings = ((name, settings_of(model, words)[0]) for name, model, words in models)
     sources += [(name, settings.data, settings.seed) for name, settings in scorings]
     for name, data, seed in sources:
         found = load_pairs(data, seed, splits=(split,)).splits.get(split)
@@ -244,7 +248,7 @@ def inputs_of_all(
 ) -> list[str]:
     """What the comparison reads."""
     of_runs = [place for per_seed in runs.values() for settings in per_seed for place in inputs_of(settings)]
-    of_models = [place for _, model, words in models for place in load_scoring_settings(model, words)[0].data.places()]
+    of_models = [place for _, model, words in models for place in settings_of(model, words)[0].data.places()]
     return [*request.configs, *request.models, *of_runs, *of_models]
 
 
@@ -265,8 +269,7 @@ def candidate_of_model(name: str, model: str, words: Sequence[str], request: Req
     folder = request.output / "predictions" / name.replace("/", "--")
     if not (folder / run_folder.SCORES).is_file():
         print(f"\nscoring {model}", flush=True)
-        words = [*words, "--split", request.split, "--output_dir", str(folder)]
-        evaluate_model(model, words, overwrite=True)
+        evaluate_model(model, [*words, "--output_dir", str(folder)], overwrite=True)
     is_run = run_folder.is_run(Path(model))
     settings = load_run_settings(Path(model)) if is_run else None
     seeds = (settings.training.seed,) if settings else ()
@@ -276,27 +279,42 @@ def candidate_of_model(name: str, model: str, words: Sequence[str], request: Req
 def overrides_for(model: str, request: Request, runs: dict[str, list[Settings]]) -> list[str]:
     """The words of the command line that a model is scored with. One that says nothing of its data gets those of the
     first configuration, its metrics too."""
-    words = scoring_overrides(request.overrides)
-    is_told = {word.partition("=")[0].split(".")[-1].lstrip("-") for word in words} & {"dataset", "test_files"}
-    if is_told or not runs or run_folder.is_run(Path(model)):
+    split, words = request.split, scoring_overrides(request.overrides)
+    if not runs:  # what is of no use to scoring is refused there
+        return [*words, "--split", split]
+    first, is_own = next(iter(runs.values()))[0], run_folder.is_run(Path(model))
+    is_told = is_given(words, "dataset", "test_files")
+    data = None if is_told else load_run_settings(Path(model)).data if is_own else first.data
+    in_files = bool(getattr(data, f"{split}_files", None)) or given_values(words, f"{split}_files") not in (
+        [],
+        ["null"],
+    )
+    read = scored_keys(split, in_files=in_files)
+    words = [*scoring_overrides(request.overrides, read), "--split", split]
+    if is_told or is_own:
         return words
-    first = next(iter(runs.values()))[0]
-    given = {f"data.{key}": value for key, value in dataclasses.asdict(first.data).items()}
+    given = {f"data.{key}": value for key, value in dataclasses.asdict(first.data).items() if key in read}
     given |= {"seed": first.training.seed, "evaluation.metrics": first.evaluation.metrics}
     kwargs = first.evaluation.metric_kwargs
     given |= {"evaluation.metric_kwargs": {name: kwargs[name] for name in first.evaluation.metrics if name in kwargs}}
     return [*(f"--{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()), *words]
 
 
-def scoring_overrides(overrides: Sequence[str]) -> list[str]:
-    """Those of the overrides that scoring knows: a model that is trained has no learning rate."""
+def scoring_overrides(overrides: Sequence[str], of_data: Collection[str] | None = None) -> list[str]:
+    """Those of the overrides that scoring knows: a model that is trained has no learning rate.
+
+    Args:
+        of_data: The keys of ``data`` that stay, others being for the trainings; None: all.
+    """
     sections = {"data": DataSettings, "generation": GenerationSettings, "evaluation": EvaluationSettings}
     known = {field.name for cls in (*sections.values(), ScoringSettings) for field in dataclasses.fields(cls)}
+    unread = set() if of_data is None else {field.name for field in dataclasses.fields(DataSettings)} - {*of_data}
     words, is_wanted = [], False
     for word in overrides:
         if word.startswith("--"):
-            section, dot, _ = word[2:].partition("=")[0].partition(".")
+            section, dot, key = word[2:].partition("=")[0].partition(".")
             is_wanted = section in (sections if dot else known)
+            is_wanted &= (key if dot else section) not in (unread if section == "data" or not dot else ())
         if is_wanted:
             words.append(word)
     return words

@@ -15,7 +15,8 @@ import numpy as np
 from datasets import Dataset, IterableDataset, ReadInstruction, concatenate_datasets, interleave_datasets
 
 from seqloom.data.sources import PAIR, Data, TableFolder, choose_columns, describe_file, read_dataset, read_files
-from seqloom.data.tables import first_gap, kind_of
+from seqloom.data.tables import first_gap
+from seqloom.settings.replaced import kind_of
 from seqloom.settings.schema import DataSettings
 from seqloom.support.wording import listing
 

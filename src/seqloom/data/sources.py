@@ -21,7 +21,8 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, loa
 
 from seqloom.data import lines
 from seqloom.data.scan import load_scan
-from seqloom.data.tables import KINDS, kind_of, read_table
+from seqloom.data.tables import read_table
+from seqloom.settings.replaced import TABLES, kind_of
 from seqloom.settings.schema import DataSettings, MixSettings
 from seqloom.support.wording import listing
 from seqloom.support.xet import with_cure
@@ -86,13 +87,13 @@ def read_files(paths: list[str], settings: DataSettings, stream: bool, where: st
     if kinds != {None} or len(paths) != 2:
         raise ValueError(
             f"{where} is {listing(paths)}; give two line-aligned text files, source and target, "
-            f"or tables of one kind ({listing(KINDS)})."
+            f"or tables of one kind ({listing(TABLES)})."
         )
     return _generated(stream, _aligned, {"source": paths[0], "target": paths[1], "state": state})
 
 
 def check_columns(settings: DataSettings | MixSettings, where: str) -> None:
-    """Refuses names of columns where all files are lines of text, which have none.
+    """Refuses names of columns, the usual ones apart, where all files are lines of text, which have none.
 
     Args:
         where: The section is, in the settings.

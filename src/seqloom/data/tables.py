@@ -12,16 +12,15 @@ import json
 import re
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqloom.data import lines
+from seqloom.settings.replaced import kind_of
 from seqloom.support.wording import listing
 
-KINDS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 Row = tuple[int, dict[str, str | None]]
 """A row's number (of the line in which it begins; in parquet of the row) and its pair; None where a cell is missing."""
 
@@ -33,11 +32,6 @@ _LONE_RETURN = re.compile(r"\r(?!\n|\Z)")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ABSENT = object()
-
-
-def kind_of(path: str) -> str | None:
-    """``csv``, ``tsv``, ``json`` or ``parquet``; None for what is no table."""
-    return KINDS.get(Path(path.removesuffix(".gz")).suffix.lower())
 
 
 def read_table(path: str, source: str, target: str, separator: str | None = None) -> Iterator[Row]:

@@ -26,8 +26,10 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from seqloom import run_folder
 from seqloom.modeling.tokenization_seq2seq_pair import Seq2SeqPairTokenizer
 from seqloom.settings.schema import TokenizerSettings
+from seqloom.support.wording import listing
 from seqloom.support.xet import with_cure
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}  # ids 0 to 3
@@ -37,6 +39,8 @@ OPTIONS: dict[str, Any] = {
     "clean_up_tokenization_spaces": False,
     "split_special_tokens": True,  # travels in tokenizer_config.json
 }
+PARTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens", "model")
+"""Of a saved tokenizer; the library takes some that are lacking for null."""
 SPELT = "\u2060"
 """Stands, in the vocabulary of words, before a special token that a text spells out; decoding takes it off."""
 SUBWORD_KINDS = ("byte_bpe", "bpe", "unigram")
@@ -109,6 +113,7 @@ def load_tokenizer(
             f"the tokenizer {str(path)!r} has the model_max_length {tokenizer.model_max_length!r}; it must be 1 or "
             "more: set it to the tokens that a model reads at most, and save it again."
         )
+    _check_whole(Path(path), tokenizer)
     if not needs_end:
         return tokenizer
     if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in ids:
@@ -117,6 +122,21 @@ def load_tokenizer(
             "set its eos_token and add_eos_token = True, and save it again."
         )
     return tokenizer
+
+
+def _check_whole(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuses what the library passes over in silence, to cut texts otherwise than the model was trained with."""
+    if not isinstance(value := getattr(tokenizer, "clean_up_tokenization_spaces", None), bool | None):
+        raise ValueError(
+            f"the tokenizer {str(folder)!r} has the clean_up_tokenization_spaces {value!r}; it must be true or false: "
+            "take tokenizer_config.json as it was saved."
+        )
+    for file in (path for name in ("tokenizer.json", "target_tokenizer.json") if (path := folder / name).is_file()):
+        if lacking := [part for part in PARTS if part not in run_folder.read_object(file)]:
+            raise ValueError(
+                f"{file} lacks {listing(lacking)}, which every saved tokenizer has, be it as null: take the file as it "
+                "was saved."
+            )
 
 
 def target_tokenizer(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 
@@ -30,19 +28,18 @@ def log_normaliser(scores: torch.Tensor) -> torch.Tensor:
     return scores.amax(-1, keepdim=True) - scores.softmax(-1).amax(-1, keepdim=True).log()
 
 
-def ban_repeated_ngrams(scores: torch.Tensor, tokens: torch.Tensor, lengths: Sequence[int], size: int) -> None:
+def ban_repeated_ngrams(scores: torch.Tensor, tokens: torch.Tensor, begins: torch.Tensor, size: int) -> None:
     """Leaves no token that would end an n-gram which is there already (Paulus et al. 2018, arXiv:1705.04304, 2.5).
 
     Args:
         scores: (rows, vocab), changed in place.
-        tokens: (rows, time), each row's own in its last columns.
-        lengths: How many those are.
+        tokens: (rows, time), written so far.
+        begins: (rows,) the first column of each row's own.
         size: n.
     """
     time = tokens.shape[1]
     if time < size:
         return
-    begins = torch.tensor([time - length for length in lengths], device=tokens.device)  # (rows,)
     context = tokens[:, time - size + 1 :]  # (rows, n - 1)
     windows = tokens.unfold(1, size, 1)  # (rows, time - n + 1, n)
     is_same = (windows[..., :-1] == context[:, None]).all(-1)  # (rows, time - n + 1)

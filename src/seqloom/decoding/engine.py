@@ -16,7 +16,8 @@ from transformers.utils import output_capturing
 from seqloom.decoding.lean_rnn import LeanRnn
 from seqloom.decoding.lean_transformer import LeanTransformer
 from seqloom.decoding.loading import GenerativeModel
-from seqloom.decoding.search import Decoder, SearchOptions
+from seqloom.decoding.search import Decoder
+from seqloom.decoding.targets import SearchOptions
 from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer
 

@@ -9,6 +9,7 @@ Shapes: sentences, beams (of each), rows = sentences · beams, source, layers, h
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -40,14 +41,19 @@ class RnnState:
         self.is_padding = is_padding  # (sentences, 1, source); None where no source is padded
         self.beams = beams
 
+    def room(self) -> None:
+        """A state does not grow."""
+
     def reorder(self, rows: torch.Tensor) -> None:
         """Every beam takes what the one has that it continues, of the same sentence."""
-        self.layers = [tuple(part.index_select(0, rows) for part in layer) for layer in self.layers]
-        self.feed = None if self.feed is None else self.feed.index_select(0, rows)
+        for part in (*itertools.chain(*self.layers), *([] if self.feed is None else [self.feed])):
+            part.copy_(part.index_select(0, rows))
 
     def keep(self, sentences: torch.Tensor) -> None:
         """The others leave."""
-        self.reorder(rows_of(sentences, self.beams))
+        rows = rows_of(sentences, self.beams)
+        self.layers = [tuple(part.index_select(0, rows) for part in layer) for layer in self.layers]
+        self.feed = None if self.feed is None else self.feed.index_select(0, rows)
         if self.memory is None or self.keys is None:
             return
         self.memory, self.keys = self.memory.index_select(0, sentences), self.keys.index_select(0, sentences)
@@ -193,11 +199,11 @@ class LeanRnn:
             inputs = torch.cat((embeds, context), dim=-1)
         elif state.feed is not None:
             inputs = torch.cat((embeds, state.feed), dim=-1)
-        layers = []
         for advance, before in zip(self.steps, state.layers, strict=True):
-            layers.append(advance(inputs, before))
-            inputs = layers[-1][0]  # (rows, hidden)
-        state.layers = layers
+            after = advance(inputs, before)
+            inputs = after[0]  # (rows, hidden)
+            for part, new in zip(before, after, strict=True):
+                part.copy_(new)
         if self.attention is None:
             return self.output(inputs if self.readout is None else self.readout(inputs)).float()
         assert self.readout is not None
@@ -207,7 +213,7 @@ class LeanRnn:
             read = torch.cat((self.look(inputs, state), inputs), dim=-1)
         readout = self.readout(read).tanh_()  # (rows, embedding)
         if state.feed is not None:
-            state.feed = readout
+            state.feed.copy_(readout)
         return self.output(readout).float()
 
     def look(self, query: torch.Tensor, state: RnnState) -> torch.Tensor:

@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from seqloom.decoding.packed import PackedLinear
+from seqloom.decoding.targets import FIRST_COLUMNS
 from seqloom.modeling.modeling_transformer_seq2seq import (
     TransformerSeq2SeqForConditionalGeneration,
     rotate,
     sinusoids,
 )
-
-FIRST_STEPS = 32  # the room that there is at first; it doubles
 
 
 class TransformerState:
@@ -33,42 +32,66 @@ class TransformerState:
     later column, and what is before that is masked for it: so rows of any age go side by side.
     """
 
-    def __init__(self, keys_values: torch.Tensor, mask: torch.Tensor | None, beams: int, num_layers: int):
+    def __init__(
+        self, keys_values: torch.Tensor, mask: torch.Tensor | None, beams: int, num_layers: int, is_fixed: bool
+    ):
         _, _, sentences, heads, _, head_dim = keys_values.shape
         self.keys_values = keys_values  # (layers, 2, sentences, heads, source, head_dim)
         self.mask = mask  # (sentences, 1, 1, source), added to the scores; None where no source is padded
         self.beams = beams
-        # (layers, 2, sentences, heads, columns · beams, head_dim)
-        self.own = keys_values.new_empty(num_layers, 2, sentences, heads, FIRST_STEPS * beams, head_dim)
-        self.end = 0  # columns in use
-        self.begins = torch.zeros(
-            sentences, dtype=torch.long, device=keys_values.device
-        )  # each sentence's first column
-        self.is_even = True  # all began together
+        # (layers, 2, sentences, heads, columns · beams, head_dim); columns are room, of which `end` are in use
+        self.own = keys_values.new_zeros(num_layers, 2, sentences, heads, FIRST_COLUMNS * beams, head_dim)
+        self.end = 0
+        self.column = torch.zeros(1, dtype=torch.long, device=keys_values.device)  # `end`, for a step to count
+        self.begins = self.column.new_zeros(sentences)  # each sentence's first column
         # The slot of each column that a beam comes from; -1 where it comes from none.
-        self.ancestors = self.begins.new_empty(sentences, beams, 0)  # (sentences, beams, columns)
+        self.ancestors = self.begins.new_full((sentences, beams, FIRST_COLUMNS), -1)  # (sentences, beams, columns)
+        self.is_even = True  # all began together
+        self.is_fixed = is_fixed  # a step goes over all columns, and `column` says into which it writes
 
-    def write_column(self) -> int:
-        """The column of the next step."""
-        used = self.end * self.beams
-        if used == self.own.shape[4]:
-            self.put(self.own)
-        slots = torch.arange(self.beams, device=self.begins.device).expand(len(self.begins), 1, -1).transpose(1, 2)
-        self.ancestors = torch.cat((self.ancestors, slots), dim=2)
+    @property
+    def num_columns(self) -> int:
+        """The room."""
+        return self.ancestors.shape[2]
+
+    def room(self) -> None:
+        """Makes sure that the next step has a column to write into."""
+        if self.end == self.num_columns:
+            self.own = torch.cat((self.own, torch.zeros_like(self.own)), dim=4)
+            self.ancestors = torch.cat((self.ancestors, torch.full_like(self.ancestors, -1)), dim=2)
         self.end += 1
-        return self.end - 1
 
-    def own_mask(self, dtype: torch.dtype) -> torch.Tensor | None:
-        """What each beam does not see of what its sentence has written (sentences, 1, beams, columns · beams)."""
-        if self.beams == 1 and self.is_even:
-            return None
+    def open_column(self) -> torch.Tensor | None:
+        """Takes the next column; what each beam does not see of what is written (sentences, 1, beams, slots)."""
         slots = torch.arange(self.beams, device=self.begins.device)
-        is_seen = (self.ancestors[..., None] == slots).flatten(2)[:, None]
-        return torch.zeros(is_seen.shape, dtype=dtype, device=is_seen.device).masked_fill_(~is_seen, -math.inf)
+        new = slots.view(1, -1, 1).expand(len(self.begins), -1, 1)
+        self.ancestors.index_copy_(2, self.column, new)
+        self.column += 1
+        if self.beams == 1 and self.is_even and not self.is_fixed:
+            return None
+        is_seen = (self.ancestors[..., : self.num_used, None] == slots).flatten(2)[:, None]
+        mask = torch.zeros(is_seen.shape, dtype=self.own.dtype, device=is_seen.device)
+        return mask.masked_fill_(~is_seen, -math.inf)
+
+    @property
+    def num_used(self) -> int:
+        """Columns that a step goes over."""
+        return self.num_columns if self.is_fixed else self.end
+
+    def write(self, layer: int, new: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Puts keys and values (2, sentences, heads, beams, head_dim) into the column, and gives all of a layer."""
+        own = self.own[layer]
+        if self.is_fixed:
+            slots = (self.column - 1) * self.beams + torch.arange(self.beams, device=self.column.device)
+            own.index_copy_(3, slots, new)
+        else:
+            own[..., (self.end - 1) * self.beams : self.end * self.beams, :] = new
+            own = own[..., : self.end * self.beams, :]
+        return own[0], own[1]
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Every beam takes what the one has that it continues, of the same sentence: its ancestors."""
-        self.ancestors = self.ancestors.flatten(0, 1).index_select(0, rows).view_as(self.ancestors)
+        self.ancestors.copy_(self.ancestors.flatten(0, 1).index_select(0, rows).view_as(self.ancestors))
 
     def keep(self, sentences: torch.Tensor) -> None:
         """The others leave, and the columns of those who began before the rest."""
@@ -79,18 +102,16 @@ class TransformerState:
             self.keys_values = self.keys_values[..., :width, :].contiguous()
             self.mask = self.mask[..., :width] if bool((self.mask[..., :width] != 0).any()) else None
         self.begins = self.begins.index_select(0, sentences)
-        first = int(self.begins.min())
-        self.put(self.own[..., first * self.beams : self.end * self.beams, :].index_select(2, sentences))
-        self.ancestors = self.ancestors.index_select(0, sentences)[..., first:]
+        first, num_columns = int(self.begins.min()), self.num_columns
+        written = self.own[..., first * self.beams : self.end * self.beams, :]
+        self.own = self.own.new_zeros(*written.shape[:2], len(sentences), *self.own.shape[3:])
+        self.own[..., : written.shape[4], :] = written.index_select(2, sentences)
+        ancestors = self.ancestors[..., first:].index_select(0, sentences)
+        self.ancestors = nn.functional.pad(ancestors, (0, num_columns - ancestors.shape[2]), value=-1)
         self.begins -= first
+        self.column -= first
         self.end -= first
         self.is_even = not bool(self.begins.any())
-
-    def put(self, own: torch.Tensor) -> None:
-        """Takes what was written from where it is, with room for more."""
-        used = own.shape[4]
-        self.own = own.new_empty(*own.shape[:4], max(FIRST_STEPS * self.beams, 2 * used), own.shape[5])
-        self.own[..., :used, :] = own
 
     def join(self, other: TransformerState) -> None:
         """Others that have not written yet take their place behind these."""
@@ -101,10 +122,9 @@ class TransformerState:
             self.mask = torch.cat([widened(state.mask, state.keys_values, width) for state in (self, other)])
             mine, theirs = (nn.functional.pad(kept, (0, 0, 0, width - kept.shape[4])) for kept in (mine, theirs))
         self.keys_values = torch.cat((mine, theirs), dim=2)
-        own = self.own[..., : self.end * self.beams, :]
-        empty = own.new_zeros(*own.shape[:2], len(other.begins), *own.shape[3:])
-        self.put(torch.cat((own, empty), dim=2))
-        nobody = self.ancestors.new_full((len(other.begins), self.beams, self.end), -1)
+        newcomers = len(other.begins)
+        self.own = torch.cat((self.own, self.own.new_zeros(*self.own.shape[:2], newcomers, *self.own.shape[3:])), dim=2)
+        nobody = self.ancestors.new_full((newcomers, *self.ancestors.shape[1:]), -1)
         self.ancestors = torch.cat((self.ancestors, nobody))
         self.begins = torch.cat((self.begins, other.begins + self.end))
         self.is_even = self.end == 0
@@ -120,8 +140,8 @@ def widened(mask: torch.Tensor | None, keys_values: torch.Tensor, width: int) ->
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """Scaled dot-product attention, (sentences, heads, …) each. Torch's kernel is slow with masks on CPUs."""
-    if mask is None or query.device.type != "cpu":
+    """Scaled dot-product attention, (sentences, heads, …) each. Torch's kernel is slow with masks."""
+    if mask is None:
         return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
     scores = (query * scaling) @ key.transpose(2, 3)  # (sentences, heads, beams, time)
     return scores.add_(mask).softmax(-1) @ value
@@ -210,7 +230,9 @@ class LeanTransformer:
         self.scales = encoder.embed_scale, decoder.embed_scale
         self.output = PackedLinear([model.lm_head], dtype)
         self.device = self.target_embeddings.device
-        self.positions = self.angles(torch.arange(0, device=self.device), 1)
+        self.tables: dict[int, tuple[torch.Tensor, ...]] = {}
+        """`angles` of as many positions; they stay where they are, for steps that are recorded."""
+        self.is_fixed = self.device.type == "cuda"  # steps are recorded: nothing in them may depend on the host
 
     def angles(self, positions: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
         """What positions (…,) add or turn: the sinusoids (…, d_model), or sines and cosines (…, head_dim / 2)."""
@@ -261,31 +283,28 @@ class LeanTransformer:
         heads, head_dim = self.decoder[0].heads, self.decoder[0].head_dim
         kept = torch.stack([layer.cross_key_value(states) for layer in self.decoder])
         kept = kept.view(-1, sentences, source, 2, heads, head_dim).permute(0, 3, 1, 4, 2, 5).contiguous()
-        return TransformerState(kept, mask, beams, len(self.decoder))
+        return TransformerState(kept, mask, beams, len(self.decoder), self.is_fixed)
 
     def step(self, tokens: torch.Tensor, state: TransformerState) -> torch.Tensor:
         """The last tokens (rows,) → scores of the next (rows, vocab), before the softmax."""
-        column = state.write_column()
         beams, rows = state.beams, len(tokens)
-        written, used = slice(column * beams, (column + 1) * beams), slice(0, (column + 1) * beams)
         states = self.embed(tokens, self.target_embeddings, self.scales[1])  # (rows, d_model)
-        angles, rotary = self.position_of(state, column), None
+        angles, rotary = self.position_of(state), None
         if self.is_rotary:
             rotary = tuple(angle[:, None, None] for angle in angles)  # (sentences or 1, 1, 1, head_dim / 2)
         else:
             states = (states.view(-1, beams, self.d_model) + angles[0][:, None]).view(rows, self.d_model)
-        mask = state.own_mask(self.dtype)
+        mask = state.open_column()
         by_sentence = (-1, beams, self.decoder[0].heads, self.decoder[0].head_dim)
         for index, layer in enumerate(self.decoder):
-            own, kept = state.own[index], state.keys_values[index]
+            kept = state.keys_values[index]
 
-            def attend_self(inputs: torch.Tensor, layer: LeanLayer = layer, own: torch.Tensor = own) -> torch.Tensor:
+            def attend_self(inputs: torch.Tensor, layer: LeanLayer = layer, index: int = index) -> torch.Tensor:
                 together = layer.query_key_value(inputs).view(-1, beams, 3, *by_sentence[2:]).permute(2, 0, 3, 1, 4)
                 query, new = together[0], together[1:]  # (sentences, heads, beams, head_dim), and both of them
                 if rotary is not None:
                     query, new = rotate(query, *rotary), torch.stack((rotate(new[0], *rotary), new[1]))
-                own[..., written, :] = new
-                context = attend(query, own[0][..., used, :], own[1][..., used, :], mask, layer.scaling)
+                context = attend(query, *state.write(index, new), mask, layer.scaling)
                 return layer.out(context.transpose(1, 2).reshape(rows, self.d_model))
 
             def attend_source(
@@ -300,11 +319,10 @@ class LeanTransformer:
             states = layer.around(states, layer.final_norm, layer.feed_forward)
         return self.output(self.decoder_norm(states)).float()
 
-    def position_of(self, state: TransformerState, column: int) -> tuple[torch.Tensor, ...]:
+    def position_of(self, state: TransformerState) -> tuple[torch.Tensor, ...]:
         """`angles` of the next token of each sentence, or of all of them."""
-        if column >= len(self.positions[0]):
-            steps = torch.arange(max(FIRST_STEPS, 2 * column), device=self.device)
-            self.positions = self.angles(steps, self.decoder[0].heads)
-        if state.is_even:
-            return tuple(table[column : column + 1] for table in self.positions)
-        return tuple(table.index_select(0, column - state.begins) for table in self.positions)
+        if state.num_columns not in self.tables:
+            positions = torch.arange(state.num_columns, device=self.device)
+            self.tables[state.num_columns] = self.angles(positions, self.decoder[0].heads)
+        places = state.column if state.is_even else state.column - state.begins
+        return tuple(table.index_select(0, places) for table in self.tables[state.num_columns])

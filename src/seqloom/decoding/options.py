@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel
-from seqloom.decoding.values import SAMPLING, check_value
+from seqloom.decoding.values import SAMPLING, check_given
 from seqloom.settings.schema import GenerationSettings
 from seqloom.support.wording import nearest
 
@@ -65,6 +65,38 @@ def check_options(
     Raises:
         ValueError: There is such an option; the message says which and what to do.
     """
+    check_values(given)
+    whole = copy.deepcopy(config)
+    whole.update(**{name: value for name, value in given.items() if name != "coverage_penalty"})
+    if is_own:
+        for name in outranked(given):
+            setattr(whole, name, None)
+    _check_lengths(whole, given)
+    _check_effects(whole, given)
+    for name in GONE:
+        value = getattr(whole, name, None)
+        if value not in (None, 0, [], 1 if name == "num_beam_groups" else None):
+            raise ValueError(
+                f"the model's own generation_config.json has {name} {value!r}, of a search that transformers has no "
+                f"longer: to decode without it, give {{{name}: null}} in generation.generate_kwargs."
+            )
+    if not several and (whole.num_return_sequences or 1) > 1:
+        raise ValueError(
+            f"num_return_sequences is {whole.num_return_sequences}, but every source has one output here: leave it out"
+            + ("." if "num_return_sequences" in given else ", or set it to 1, since the model's own config has it.")
+        )
+    try:
+        whole.validate()
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"generation: {' '.join(str(error).split())}") from None
+
+
+def check_values(given: dict[str, Any]) -> None:
+    """Refuses, without a model, options that are unknown or cannot be what they are.
+
+    Raises:
+        ValueError: There is one.
+    """
     known = {name for name in vars(GenerationConfig()) if not name.startswith("_")} - {"transformers_version"}
     for name, value in given.items():
         if name not in known | {"coverage_penalty"}:
@@ -75,23 +107,7 @@ def check_options(
             raise ValueError(
                 f"generation.generate_kwargs has {name}, of a search that transformers has no longer: take it out."
             )
-        check_value(name, value)
-    whole = copy.deepcopy(config)
-    whole.update(**{name: value for name, value in given.items() if name != "coverage_penalty"})
-    if is_own:
-        for name in outranked(given):
-            setattr(whole, name, None)
-    _check_lengths(whole, given)
-    _check_effects(whole, given)
-    if not several and (whole.num_return_sequences or 1) > 1:
-        raise ValueError(
-            f"num_return_sequences is {whole.num_return_sequences}, but every source has one output here: leave it out"
-            + ("." if "num_return_sequences" in given else ", or set it to 1, since the model's own config has it.")
-        )
-    try:
-        whole.validate()
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"generation: {' '.join(str(error).split())}") from None
+        check_given(name, value)
 
 
 def outranked(given: dict[str, Any]) -> list[str]:

@@ -18,6 +18,9 @@ COUNTS = {
 """Whole numbers: the least and the most."""
 SHARES = ("top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 NUMBERS = ("length_penalty", "repetition_penalty", "encoder_repetition_penalty", "max_time", "coverage_penalty")
+ABOVE_ZERO = ("temperature", "repetition_penalty", "encoder_repetition_penalty", "top_h", "typical_p")
+"""Numbers with which, were they 0, there would be nothing to choose from."""
+BELOW_ONE = ("epsilon_cutoff", "eta_cutoff")
 FLAGS = ("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "output_attentions",
          "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate")  # fmt: skip
 
@@ -44,3 +47,17 @@ def check_value(name: str, value: Any, where: str = "generation.") -> None:
         raise ValueError(f"{where}{name} is {value!r}; it must be a number.")
     if name in SHARES and not 0 <= value <= 1:
         raise ValueError(f"{where}{name} is {value!r}; it must be between 0 and 1.")
+
+
+def check_given(name: str, value: Any) -> None:
+    """`check_value` of an option that is given: no number either with which nothing could be chosen. (In a model's own
+    file it may stand unused.)
+
+    Raises:
+        ValueError: It is one.
+    """
+    check_value(name, value)
+    if value is not None and name in ABOVE_ZERO and value <= 0:
+        raise ValueError(f"generation.{name} is {value!r}; it must be more than 0.")
+    if value is not None and name in BELOW_ONE and value >= 1:
+        raise ValueError(f"generation.{name} is {value!r}; it must be less than 1, or 0 for none.")

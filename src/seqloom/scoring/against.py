@@ -27,10 +27,9 @@ from seqloom.scoring.predictions import (
     read_predictions,
     read_scores,
 )
-from seqloom.scoring.score import decoding_of, empties, load_split, score_model, scores_folder, split_of
+from seqloom.scoring.score import decoding_of, empties, load_split, score_model, scores_folder, settings_of
 from seqloom.scoring.significance import Statistics
 from seqloom.scoring.trials import try_metrics
-from seqloom.settings.reading import load_scoring_settings
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
 from seqloom.support.foreign import from_json
@@ -58,7 +57,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     """
     files = {system: _is_file(system) for system in (name, other)}
     leading = name if not files[name] or files[other] else other
-    settings, generate_kwargs = load_scoring_settings(_home(leading), overrides)
+    settings, generate_kwargs = settings_of(_home(leading), overrides)
     if files[leading]:
         settings = _with_metrics_beside(leading, settings, overrides)
         if generate_kwargs:
@@ -146,7 +145,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
     except OSError:  # only the model itself tells
         config = load_model(name, settings.revision, settings.trust_remote_code).generation_config
     generation = decoding_of(config, generate_kwargs, settings.seed)
-    now = {"split": split_of(settings), "revision": settings.revision, "generation": generation}
+    now = {"split": settings.split_to_score(), "revision": settings.revision, "generation": generation}
     if settings.output_dir:  # which may hold another model's
         now["model"] = name
     kept = {key: scores.get(key) for key in now}

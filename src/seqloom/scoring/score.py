@@ -16,7 +16,7 @@ from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
 from seqloom.data.sources import check_columns
 from seqloom.decoding.loading import GenerativeModel, is_of_ours, load_model, tokenizer_of
-from seqloom.decoding.options import check_options, limited, outranked, try_options
+from seqloom.decoding.options import check_options, check_values, limited, outranked, try_options
 from seqloom.decoding.translate import translate
 from seqloom.decoding.values import SAMPLING
 from seqloom.scoring import metrics
@@ -24,8 +24,8 @@ from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import normalized
 from seqloom.scoring.predictions import Predictions, alone_in, check_is_ours, keep_predictions, keep_scores
 from seqloom.scoring.trials import try_metrics
-from seqloom.settings.reading import given_values, load_scoring_settings
-from seqloom.settings.schema import EvaluationSettings, ScoringSettings
+from seqloom.settings.reading import is_given, load_scoring_settings
+from seqloom.settings.schema import DataSettings, EvaluationSettings, ScoringSettings
 from seqloom.support.console import has_terminal
 from seqloom.support.machine import environment
 
@@ -44,9 +44,7 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
     Raises:
         ValueError: Model, data or settings do not allow it; or another process works in the folder.
     """
-    settings, generate_kwargs = load_scoring_settings(name, overrides)
-    if given_values(overrides, "source", "target"):
-        check_columns(settings.data, "data")
+    settings, generate_kwargs = settings_of(name, overrides)
     check_names(settings.evaluation.metrics, Path(name) / run_folder.SETTINGS, on_the_line(overrides))
     folder = scores_folder(name, settings)
     try_metrics(settings.evaluation)
@@ -56,15 +54,28 @@ def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool 
     return score_model(name, settings, generate_kwargs)
 
 
-def split_of(settings: ScoringSettings) -> str:
-    """The split that is scored: the command's, else the run's, else test."""
-    return settings.split or settings.evaluation.split or "test"
+def settings_of(name: str | Path, overrides: Sequence[str]) -> tuple[ScoringSettings, dict[str, Any]]:
+    """`load_scoring_settings`, whose columns are those of tables.
+
+    Raises:
+        ValueError: As for `load_scoring_settings` and `check_values`; or a column is given for lines of text, which
+            have none.
+    """
+    settings, generate_kwargs = load_scoring_settings(name, overrides)
+    check_values(generate_kwargs)  # as far as that takes no model, nor the data
+    if is_given(overrides, "source", "target"):
+        data = settings.data
+        files = getattr(data, f"{settings.split_to_score()}_files")
+        check_columns(DataSettings(test_files=files, source=data.source, target=data.target) if files else data, "data")
+    return settings, generate_kwargs
 
 
 def scores_folder(name: str, settings: ScoringSettings) -> Path:
     """Where a model's predictions and scores go: as told, else into its folder, or ``runs/NAME`` for one of the Hub."""
     default = Path(name) if Path(name).is_dir() else Path("runs") / name.replace("/", "--")
-    return Path(settings.output_dir) if settings.output_dir else run_folder.evaluation(default, split_of(settings))
+    return (
+        Path(settings.output_dir) if settings.output_dir else run_folder.evaluation(default, settings.split_to_score())
+    )
 
 
 def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -81,13 +92,17 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
             tokenizer,
             pairs,
             settings.evaluation,
-            split=split_of(settings),
+            split=settings.split_to_score(),
             folder=folder,
             batch_tokens=settings.generation.decode_batch_tokens,
             dtype=settings.generation.decode_dtype,
             seed=settings.seed,
             about={"model": name, "revision": settings.revision, "data": provenance}
-            | ({} if (met := known_overlap(Path(name), split_of(settings), provenance)) is None else {"overlap": met}),
+            | (
+                {}
+                if (met := known_overlap(Path(name), settings.split_to_score(), provenance)) is None
+                else {"overlap": met}
+            ),
             **generate_kwargs,
         )
 
@@ -119,7 +134,7 @@ def overlap_sentence(scores: dict[str, Any]) -> str:
 
 def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:
     """The pairs that are scored, and where they are from."""
-    split = split_of(settings)
+    split = settings.split_to_score()
     pairs = load_pairs(settings.data, settings.seed, splits=(split,))
     if split not in pairs.splits:
         raise ValueError(f"the data has no {split} split; choose another with --split, or name its files.")

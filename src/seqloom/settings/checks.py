@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 MOST_UNEQUAL = 10_000
 """How many times another's weight a set's may be: until both are used up, as many draws are made."""
 
+BRANCH = r"(?!.*(\.\.|//|\.lock(/|$)|/\.))\w([\w./-]*\w)?"
+"""What git takes for a branch's name, and no more than one needs."""
+ISO_639_1 = re.findall(
+    r"\w+",
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en "
+    "eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv "
+    "ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne "
+    "ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss "
+    "st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu",
+)
+"""The codes of two letters: of any other the Hub would refuse the card."""
+
 
 def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
     """The config class of a ``model_type`` of seqloom's."""
@@ -149,8 +161,19 @@ def _check_hub(hub: HubSettings) -> None:
             f"hub.license is {hub.license!r}; give it as the Hub spells it, in small letters, digits, dots and "
             "hyphens: apache-2.0, cc-by-4.0, other."
         )
+    if hub.hub_revision is not None and not re.fullmatch(BRANCH, hub.hub_revision):
+        raise ValueError(
+            f"hub.hub_revision is {hub.hub_revision!r}; a branch has a name of letters, digits, dots, hyphens and "
+            "slashes: main, v1.0."
+        )
+    for tag in hub.tags:
+        if not re.fullmatch(r"\w([\w .:/@+-]{0,98}[\w+])?", tag):
+            raise ValueError(
+                f"hub.tags has {tag!r}; a tag is a word or some, of letters, digits, spaces and .:/@+- alone, at most "
+                "a hundred characters: speech, arxiv:1706.03762."
+            )
     for code in hub.language:
-        if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code):
+        if not re.fullmatch(r"[a-z]{2,3}|multilingual|code", code) or (len(code) == 2 and code not in ISO_639_1):
             raise ValueError(
                 f"hub.language has {code!r}; languages are ISO 639 codes of two or three letters: [en, de]."
             )

@@ -6,28 +6,32 @@ Unknown keys are errors that name the nearest right one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
+from seqloom.settings.replaced import leave_out, pairs_of
 from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
-from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place
+from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place, check_scored
 from seqloom.support.wording import listing, unknown
 
 
-def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(
+    path: str | Path, overrides: Sequence[str] = (), say: Callable[[str], object] = lambda text: None
+) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
     Where these give other training pairs, ``hub.language``, which the file says of its own, is left out unless it is
-    given along.
+    given along; and so are the names of columns, where the others are lines of text.
 
     Args:
         path: The YAML file.
         overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
             is a section's field (``training.learning_rate``), or the field alone where only one section has it.
+        say: Is told what is left out.
 
     Raises:
         ValueError: The file is missing or is not YAML; a key is unknown or stands twice; a value has the wrong type or
@@ -38,27 +42,16 @@ def load_settings(path: str | Path, overrides: Sequence[str] = ()) -> Settings:
         raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
     raw = _read(path)
     given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
-    before = _pairs_of(raw)
+    before = pairs_of(raw)
     for key, words in given:
         _set(raw, key, words, Settings)
     keys = [key for key, _ in given]
     if ("evaluation", "metrics") in keys:
         _leave_out_unused(raw, keys)
-    if _pairs_of(raw) != before and ("hub", "language") not in keys and isinstance(hub := raw.get("hub"), dict):
-        hub.pop("language", None)
+    leave_out(raw, before, keys, path, say)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings
-
-
-PAIRS = ("dataset", "config_name", "train_files", "source", "target", "mix")
-"""What decides which languages the pairs are of."""
-
-
-def _pairs_of(raw: dict[str, Any]) -> list[Any]:
-    """Where the pairs are that settings in the making learn from."""
-    data = raw.get("data")
-    return [data.get(key) for key in PAIRS] if isinstance(data, dict) else []
 
 
 def load_run_settings(folder: Path, overrides: Sequence[str] = ()) -> Settings:
@@ -107,7 +100,9 @@ def load_scoring_settings(
     _leave_out_unused(raw, keys)
     settings = build(ScoringSettings, raw, where="")
     check_shared(settings)
-    check_place(settings.data, "data", [key[-1] for key in keys if key[0] == "data"])
+    of_data = [key[-1] for key in keys if key[0] == "data"]
+    check_place(settings.data, "data", of_data)
+    check_scored(settings.data, of_data, settings.split_to_score())
     if settings.revision is not None and Path(model).is_dir():
         raise ValueError(
             f"revision is {settings.revision!r}, but {model} is a folder, which has one state: leave it out."
@@ -165,6 +160,11 @@ def _leave_out_unused(raw: dict[str, Any], given: Iterable[tuple[str, ...]]) -> 
     evaluation["metric_kwargs"] = {
         name: options for name, options in evaluation["metric_kwargs"].items() if name in names
     }
+
+
+def is_given(overrides: Sequence[str], *names: str) -> bool:
+    """Whether words of the command line give one of the fields of these names, whatever its value."""
+    return any(key.rpartition(".")[2] in names for key, _ in _parse_overrides(overrides))
 
 
 def given_values(overrides: Sequence[str], *names: str) -> list[str]:

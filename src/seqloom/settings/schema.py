@@ -324,6 +324,10 @@ class ScoringSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     """The scores."""
 
+    def split_to_score(self) -> str:
+        """The command's, else the run's, else test."""
+        return self.split or self.evaluation.split or "test"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

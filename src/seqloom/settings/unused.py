@@ -68,6 +68,43 @@ def check_place(data: DataSettings | MixSettings, where: str, among: Container[s
         _refuse(where, data, names, f"{where}.dataset, but the pairs are in files")
 
 
+def scored_keys(split: str, *, in_files: bool) -> set[str]:
+    """The keys of ``data`` that a scoring reads: where the pairs of its split are, and no word of how one trains.
+
+    Args:
+        split: Is scored.
+        in_files: Whether the split has files of its own, so that no data set is asked for it.
+    """
+    columns, place = {"source", "target"}, {"dataset", "config_name", "revision", "split", "streaming"}
+    train, cut = {"train_files", "train_split"}, {"validation_size"}
+    if split == "train":  # what is left of it where the validation pairs are cut from it
+        of_mix = {"mix", "weight", "stopping_strategy"}
+        return columns | place | train | cut | {"validation_files", "validation_split"} | of_mix
+    own = columns | {f"{split}_files", f"{split}_split"}
+    if in_files:
+        return own
+    return own | place | (train | cut if split == "validation" else set())
+
+
+def check_scored(data: DataSettings, keys: Iterable[str], split: str) -> None:
+    """Refuses keys of ``data`` on a scoring's line that it does not read. A place that is null is none.
+
+    Raises:
+        ValueError: There is one; the message has those that are read.
+    """
+    read = scored_keys(split, in_files=bool(getattr(data, f"{split}_files")))
+    places = {"dataset", "config_name", "revision", "split", "train_files", "validation_files", "test_files"}
+    for key in keys:
+        if key in read or (key in places and getattr(data, key) is None):
+            continue
+        other = key.partition("_")[0]
+        hint = f", or score that split with --split {other}" if key in (f"{other}_files", f"{other}_split") else ""
+        raise ValueError(
+            f"--data.{key} is of no use here: of data, scoring the {split} split reads {listing(sorted(read))} alone; "
+            f"leave it out{hint}."
+        )
+
+
 def _refuse(section: str, values: Any, names: Iterable[str], of: str) -> None:
     defaults = {f.name: f.default for f in dataclasses.fields(values)}
     for name in names:

@@ -160,7 +160,9 @@ def _read(folder: Path) -> tuple[Settings, dict[str, Any], list[dict[str, Any]],
     record = run_folder.read_record(folder)
     known = record.get("places", ())
     values = without_places(load_run_settings(folder).to_dict(), known)
-    log = shareable_log(run_folder.read_log(folder), known)
+    log = run_folder.read_log(folder)
+    run_folder.check_log_ends(folder, log)
+    log = shareable_log(log, known)
     fields = run_folder.read_json(folder / run_folder.CONFIG)
     config = model_config_class(fields.get("model_type")).from_dict(fields)
     return build(Settings, values, where=""), shareable_record(record), log, config

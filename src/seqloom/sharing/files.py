@@ -17,6 +17,7 @@ WEIGHTS = (".safetensors", ".safetensors.index.json")
 TOKENIZER_FILES = {
     "tokenizer.json", "target_tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "source.spm", "target.spm",
+    "tokenizer.model", "chat_template.jinja",
 }  # fmt: skip
 PRIVATE = {run_folder.DATA, run_folder.MARKER, run_folder.LOCK}
 """Files of a run that this machine needs and nobody else."""

@@ -85,7 +85,11 @@ def damage(folder: Path) -> str | None:
                 return f"{name}: {f'{size} bytes of {entry[0]}' if is_cut else 'its content is not what was written'}"
         except OSError as error:
             return f"{name}: it cannot be read ({error})"
-    return None
+    # Hidden files are a file manager's.
+    here = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    names = (path.relative_to(folder).as_posix() for path in here)
+    more = next((name for name in names if name not in {MANIFEST, *manifest}), None)
+    return None if more is None else f"{more}: {MANIFEST} has no word of it"
 
 
 def sha256(path: Path) -> str:

@@ -24,9 +24,10 @@ LEAST_ROWS = 64
 """Below this many, laying out the weight costs oneDNN more than it gains."""
 LEAST_WEIGHT = 2**14
 """Numbers of the smallest weight that is worth a measurement."""
-MOST_ROWS, MOST_OPERATIONS = 1024, 2e9
+MOST_ROWS, MOST_OPERATIONS = 1024, 1e9
 """Of a product that is timed, in multiplications."""
-ROUNDS = 9
+ROUNDS, MOMENT = 5, 0.1
+"""How often it is timed at least, and for how many seconds."""
 MARGIN = 0.95
 """oneDNN is chosen where it takes at most this share of the time, so that chance alone seldom chooses."""
 
@@ -162,12 +163,13 @@ def faster_products(shape: tuple[int, ...], rows: int) -> list[str]:
 def fastest(ways: Sequence[Callable[[], object]]) -> list[float]:
     """Seconds that each takes when least disturbed; they take turns."""
     seconds: list[list[float]] = [[] for _ in ways]
-    for _ in range(1 + ROUNDS):  # the first one warms up
+    end = time.perf_counter() + MOMENT
+    while len(seconds[0]) <= ROUNDS or time.perf_counter() < end:
         for way, times in zip(ways, seconds, strict=True):
             started = time.perf_counter()
             way()
             times.append(time.perf_counter() - started)
-    return [min(times[1:]) for times in seconds]
+    return [min(times[1:]) for times in seconds]  # the first one warms up
 
 
 def speed_up(model: nn.Module, choice: Mapping[str, Any]) -> None:

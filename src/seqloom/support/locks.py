@@ -18,6 +18,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,10 +42,11 @@ class Lock:
 
     Args:
         path: The lock's file. Its folder must be there to acquire it, but not to ask.
+        what: It is for, where that is less than the folder: a file.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, what: Path | None = None):
+        self.path, self.what = path, what
         self._file: int | None = None
 
     def acquire(self) -> None:
@@ -159,10 +161,25 @@ class Lock:
         who = "another process is at work in it"
         if holder:
             who = f"process {holder['pid']} on {holder['host']} has been at work in it since {holder['since']}"
+        place, other = (self.path.parent, "folder") if self.what is None else (self.what, "name")
+        where = "in it" if self.what is None else "beside it"
         return FolderInUse(
-            f"{self.path.parent} is in use: {who}. Wait until it has ended, or take another folder. "
-            f"(If no such process is left, delete {self.path.name} in it.)"
+            f"{place} is in use: {who}. Wait until it has ended, or take another {other}. "
+            f"(If no such process is left, delete {self.path.name} {where}.)"
         )
+
+
+@contextlib.contextmanager
+def alone_with(files: Iterable[Path]) -> Iterator[None]:
+    """Holds a lock for each of some files, hidden beside it, while they are made.
+
+    Raises:
+        FolderInUse: Another process makes one of them.
+    """
+    with contextlib.ExitStack() as held:
+        for file in files:
+            held.enter_context(Lock(file.with_name(f".{file.name}.lock"), file)).acquire()
+        yield
 
 
 def _holder(file: int) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from transformers import AutoModelForSeq2SeqLM
 
 from seqloom import run_folder
@@ -21,6 +20,7 @@ from seqloom.support.machine import environment
 from seqloom.training import checkpoints
 from seqloom.training.initialisation import frozen_parameters
 from seqloom.training.material import Material
+from seqloom.training.restoring import check_best_is_whole
 from seqloom.training.state import Run
 from seqloom.training.validation import validate
 
@@ -85,13 +85,7 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
 def choose_weights(run: Run) -> tuple[Seq2SeqLM, str]:
     """The best validation's model, or the mean of several if that scores as well; and which it is, in words."""
     settings, accelerator, progress, best = run.settings, run.accelerator, run.progress, run_folder.best(run.folder)
-    what = disk.damage(best) if accelerator.is_main_process else None
-    (what,) = broadcast_object_list([what])
-    if what is not None:
-        raise ValueError(
-            f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
-            "more training.max_steps or num_train_epochs, or train anew with --overwrite."
-        )
+    check_best_is_whole(run)
     model = AutoModelForSeq2SeqLM.from_pretrained(best, trust_remote_code=False).to(accelerator.device)
     chosen = f"the best validation's, after update {progress.best_step:,}"
     if run.average is not None:

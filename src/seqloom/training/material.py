@@ -25,8 +25,9 @@ from seqloom.data.sources import Data
 from seqloom.data.subwords import Sampler, is_sampled
 from seqloom.data.tokenization import load_tokenizer, train_tokenizer
 from seqloom.data.updates import UpdateStream
-from seqloom.settings.schema import Settings
+from seqloom.settings.schema import Settings, TokenizerSettings
 from seqloom.support.console import say
+from seqloom.support.wording import listing
 from seqloom.training import checkpoints
 
 
@@ -84,11 +85,15 @@ def gather_material(
         check_unchanged(run_folder.read_object(folder / run_folder.DATA), pairs.provenance)
     checkpoint = tokenizer = overlap = None
     if accelerator.is_main_process:
-        if resume and not dry_run:
-            checkpoints.recover(folder)
+        if resume:
+            if not dry_run:
+                checkpoints.recover(folder)
             checkpoint = checkpoints.last_checkpoint(folder, functools.partial(say, accelerator))
         # One process trains it for all, since unigram's trainer does not give the same tokenizer twice.
         tokenizer = make_tokenizer(settings, pairs, folder if checkpoint is not None else None)
+        if checkpoint is None and (unused := unused_claims(settings.tokenizer)):
+            told = f"tokenizer: loaded from {settings.tokenizer.path}; of no use beside that: {listing(unused)}"
+            say(accelerator, told)
         overlap = count_overlap(pairs.splits)
     checkpoint, tokenizer, overlap = broadcast_object_list([checkpoint, tokenizer, overlap])
     with accelerator.main_process_first():
@@ -124,6 +129,15 @@ def make_tokenizer(settings: Settings, pairs: Pairs, resumed: Path | None) -> Pr
         return (text for part in head.iter(batch_size=1000) for text in part[side] if text)
 
     return train_tokenizer(texts("source"), texts("target"), settings.tokenizer)
+
+
+def unused_claims(tokenizer: TokenizerSettings) -> list[str]:
+    """What a recipe says of the tokenizer that it would train, where one is loaded in its place."""
+    if tokenizer.path is None:
+        return []
+    still_used = ("path", "bpe_dropout", "sampling_alpha")
+    fields = [f for f in dataclasses.fields(tokenizer) if f.name not in still_used]
+    return [f"tokenizer.{f.name}" for f in fields if getattr(tokenizer, f.name) != f.default]
 
 
 def make_sampled(

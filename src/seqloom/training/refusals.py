@@ -59,6 +59,8 @@ def check_direction(training: TrainingSettings) -> None:
 def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> None:
     """Refuses to write over anything unless told to, and to resume another run."""
     is_run = run_folder.is_run(folder)
+    if not overwrite:
+        run_folder.check_marker(folder)
     if resume and is_run:
         earlier = load_settings(folder / run_folder.SETTINGS)
         for section in ("model", "data", "tokenizer"):

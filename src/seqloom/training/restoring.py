@@ -23,11 +23,15 @@ from seqloom.training.state import Run
 from seqloom.training.stopping import is_over
 
 
-def restore(run: Run, checkpoint: Path | None) -> None:
+def restore(run: Run, checkpoint: Path | None, *, dry_run: bool = False) -> None:
     """Goes on from a checkpoint, if there is one.
 
+    Args:
+        dry_run: Write nothing.
+
     Raises:
-        ValueError: It is of another engine than this run's, or reading it could run code.
+        ValueError: It is of another engine than this run's, or reading it could run code; or, found by a dry run as by
+            the end of the run, nothing is left to train and the best model is damaged.
     """
     if checkpoint is None:
         run.progress.settings = run.settings.to_dict()["training"]
@@ -40,7 +44,7 @@ def restore(run: Run, checkpoint: Path | None) -> None:
     # A run of an earlier version goes on as it began; one that was told not to, may be told to.
     if run.progress.fast_layers is not None or before.get("fast_layers") is False:
         use_fast_layers(run)
-    check_best(run)
+    check_best(run, dry_run=dry_run)
     if is_over(run):
         say(run.accelerator, "this run is over already: nothing is left to train; its model is scored and saved again.")
 
@@ -70,8 +74,9 @@ def note_changes(run: Run) -> None:
         say(run.accelerator, f"from here on with other settings: {', '.join(told)}")
 
 
-def check_best(run: Run) -> None:
-    """Finds out, before anything more is trained, whether the best model so far is damaged, and mends it if it can."""
+def check_best(run: Run, *, dry_run: bool) -> None:
+    """Finds out, before anything more is trained, whether the best model so far is damaged, and mends it if it can; in
+    a dry run it says what it would do."""
     best, progress, accelerator = run_folder.best(run.folder), run.progress, run.accelerator
     what = None
     if accelerator.is_main_process and progress.best_score is not None:
@@ -84,15 +89,33 @@ def check_best(run: Run) -> None:
         return
     if progress.best_step == progress.step:
         remedy = "saved again from the checkpoint"
-        whole = whole_model(accelerator, run.scored_model)
-        if accelerator.is_main_process:
+        whole = None if dry_run else whole_model(accelerator, run.scored_model)
+        if accelerator.is_main_process and whole is not None:
             checkpoints.save_model(whole, run.tokenizer, best, progress.step)
-    elif is_over(run):
-        return  # there is no validation to come; finish says so
+    elif is_over(run):  # there is no validation to come; finish says so
+        if dry_run:
+            check_best_is_whole(run)
+        return
     else:
         remedy = "the next validation's takes its place"
         progress.best_score = progress.best_loss = None
     say(accelerator, f"{best} is {what}; {remedy}.")
+
+
+def check_best_is_whole(run: Run) -> None:
+    """Refuses a damaged best model where nothing is left to train.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    best = run_folder.best(run.folder)
+    what = disk.damage(best) if run.accelerator.is_main_process else None
+    (what,) = broadcast_object_list([what])
+    if what is not None:
+        raise ValueError(
+            f"{best} is damaged ({what}), and no validation is left that could replace it; go on with --resume and "
+            "more training.max_steps or num_train_epochs, or train anew with --overwrite."
+        )
 
 
 def open_folder(run: Run, material: Material, lock: Lock, *, resume: bool, overwrite: bool) -> None:

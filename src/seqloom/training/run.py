@@ -34,7 +34,8 @@ def run_training(
         settings: The run.
         resume: Go on from the output folder's last checkpoint; ``auto``: if there is a run in it, else start one.
         overwrite: Delete what an earlier run wrote into the output folder.
-        dry_run: Check settings, data and plan, make the largest update, and write nothing.
+        dry_run: Check settings, data, plan and the checkpoint to go on from, make the largest update, and write
+            nothing.
 
     Returns:
         The run's record: data, progress, scores, hardware, versions. The model is in ``settings.output_dir``.
@@ -53,8 +54,8 @@ def run_training(
         resume = run_folder.is_run(folder)
     refuse(settings, folder, resume=resume, overwrite=overwrite)
     with Lock(folder / run_folder.LOCK) as lock:
-        if not dry_run:  # a new run's folder is made when all that can be wrong was found right
-            in_first_process(accelerator, lock.acquire if resume else lock.check)
+        # A new run's folder is made when all that can be wrong was found right.
+        in_first_process(accelerator, lock.acquire if resume and not dry_run else lock.check)
         is_pushing = settings.hub.push_to_hub is not None and accelerator.is_main_process
         if is_pushing and not dry_run:
             prepare_repository(settings.hub)
@@ -62,9 +63,9 @@ def run_training(
         set_seed(settings.training.seed)
         material = gather_material(settings, accelerator, folder, resume=resume, dry_run=dry_run)
         run = make_learner(settings, accelerator, folder, material)
+        restore(run, material.checkpoint, dry_run=dry_run)
         if dry_run:
             return rehearse(run)
-        restore(run, material.checkpoint)
         opening = functools.partial(open_folder, run, material, lock, resume=resume, overwrite=overwrite)
         in_first_process(accelerator, opening)
 

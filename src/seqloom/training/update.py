@@ -122,6 +122,7 @@ def note_skipped(run: Run, position: EpochPosition, loss: float, gradient_norm: 
 def rehearse(run: Run) -> dict[str, Any]:
     """Makes the update that needs most memory, twice, and says what the training will take; writes nothing."""
     stream, accelerator = run.train_stream, run.accelerator
+    left = None if run.max_steps is None else run.max_steps - run.progress.step
     index = stream.largest_update()
     for _ in range(2):  # the first one warms up
         position = next(stream.epoch(0, start=index))
@@ -148,8 +149,7 @@ def rehearse(run: Run) -> dict[str, Any]:
         f"the largest update ({position.num_tokens:,} target tokens): {seconds:.2f} s, loss {loss:.3f}, gradient norm "
         f"{gradient_norm:.3f}",
     )
-    if run.max_steps is not None:
-        minutes = run.max_steps * seconds / 60
-        say(accelerator, f"at most {minutes:,.0f} minutes for {run.max_steps:,} updates, validations apart")
+    if left is not None and left > 0:
+        say(accelerator, f"at most {left * seconds / 60:,.0f} minutes for {left:,} updates, validations apart")
     say(accelerator, "dry run: nothing was written.")
     return {"memory_mib": mebibytes, "seconds": seconds, "loss": loss, "gradient_norm": gradient_norm}

@@ -38,6 +38,8 @@ def read_validations(folder: Path) -> Validations | None:
     if not (folder / run_folder.LOG).is_file():
         return None
     log = run_folder.read_log(folder)
+    if run_folder.is_finished(folder):
+        run_folder.check_log_ends(folder, log)
     tokens, seconds = [0.0], [0.0]  # at the log's lines of training
     for line in log:
         if "tokens_per_second" in line and "target_tokens" in line and line["tokens_per_second"]:
