@@ -1,10 +1,11 @@
 # make demo: train and score an RNN and a Transformer on the built-in task.  make compare: a report on both families,
-# every question asked, within a quarter of an hour.  make test: the tests; make test-fast: those of a minute.
+# every question asked, within a quarter of an hour.  make bench: speed and costs, side by side with others.
+# make test: the tests; make test-fast: those of a minute.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo compare test test-fast test-faults check resolve package format clean
+.PHONY: demo compare bench test test-fast test-faults check resolve package format clean
 
 # Installs once; again only when what to install has changed.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -18,6 +19,10 @@ demo: $(VENV)/installed
 compare: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) -m seqloom compare configs/scan-rnn-no-attention.yaml configs/scan-rnn.yaml \
 		configs/scan-transformer.yaml --max_steps 1500 --eval_steps 300 --output runs/compare --overwrite
+
+# docs/benchmarks.md anew, in some twenty minutes on two cores that do nothing else; BENCH=--quick: a look in three.
+bench: $(VENV)/installed
+	HF_HUB_OFFLINE=1 $(RUN) benchmarks/bench.py $(BENCH)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest -q -n auto --dist loadfile

@@ -24,7 +24,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
 from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 from seqloom.comparison.instruments.flops import training_flops
-from seqloom.decoding.engine import decoder_for, options_for
+from seqloom.decoding.asked import options_for
+from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.search import search
 
 LENGTH, BATCH_TOKENS = 32, 16_384

@@ -21,18 +21,19 @@ MODULES = sorted((ROOT / "src" / "seqloom").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py")]
 ROOMS = (
-    "__main__", "commands", "comparison", "training", "sharing", "scoring", "attention", "decoding", "data", "settings",
-    "run_folder", "figures", "support", "modeling", "version",
+    "__main__", "commands", "comparison", "export", "training", "sharing", "scoring", "attention", "decoding", "data",
+    "settings", "run_folder", "figures", "support", "modeling", "version",
 )  # fmt: skip
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "plot", "push", "score", "train", "translate", "shell", "sentences", "help",
-        "command",
+        "attend", "compare", "demo", "export", "plot", "push", "score", "train", "translate", "shell", "sentences",
+        "help", "command",
     ),
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
     ),
+    "export": ("export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "forms"),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
         "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
@@ -43,8 +44,10 @@ INSIDE = {
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "translate", "engine", "lean_rnn", "lean_transformer", "search", "replay", "targets", "constraints", "packed",
-        "options", "coverage", "limits", "loading", "values",
+        "jobs", "streaming", "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage",
+        "limits", "loading",
+        "exported", "run_ctranslate2", "run_onnx", "run_torch", "asked", "search", "replay", "targets", "constraints",
+        "values",
     ),
     "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
@@ -203,6 +206,8 @@ class TestNames:
             "Hypothesis",
             "__version__",
             "coverage_beam_search",
+            "decoder_for",
+            "load_exported",
             "stream",
             "translate",
         }
@@ -237,7 +242,7 @@ class TestTests:
         folders = {
             path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS if path.name.startswith("test_")
         }
-        assert folders <= {".", *ROOMS}
+        assert folders <= {".", "benchmarks", *ROOMS}
         others = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if not path.name.startswith("test_")}
         assert others <= {"conftest.py", "helpers", *folders}
 

@@ -15,8 +15,10 @@ from seqloom.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from seqloom.decoding.coverage import coverage_beam_search as coverage_beam_search
+    from seqloom.decoding.engine import decoder_for as decoder_for
+    from seqloom.decoding.loading import load_exported as load_exported
+    from seqloom.decoding.streaming import stream as stream
     from seqloom.decoding.translate import Hypothesis as Hypothesis
-    from seqloom.decoding.translate import stream as stream
     from seqloom.decoding.translate import translate as translate
     from seqloom.modeling import *  # noqa: F403
 
@@ -35,10 +37,14 @@ def _load() -> None:
     """Makes the public names, those of every family among them, which registers these."""
     models = importlib.import_module(f"{__name__}.modeling")
     from seqloom.decoding.coverage import coverage_beam_search
-    from seqloom.decoding.translate import Hypothesis, stream, translate
+    from seqloom.decoding.engine import decoder_for
+    from seqloom.decoding.loading import load_exported
+    from seqloom.decoding.streaming import stream
+    from seqloom.decoding.translate import Hypothesis, translate
 
+    public = (Hypothesis, coverage_beam_search, decoder_for, load_exported, stream, translate)
     names = {name: getattr(models, name) for name in models.__all__}
-    names |= {public.__name__: public for public in (Hypothesis, coverage_beam_search, stream, translate)}
+    names |= {thing.__name__: thing for thing in public}
     globals().update(names, __all__=["__version__", *names])
 
 

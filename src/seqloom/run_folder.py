@@ -12,6 +12,7 @@
     checkpoints/best/                            the best model so far, for from_pretrained
     checkpoints/weights/step-….safetensors       weights of the last or best validations, for averaging
     trackers/                                    what TensorBoard and the like were told
+    export.json                                  of an exported model's folder: which engine runs it, what was checked
     .seqloom.json                                the marker: seqloom made this folder, and what it holds
     .seqloom.lock                                who works in it, for as long as somebody does
 
@@ -39,10 +40,11 @@ CARD = "README.md"
 CURVE = "training_curve.png"
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
+EXPORT = "export.json"
 TRACKERS = "trackers"
 MARKER = ".seqloom.json"
 LOCK = ".seqloom.lock"
-RUN, COMPARISON, SCORED = "run", "comparison", "scores"
+RUN, COMPARISON, SCORED, EXPORTED = "run", "comparison", "scores", "export"
 """What a marked folder can hold."""
 
 RECORDED = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}
@@ -112,6 +114,11 @@ def is_untouched(folder: Path) -> bool:
 def is_run(folder: Path) -> bool:
     """Whether a run was begun in it."""
     return (folder / SETTINGS).is_file()
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether what is in it is run by another engine than PyTorch, or by another program of it."""
+    return (folder / EXPORT).is_file() and read_object(folder / EXPORT).get("engine") != "transformers"
 
 
 def is_finished(folder: Path) -> bool:

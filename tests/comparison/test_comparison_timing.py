@@ -403,6 +403,15 @@ class TestGenerating:
         assert not (outputs.sequences[:, 1:] == 2).any()
         hook.remove()
 
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    @pytest.mark.parametrize("name", ["lstm-luong-fed", "post-norm"])
+    def test_our_search_writes_what_generate_writes(self, name, num_beams):
+        model, sources = tiny(name), torch.randint(3, 20, (5, 6))
+        expected = generate_calls.writing(model, sources, 9, num_beams)()
+        assert generate_calls.searching(model, sources, 9, num_beams)() == expected.sequences.tolist()
+        model.lm_head.register_forward_hook(lambda *_: None)  # no plain model of ours any more
+        assert torch.equal(generate_calls.searching(model, sources, 9, num_beams)().sequences, expected.sequences)
+
     def test_other_lengths_are_refused(self):
         model = tiny("gru")
         generate_calls.check_length(model, torch.tensor([[1, 5, 5, 2]]), 3)  # a forced end is no early end

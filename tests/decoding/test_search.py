@@ -13,8 +13,9 @@ from torch import nn
 from transformers import GenerationConfig
 
 from seqloom import translate
+from seqloom.decoding.asked import NotOurs, options_for
 from seqloom.decoding.constraints import best, log_normaliser
-from seqloom.decoding.engine import NotOurs, decoder_for, options_for
+from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.replay import EVEN
 from seqloom.decoding.search import Batch, Sentence, recorder_of, search
 from seqloom.support.layers import FastLinear, speed_up

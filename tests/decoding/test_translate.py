@@ -8,7 +8,7 @@ from helpers.letters import LETTERS, OPTIONS, SAMPLING, alone, make_tokenizer, t
 from helpers.tiny import RNNS, tiny
 from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
-from seqloom import Hypothesis, stream, translate
+from seqloom import Hypothesis, decoder_for, stream, translate
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.settings.schema import TokenizerSettings
 
@@ -36,6 +36,38 @@ class TestTranslate:
         outputs = translate(model, tokenizer, iter(sources), read_ahead=6, batch_tokens=25, **OPTIONS)
         assert iter(outputs) is outputs
         assert list(outputs) == expected
+
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    def test_target_prefix(self, pair, num_beams):
+        """It stands at the beginning, and `generate` goes on as we do; of a list each source has its own."""
+        model, tokenizer = pair
+        sources, prefixes = texts(9), ["", "ab", "c", "", "dea", "b", "", "hh", "a"]
+        found = translate(
+            model, tokenizer, sources, target_prefix=prefixes, read_ahead=4, num_beams=num_beams, **OPTIONS
+        )
+        for source, prefix, output in zip(sources, prefixes, found, strict=True):
+            ids = [model.config.decoder_start_token_id, *tokenizer(prefix, add_special_tokens=False)["input_ids"]]
+            rest = model.generate(
+                **tokenizer([source], return_tensors="pt"), decoder_input_ids=torch.tensor([ids]), num_beams=num_beams,
+                **OPTIONS,
+            )  # fmt: skip
+            assert output == tokenizer.decode(rest[0], skip_special_tokens=True)
+            assert output.startswith(prefix)
+        same = translate(model, tokenizer, iter(sources), target_prefix="ab", num_beams=num_beams, **OPTIONS)
+        assert all(output.startswith("ab") for output in same)
+        with pytest.raises(ValueError, match=r"target_prefix has 2 texts for 9 of sources; give one for each"):
+            translate(model, tokenizer, sources, target_prefix=["a", "b"])
+        with pytest.raises(ValueError, match=r"target_prefix is for seqloom's own search, but renormalize_logits"):
+            translate(model, tokenizer, sources, target_prefix="a", renormalize_logits=True)
+
+    def test_a_decoder_that_is_made_once(self, pair, monkeypatch):
+        model, tokenizer = pair
+        decoder, expected = decoder_for(model), translate(model, tokenizer, texts(5), **OPTIONS)
+        monkeypatch.setattr("seqloom.decoding.translate.decoder_for", pytest.fail)
+        assert translate(model, tokenizer, texts(5), decoder=decoder, **OPTIONS) == expected
+        assert list(translate(model, tokenizer, iter(texts(5)), decoder=decoder, **OPTIONS)) == expected
+        with pytest.raises(ValueError, match=r"dtype is 'int8', but the decoder that is given has its own"):
+            translate(model, tokenizer, "ab", decoder=decoder, dtype="int8")
 
     @pytest.mark.parametrize("num_beams", [1, 3])
     def test_budget(self, monkeypatch, num_beams):

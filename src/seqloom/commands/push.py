@@ -38,6 +38,11 @@ class Push(Command):
     """Run code that the folder carries and that is not seqloom's own."""
 
     def run(self) -> None:
+        if (self.folder / run_folder.EXPORT).is_file():
+            raise ValueError(
+                f"{self.folder} is an exported model, whose scores no run records: share it as it is, with hf upload "
+                f"{self.repository} {self.folder} --exclude {run_folder.SETTINGS} --exclude {run_folder.MARKER}"
+            )
         from seqloom.settings.reading import load_run_settings
         from seqloom.sharing.push import push
         from seqloom.support.locks import Lock

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TextIO
 
 from seqloom.commands.command import Command
@@ -27,36 +28,49 @@ class Translate(Command):
     streams = ("stdin", "stdout")
     examples = """
         seqloom translate runs/mine --num_beams 5 < sources.txt > outputs.txt
+        seqloom translate runs/mine --decode_dtype int8 --num_jobs 8 < many.txt > outputs.txt
     """
 
     model: str
     """A folder or a name on the Hub."""
+    num_jobs: int = field(default=1, metadata={"least": 1})
+    """Processes that translate side by side, each with the model in its memory; the threads are divided among them."""
+    target_prefix: str = ""
+    """A text that every output begins with."""
 
     def run(self) -> None:
         import torch
 
-        from seqloom.decoding.loading import is_of_ours, load_model, tokenizer_of
+        from seqloom.decoding.jobs import translate_by_jobs
+        from seqloom.decoding.loading import is_of_ours, open_pair
         from seqloom.decoding.options import check_options, try_options
         from seqloom.decoding.translate import translate
         from seqloom.settings.reading import load_scoring_settings
 
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)
-        model = load_model(self.model, settings.revision, settings.trust_remote_code)
-        tokenizer = tokenizer_of(model, self.model, settings.revision, settings.trust_remote_code)
+        model, tokenizer = open_pair(self.model, settings.revision, settings.trust_remote_code)
         check_options(model.generation_config, generate_kwargs, several=True, is_own=is_of_ours(model))
         try_options(model, tokenizer, generate_kwargs)
         torch.manual_seed(settings.seed)
         sources = lines_of(sys.stdin)
+        told = {"target_prefix": self.target_prefix, **generate_kwargs}
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
         batch_tokens, dtype = settings.generation.decode_batch_tokens, settings.generation.decode_dtype
+        if self.num_jobs > 1:
+            del model
+            opener = partial(open_pair, self.model, settings.revision, settings.trust_remote_code)
+            outputs = translate_by_jobs(
+                opener, sources, self.num_jobs, seed=settings.seed, batch_tokens=batch_tokens, dtype=dtype, **told
+            )
+        else:
+            outputs = translate(
+                model, tokenizer, sources, batch_tokens=batch_tokens, read_ahead=read_ahead, dtype=dtype, **told
+            )
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # whatever the locale says, as they are read
         with reader_may_leave():
-            for output in translate(
-                model, tokenizer, sources, batch_tokens=batch_tokens, read_ahead=read_ahead, dtype=dtype,
-                **generate_kwargs,
-            ):  # fmt: skip
+            for output in outputs:
                 # One line each, or as many as there are hypotheses.
                 lines = map(one_line, output if isinstance(output, list) else [output])
                 print(*lines, sep="\n", flush=read_ahead == 1)

@@ -1,4 +1,4 @@
-"""Which decoder serves a model and a search: a lean one of ours, or the model's own `generate`, and why."""
+"""Which decoder serves a model: a lean one of ours, or its own `generate`, and why."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig
-from transformers.generation import GenerationMode
 from transformers.utils import output_capturing
 
+from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.lean_rnn import LeanRnn
 from seqloom.decoding.lean_transformer import LeanTransformer
-from seqloom.decoding.loading import GenerativeModel
 from seqloom.decoding.search import Decoder
-from seqloom.decoding.targets import SearchOptions
 from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer
 
@@ -29,21 +26,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.in
 
 OWN = ("torch.nn.modules.", "seqloom.modeling.", "seqloom.support.layers")
 """Where the classes are defined that a model is made of; a recurrent cell may be anybody's."""
-
-KNOWN = {
-    "num_beams", "num_return_sequences", "length_penalty", "early_stopping", "max_length", "max_new_tokens",
-    "min_length", "min_new_tokens", "no_repeat_ngram_size", "do_sample", "temperature", "top_k", "top_p",
-}  # fmt: skip
-"""Options of `generate` that the search has."""
-WITHOUT_EFFECT = {
-    "use_cache", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "transformers_version",
-    "_from_model_config", "return_dict_in_generate", "output_scores",
-}  # fmt: skip
-"""Options that it reads elsewhere, or that change no token."""
-
-
-class NotOurs(Exception):
-    """Why a search is left to `generate`."""
 
 
 def decoder_for(model: Any, dtype: str | None = None) -> Decoder:
@@ -91,62 +73,6 @@ def is_plain(module: nn.Module) -> bool:
     if any(hook.__module__ != output_capturing.__name__ for hook in hooks):
         return False
     return "forward" not in vars(module) or "_original_forward" in vars(module)
-
-
-def options_for(model: GenerativeModel, generate_kwargs: dict[str, Any]) -> SearchOptions:
-    """What `generate` would search, given the model's generation config and its arguments.
-
-    Raises:
-        NotOurs: Something in them is not in `SearchOptions`; the message has its name.
-        ValueError: As `generate` does.
-    """
-    preparing: Any = model  # with methods of `GenerationMixin` that its protocol need not have
-    given = dict(generate_kwargs)
-    config: GenerationConfig | None = given.pop("generation_config", None)
-    is_default = {
-        name: given.get(name) is None
-        and getattr(config, name, None) is None
-        and getattr(model.generation_config, name) is None
-        for name in ("max_length", "min_length")
-    }
-    config, others = preparing._prepare_generation_config(config, **given)
-    if others := [name for name, value in others.items() if value is not None]:
-        raise NotOurs(f"{others[0]} is given")
-    config = preparing._prepare_generated_length(
-        config, is_default["max_length"], is_default["min_length"], "input_ids", 1, None
-    )
-    assert config is not None
-    inert = GenerationConfig().to_dict() | config._get_default_generation_params()
-    for name, value in config.to_dict().items():
-        if name in KNOWN | WITHOUT_EFFECT or value is None or value is False:
-            continue
-        if value != inert.get(name):
-            raise NotOurs(f"{name} is {value!r}")
-    mode = config.get_generation_mode()
-    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH):
-        raise NotOurs(f"the mode is {mode.value}")
-    preparing._validate_generation_mode(mode, config, {})
-    preparing._prepare_special_tokens(config, True, device="cpu")
-    assert config._decoder_start_token_tensor is not None  # `generate` refuses that
-    starts = config._decoder_start_token_tensor.flatten().tolist()
-    if len(starts) != 1:
-        raise NotOurs("there is a start token for each row")
-    return SearchOptions(
-        start_token=starts[0],
-        eos_tokens=() if config._eos_token_tensor is None else tuple(config._eos_token_tensor.flatten().tolist()),
-        pad_token=int(config._pad_token_tensor or 0),
-        max_new_tokens=config.max_length - 1,
-        min_new_tokens=max(0, (config.min_length or 0) - 1),
-        num_beams=config.num_beams,
-        num_return_sequences=config.num_return_sequences,
-        length_penalty=config.length_penalty,
-        early_stopping=config.early_stopping,
-        no_repeat_ngram_size=config.no_repeat_ngram_size or 0,
-        do_sample=config.do_sample,
-        temperature=config.temperature,
-        top_k=config.top_k or 0,
-        top_p=config.top_p,
-    )
 
 
 @cache

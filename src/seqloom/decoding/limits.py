@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.loading import GenerativeModel
 
 
@@ -24,14 +25,14 @@ def positions(stack: nn.Module) -> int | None:
     return min(counts, default=None)
 
 
-def source_positions(model: GenerativeModel) -> int | None:
+def source_positions(model: GenerativeModel | ExportedModel) -> int | None:
     """Tokens of a source that a model can read; None: any number."""
-    return positions(model.get_encoder())
+    return model.max_source_positions if isinstance(model, ExportedModel) else positions(model.get_encoder())
 
 
-def target_positions(model: GenerativeModel) -> int | None:
+def target_positions(model: GenerativeModel | ExportedModel) -> int | None:
     """Tokens that a model can write; None: any number."""
-    return positions(model.get_decoder())
+    return model.max_target_positions if isinstance(model, ExportedModel) else positions(model.get_decoder())
 
 
 def check_sources(model: GenerativeModel, encoded: Iterable[Sequence[int]], first: int | None = 1) -> None:

@@ -15,6 +15,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from seqloom.decoding.coverage import coverage_beam_search
+from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel
 from seqloom.decoding.values import SAMPLING, check_given
 from seqloom.settings.schema import GenerationSettings
@@ -151,7 +152,10 @@ def check_ids(model: GenerativeModel, given: dict[str, Any]) -> None:
         ValueError: There is one, or something else than an id.
     """
     output = model.get_output_embeddings()
-    size = output.weight.shape[0] if output is not None else model.config.vocab_size
+    if output is not None:
+        size = output.weight.shape[0]
+    else:
+        size = getattr(model.config, "decoder_vocab_size", None) or model.config.vocab_size
     for name, value in given.items():
         if value is None or not (name.endswith("_token_id") or name in IDS):
             continue
@@ -188,6 +192,9 @@ def try_options(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, give
         tried |= {"custom_generate": coverage_beam_search, "coverage_penalty": given["coverage_penalty"]}
     tried |= {"max_new_tokens": 2, "max_length": None, "min_new_tokens": None, "min_length": None}
     ids = torch.tensor(tokenizer(["a"])["input_ids"], device=model.device)
+    if isinstance(model, ExportedModel):
+        model.generate(ids, **tried)  # what it refuses, it says itself
+        return
     was_training = model.training
     model.eval()
     try:

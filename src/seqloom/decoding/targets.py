@@ -11,7 +11,7 @@ Shapes: sentences, beams (or samples, of each), rows = sentences · beams, colum
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -50,13 +50,13 @@ class SearchOptions:
         return max(self.num_beams, self.num_return_sequences)
 
 
-@dataclass
+@dataclass(order=True)
 class Candidate:
     """A finished output."""
 
     score: float
     """Σ log p of the tokens, divided by their number to the power of the length penalty; 0 without beams."""
-    tokens: list[int]
+    tokens: list[int] = field(compare=False)
     """Without the start token; with the end token, if it was reached."""
 
 

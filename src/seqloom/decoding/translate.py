@@ -1,29 +1,30 @@
 """Texts in, texts out, for any seq2seq model of transformers: sorted by length, batched by tokens, order restored.
 
-`translate` takes one text, a list or an endless iterator; `stream` gives one output while it is being written.
+`translate` takes one text, a list or an endless iterator.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
-from collections.abc import Iterable, Iterator, Sized
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
+from transformers import PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import target_tokenizer
+from seqloom.decoding.asked import NotOurs, options_for
 from seqloom.decoding.coverage import coverage_beam_search, coverage_order
-from seqloom.decoding.engine import NotOurs, decoder_for, options_for, tell
+from seqloom.decoding.engine import decoder_for, tell
+from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
 from seqloom.decoding.options import limited
-from seqloom.decoding.search import search
+from seqloom.decoding.search import Decoder, search
 from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
@@ -53,7 +54,7 @@ class Hypothesis:
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
-    progress: bool = ...,
+    decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> str: ...  # fmt: skip
@@ -61,7 +62,7 @@ def translate(
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
-    progress: bool = ...,
+    decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> list[str]: ...  # fmt: skip
@@ -69,7 +70,7 @@ def translate(
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
-    progress: bool = ...,
+    decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Iterator[str]: ...  # fmt: skip
@@ -77,7 +78,7 @@ def translate(
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str, *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
-    progress: bool = ...,
+    decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Hypothesis: ...  # fmt: skip
@@ -85,7 +86,7 @@ def translate(
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: list[str] | tuple[str, ...], *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
-    progress: bool = ...,
+    decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> list[Hypothesis]: ...  # fmt: skip
@@ -93,7 +94,7 @@ def translate(
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: Iterator[str], *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
-    progress: bool = ...,
+    decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
     num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
 ) -> Iterator[Hypothesis]: ...  # fmt: skip
@@ -101,7 +102,7 @@ def translate(
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str | Iterable[str], *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
-    progress: bool = ...,
+    decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: bool = ..., output_attentions: bool = ..., **generate_kwargs: Any,
 ) -> Any: ...  # fmt: skip
 def translate(
@@ -115,6 +116,8 @@ def translate(
     output_attentions: bool = False,
     coverage_penalty: float = 0.0,
     dtype: str | None = None,
+    decoder: Decoder | None = None,
+    target_prefix: str | Sequence[str] = "",
     progress: bool = False,
     **generate_kwargs: Any,
 ) -> Any:
@@ -134,6 +137,9 @@ def translate(
         coverage_penalty: β of Wu et al. 2016; more than 0 re-ranks the beams by `coverage_beam_search`.
         dtype: ``"float32"``, ``"bfloat16"`` or, on a CPU, ``"int8"``, of a model of seqloom's; default: its own. The
             last two are faster where the processor has them, and may choose other words.
+        decoder: What `decoder_for` made of the model, for many calls with weights that stay as they are: otherwise each
+            call makes one.
+        target_prefix: A text that every output begins with, or of a list of sources one for each.
         progress: Show a bar.
         generate_kwargs: For `generate`, beyond the model's own generation config; where neither limits the length, it
             is 256 tokens, and none reaches beyond the model's positions. With ``num_return_sequences`` above 1 every
@@ -151,7 +157,15 @@ def translate(
             raise ValueError(f"{name} is {value}; it must be 1 or more.")
     if coverage_penalty:
         generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
+    if decoder is not None and dtype is not None:
+        raise ValueError(f"dtype is {dtype!r}, but the decoder that is given has its own: leave one of them out.")
     total = 1 if isinstance(sources, str) else len(sources) if isinstance(sources, Sized) else None
+    if not isinstance(target_prefix, str) and len(target_prefix) != total:
+        raise ValueError(
+            f"target_prefix has {len(target_prefix):,} texts for {'an iterator' if total is None else f'{total:,}'} "
+            "of sources; give one for each of a list, or a single text for all."
+        )
+    how = _How(batch_tokens, return_hypotheses, output_attentions, dtype, decoder)
 
     def outputs() -> Iterator[Any]:
         texts = iter([sources] if isinstance(sources, str) else sources)
@@ -160,10 +174,11 @@ def translate(
         with bar:
             while window := list(itertools.islice(texts, read_ahead)):
                 encoded = _encoded(model, tokenizer, window, None if isinstance(sources, str) else first)
-                yield from _decode(
-                    model, tokenizer, encoded, batch_tokens, return_hypotheses, output_attentions, dtype, bar,
-                    generate_kwargs,
-                )  # fmt: skip
+                texts_before = target_prefix
+                if not isinstance(target_prefix, str):
+                    texts_before = target_prefix[first - 1 : first - 1 + len(window)]
+                prefixes = _prefixes(tokenizer, texts_before, len(window))
+                yield from _decode(model, tokenizer, encoded, how, prefixes, bar, generate_kwargs)
                 first += len(window)
 
     if total is not None and total > read_ahead and source_positions(model) is not None:
@@ -185,15 +200,35 @@ def _encoded(
     return encoded
 
 
+@dataclass
+class _How:
+    """What `translate` was asked for."""
+
+    batch_tokens: int
+    return_hypotheses: bool
+    output_attentions: bool
+    dtype: str | None
+    decoder: Decoder | None
+    """Made when it is first needed, once a call."""
+
+
+def _prefixes(
+    tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], num_sources: int
+) -> list[list[int]] | None:
+    """Ids that outputs begin with; None where there are none."""
+    given = [texts] * num_sources if isinstance(texts, str) else list(texts)
+    if not any(given):
+        return None
+    return target_tokenizer(tokenizer)(given, add_special_tokens=False)["input_ids"]
+
+
 @torch.inference_mode()
 def _decode(
     model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     encoded: list[list[int]],
-    batch_tokens: int,
-    return_hypotheses: bool,
-    output_attentions: bool,
-    dtype: str | None,
+    how: _How,
+    prefixes: list[list[int]] | None,
     bar: tqdm,
     generate_kwargs: dict[str, Any],
 ) -> list[Any]:
@@ -204,10 +239,10 @@ def _decode(
     was_training = model.training
     model.eval()
     try:
-        for batch, sequences, inputs in _found(model, tokenizer, encoded, batch_tokens, dtype, generate_kwargs):
+        for batch, sequences, inputs in _found(model, tokenizer, encoded, how, prefixes, generate_kwargs):
             found: list[str] | list[Hypothesis]
-            if return_hypotheses or output_attentions:
-                found = _hypotheses(model, tokenizer, sequences, inputs, output_attentions)
+            if how.return_hypotheses or how.output_attentions:
+                found = _hypotheses(model, tokenizer, sequences, inputs, how.output_attentions)
             else:
                 found = tokenizer.batch_decode(sequences, skip_special_tokens=True)
             num_returned = len(found) // len(batch)
@@ -224,8 +259,8 @@ def _found(
     model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     encoded: list[list[int]],
-    batch_tokens: int,
-    dtype: str | None,
+    how: _How,
+    prefixes: list[list[int]] | None,
     generate_kwargs: dict[str, Any],
 ) -> Iterator[tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]]:
     """Places of sources, their outputs (places · returned, 1 + target) and padded inputs, some at a time.
@@ -240,14 +275,23 @@ def _found(
     try:
         given = dict(generate_kwargs)
         penalty = given.pop("coverage_penalty", 0.0)
-        if penalty:
-            del given["custom_generate"]
-        options, decoder = options_for(model, given), decoder_for(model, dtype)
-        if penalty and options.num_beams < 2:
-            raise NotOurs("there are no beams to rank")
+        if isinstance(model, ExportedModel):
+            if how.dtype is not None:
+                raise ValueError(model.refusal(f"compute in {how.dtype}, another dtype than it was exported in"))
+            options = model.asked(generate_kwargs)
+            search_by = model.search
+        else:
+            if penalty:
+                del given["custom_generate"]
+            options = options_for(model, given)
+            if penalty and options.num_beams < 2:
+                raise NotOurs("there are no beams to rank")
+            how.decoder = how.decoder or decoder_for(model, how.dtype)
+            search_by = partial(search, how.decoder)
     except NotOurs as reason:
-        if dtype is not None:
-            raise ValueError(f"dtype={dtype!r} is for seqloom's own search, but {reason}.") from None
+        ours = {"dtype": how.dtype, "decoder": how.decoder, "target_prefix": prefixes}
+        if asked := [name for name, value in ours.items() if value is not None]:
+            raise ValueError(f"{asked[0]} is for seqloom's own search, but {reason}.") from None
         if isinstance(model.config, Seq2SeqConfig):
             tell(str(reason))
     else:
@@ -255,7 +299,7 @@ def _found(
         num_returned = options.num_return_sequences
         if penalty:  # the best are known when all are ranked
             options = replace(options, num_return_sequences=options.num_beams)
-        done = search(decoder, encoded, options, batch_tokens=batch_tokens)
+        done = search_by(encoded, options, batch_tokens=how.batch_tokens, prefixes=prefixes)
         while some := list(itertools.islice(done, 64)):
             batch = [index for index, _ in some]
             rows = [[options.start_token, *candidate.tokens] for _, found in some for candidate in found]
@@ -273,7 +317,7 @@ def _found(
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
     config = generate_kwargs.get("generation_config") or model.generation_config
     num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
-    for batch in _batches(order, encoded, max(1, batch_tokens // num_beams)):
+    for batch in _batches(order, encoded, max(1, how.batch_tokens // num_beams)):
         inputs = inputs_of(batch)
         sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
         yield batch, sequences if torch.is_tensor(sequences) else sequences.sequences, inputs
@@ -295,9 +339,15 @@ def _hypotheses(
     output_attentions: bool,
 ) -> list[Hypothesis]:
     """Scores and maps by one pass of teacher forcing: they are the model's own, however the sequences were found."""
-    with eager_attention(model) if output_attentions else contextlib.nullcontext():
-        options = {"output_attentions": True} if output_attentions else {}
-        scores, outputs = teacher_forced(model, sequences, inputs["input_ids"], inputs["attention_mask"], **options)
+    outputs: Any = None
+    if isinstance(model, ExportedModel):
+        if output_attentions:
+            raise ValueError(model.refusal("give attentions"))
+        scores = _scores_of(model, sequences, **inputs)
+    else:
+        with eager_attention(model) if output_attentions else contextlib.nullcontext():
+            options = {"output_attentions": True} if output_attentions else {}
+            scores, outputs = teacher_forced(model, sequences, inputs["input_ids"], inputs["attention_mask"], **options)
     lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
     texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
     maps = None
@@ -322,66 +372,22 @@ def _hypotheses(
     return hypotheses
 
 
+def _scores_of(
+    model: ExportedModel, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+) -> torch.Tensor:
+    """What `teacher_forced` gives, by an exported model: log p (batch · returned, target), 0 after the end."""
+    lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
+    returned = len(sequences) // len(input_ids)
+    sources = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+    targets = [ids[1 : 1 + length].tolist() for ids, length in zip(sequences, lengths, strict=True)]
+    each = model.score([ids for ids in sources for _ in range(returned)], targets, int(sequences[0, 0]))
+    scores = torch.zeros(len(targets), sequences.shape[1] - 1)
+    for row, mine in enumerate(each):
+        scores[row, : len(mine)] = torch.tensor(mine)
+    return scores
+
+
 def _tokens(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     tokens = tokenizer.convert_ids_to_tokens(ids)
     assert isinstance(tokens, list)  # of one id it would be a text
     return tokens
-
-
-def stream(
-    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, source: str, **generate_kwargs: Any
-) -> Iterator[str]:
-    """One output, piece by piece, while it is being written. The pieces joined are the whole text.
-
-    One model serves one call at a time: it is put into evaluation mode until the last piece is read.
-
-    Args:
-        model, tokenizer: As for `translate`.
-        source: A text.
-        generate_kwargs: For `generate`. The search is greedy unless ``do_sample=True``.
-
-    Raises:
-        ValueError: ``num_beams`` is above 1: the best beam is not known before the end. Or the source is longer than
-            the model's positions reach.
-    """
-    if (num_beams := generate_kwargs.get("num_beams") or 1) > 1:
-        raise ValueError(
-            f"num_beams is {num_beams}, but an output can only be streamed with one beam, since the best of several is "
-            "not known before the end: leave num_beams out, or call translate."
-        )
-    inputs = tokenizer([source], return_tensors="pt").to(model.device)
-    check_sources(model, inputs["input_ids"].tolist(), None)
-    streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
-    closed = threading.Event()
-
-    def is_closed(ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        return torch.full(ids.shape[:1], closed.is_set(), device=ids.device)
-
-    def run() -> None:
-        try:
-            criteria = StoppingCriteriaList([*generate_kwargs.pop("stopping_criteria", []), is_closed])
-            config = generate_kwargs.get("generation_config") or model.generation_config
-            model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                streamer=streamer,
-                stopping_criteria=criteria,
-                **GREEDY | within_positions(model, limited(config, generate_kwargs)),
-            )
-        finally:
-            streamer.end()  # also after an error, for which the reader would wait in vain
-
-    def pieces() -> Iterator[str]:
-        was_training = model.training
-        model.eval()
-        with ThreadPoolExecutor(max_workers=1) as pool:  # whose end waits for the model's
-            writing = pool.submit(run)
-            try:
-                yield from (piece for piece in streamer if piece)
-                writing.result()  # raises what went wrong
-            finally:
-                closed.set()  # the reader may have gone
-                writing.exception()
-                model.train(was_training)
-
-    return pieces()

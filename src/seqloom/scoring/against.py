@@ -13,7 +13,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from seqloom import run_folder
-from seqloom.decoding.loading import check_exists, load_model
+from seqloom.decoding.loading import check_exists, open_model
 from seqloom.scoring import metrics, significance
 from seqloom.scoring.naming import check_names, on_the_line
 from seqloom.scoring.normalization import signed
@@ -143,7 +143,7 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
     try:
         config = GenerationConfig.from_pretrained(name, revision=settings.revision or "main")
     except OSError:  # only the model itself tells
-        config = load_model(name, settings.revision, settings.trust_remote_code).generation_config
+        config = open_model(name, settings.revision, settings.trust_remote_code).generation_config
     generation = decoding_of(config, generate_kwargs, settings.seed)
     now = {"split": settings.split_to_score(), "revision": settings.revision, "generation": generation}
     if settings.output_dir:  # which may hold another model's

@@ -15,7 +15,7 @@ from seqloom import run_folder
 from seqloom.data.overlap import overlap_in_words
 from seqloom.data.pairs import check_scorable, find_gap, load_pairs, refuse_gap
 from seqloom.data.sources import check_columns
-from seqloom.decoding.loading import GenerativeModel, is_of_ours, load_model, tokenizer_of
+from seqloom.decoding.loading import GenerativeModel, is_of_ours, open_model, tokenizer_of
 from seqloom.decoding.options import check_options, check_values, limited, outranked, try_options
 from seqloom.decoding.translate import translate
 from seqloom.decoding.values import SAMPLING
@@ -80,7 +80,7 @@ def scores_folder(name: str, settings: ScoringSettings) -> Path:
 
 def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     """Decodes and scores; what was in the folder before is written over."""
-    model = load_model(name, settings.revision, settings.trust_remote_code)
+    model = open_model(name, settings.revision, settings.trust_remote_code)
     tokenizer = tokenizer_of(model, name, settings.revision, settings.trust_remote_code)
     check_options(model.generation_config, generate_kwargs, is_own=is_of_ours(model))
     try_options(model, tokenizer, generate_kwargs)

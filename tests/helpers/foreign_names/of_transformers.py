@@ -13,7 +13,7 @@ from transformers.generation import GenerationMixin
 import seqloom.modeling as ours
 from helpers.foreign_names.table import SPECIAL, generate, leans_on, pair, watch, watch_reads, words
 from helpers.tiny import SEPARATE, VOCAB, batch, close, tiny
-from seqloom.decoding.engine import options_for
+from seqloom.decoding.asked import options_for
 from seqloom.modeling import modeling_rnn_seq2seq, modeling_seq2seq, modeling_transformer_seq2seq
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 from seqloom.modeling.pipeline_seq2seq import TASK, Seq2SeqPipeline
@@ -77,7 +77,7 @@ def check_candidate_generator(monkeypatch):
 
 
 @leans_on(
-    "private", "transformers", "GenerationMixin._prepare_generation_config", "modeling_seq2seq engine",
+    "private", "transformers", "GenerationMixin._prepare_generation_config", "modeling_seq2seq asked",
     "`generate` prefers the max_new_tokens that is saved with a model to the max_length of a call",
 )  # fmt: skip
 def check_generation_config(monkeypatch):
@@ -93,7 +93,7 @@ def check_generation_config(monkeypatch):
 @leans_on(
     "private", "transformers",
     "GenerationMixin._prepare_generated_length | GenerationMixin._prepare_special_tokens | "
-    "GenerationMixin._validate_generation_mode", "engine",
+    "GenerationMixin._validate_generation_mode", "asked",
     "what `generate` makes of a model's generation config and a caller's options is known to it alone",
 )  # fmt: skip
 def check_generation_preparation(monkeypatch, name):
@@ -110,7 +110,7 @@ def check_generation_preparation(monkeypatch, name):
 @leans_on(
     "private", "transformers",
     "GenerationConfig._decoder_start_token_tensor | GenerationConfig._eos_token_tensor | "
-    "GenerationConfig._pad_token_tensor | GenerationConfig._get_default_generation_params", "engine",
+    "GenerationConfig._pad_token_tensor | GenerationConfig._get_default_generation_params", "asked",
     "where `generate` keeps the ids that it resolved, and the values that change nothing",
 )  # fmt: skip
 def check_generation_config_internals():

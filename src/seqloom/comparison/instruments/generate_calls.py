@@ -1,4 +1,4 @@
-"""Calls of `generate` that write outputs of a given length, and the bytes that a sentence takes meanwhile."""
+"""Calls that write outputs of a given length, and the bytes that a sentence takes meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from transformers import Cache, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.cache_utils import CacheLayerMixin
 
+from seqloom.decoding.asked import NotOurs, options_for
+from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
+from seqloom.decoding.search import search
 from seqloom.decoding.translate import GREEDY
 
 LIMITS = (
@@ -44,6 +47,25 @@ def writing(model: GenerativeModel, sources: torch.Tensor, length: int, num_beam
         outputs = model.generate(input_ids=sources, attention_mask=mask, **told)
         check_length(model, outputs.sequences, length)
         return outputs
+
+    return call
+
+
+def searching(model: GenerativeModel, sources: torch.Tensor, length: int, num_beams: int) -> Callable[[], Any]:
+    """The same by the search of `seqloom.translate`, whose decoder is made before; `writing` where it has none."""
+    told = GREEDY | {"num_beams": num_beams, "min_new_tokens": length, "max_new_tokens": length}
+    try:
+        options, decoder = options_for(model, told), decoder_for(model)
+    except NotOurs:
+        return writing(model, sources, length, num_beams)
+    given = sources.tolist()
+
+    @torch.inference_mode()
+    def call() -> Any:
+        found = dict(search(decoder, given, options, batch_tokens=num_beams * sources.numel()))
+        rows = [[options.start_token, *found[place][0].tokens] for place in range(len(given))]
+        check_length(model, torch.tensor(rows), length)
+        return rows
 
     return call
 

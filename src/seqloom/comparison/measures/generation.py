@@ -16,7 +16,7 @@ import torch
 
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.clock import cpu_share, disturbance, median_seconds, verdict
-from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, weigh, writing
+from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, searching, weigh
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import recorded
 from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
@@ -48,7 +48,7 @@ def measure(
     beams: Sequence[int] = BEAMS,
     repeats: int = 3,
 ) -> dict[str, Any]:
-    """Times `generate` of every candidate, all in turn, and weighs what it keeps of a sentence.
+    """Times the decoding of every candidate, all in turn, and weighs what it keeps of a sentence.
 
     Args:
         candidates: Any encoder-decoders of transformers.
@@ -85,7 +85,7 @@ def measure(
                 chosen = torch.randint(len(ids), (size, length), generator=generator)
                 sources = ids[chosen].to(model.device)  # (size, length)
                 for number in beams:
-                    calls[candidate.name, number, size, length] = writing(model, sources, length, number)
+                    calls[candidate.name, number, size, length] = searching(model, sources, length, number)
             result["candidates"][candidate.name] = {
                 "traits": asdict(candidate.traits),
                 "parameters": model.num_parameters(),
@@ -138,12 +138,13 @@ def section(result: dict[str, Any]) -> Section:
             _state_table(result),
         ],
         how=(
-            f"The trained models on {on}, with generate() and its cache. Sources are random tokens, as many as are "
+            f"The trained models on {on}, decoded as seqloom.translate does it: by its own search, models of other "
+            "makes by their generate(). Sources are random tokens, as many as are "
             f"written; the end is suppressed until the length is reached, so all write equally many. Beams: {beams}; "
             f"no sampling. The encoder's pass is part of the time. Each time is a median of {result['repeats']} calls "
             "or more after a warm-up, the candidates in turn. A token's time is the call's over all tokens of all "
             "sentences, so at one sentence a call it is what a reader waits for. The cache is every tensor of "
-            "past_key_values after a greedy call with one sentence."
+            "past_key_values after a greedy call of generate() with one sentence."
         ),
         limits=(
             "At these lengths much of a step is the cost of calling it, whatever it computes; a compiled or exported "
