@@ -1,7 +1,9 @@
-"""Training: our Transformer against transformers' MarianMTModel, the fused recurrent decoder against a step loop.
+"""Training: our Transformer against transformers' MarianMTModel, the fused recurrent decoder against a step loop; each,
+with --over plain, against itself without what `seqloom train` does to make layers faster.
 
     python benchmarks/training_speed.py
     python benchmarks/training_speed.py --compare tiny --attn_implementation eager --threads 1
+    python benchmarks/training_speed.py --compare recurrent --over plain --threads 1
     python benchmarks/training_speed.py --padding configs/scan-rnn.yaml --training.batch_tokens 4096
 
 README.md, beside this file, says how to read it.
@@ -10,6 +12,7 @@ README.md, beside this file, says how to read it.
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,6 +34,7 @@ from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 from seqloom.modeling.modeling_seq2seq import IGNORED
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import TrainingSettings
+from seqloom.support.layers import measure, speed_up
 from seqloom.support.machine import keep_freed_memory
 from seqloom.training.material import make_tokenizer
 
@@ -52,7 +56,14 @@ def main() -> None:
         "--compare", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help=", ".join(TASKS)
     )
     parser.add_argument("--label_smoothing", nargs="+", type=float, default=[0.1, 0.0], help="one comparison each")
-    parser.add_argument("--attn_implementation", default="sdpa", help="sdpa or eager, of both Transformers")
+    parser.add_argument(
+        "--attn_implementation", help="sdpa or eager, of both Transformers; default: what training takes by itself"
+    )
+    parser.add_argument("--over", choices=("stock", "plain"), default="stock", help="what seqloom is compared with")
+    parser.add_argument(
+        "--fast_layers", action=argparse.BooleanOptionalAction, default=True, help="as training.fast_layers, of seqloom"
+    )
+    parser.add_argument("--loss_chunk_tokens", type=int, help="as training.loss_chunk_tokens, of seqloom")
     parser.add_argument("--vocab_size", type=int, help="instead of the task's own")
     parser.add_argument("--batch_tokens", type=int, help="instead of the task's own")
     parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="no")
@@ -83,7 +94,16 @@ def compare_task(name: str, args: argparse.Namespace) -> list[Result]:
     """One task, once for every label smoothing."""
     task = TASKS[name] | {key: value for key in ("vocab_size", "batch_tokens") if (value := getattr(args, key))}
     torch.manual_seed(args.seed)
-    sides = recurrent_sides(task) if name.startswith("recurrent") else transformer_sides(task, args.attn_implementation)
+    is_recurrent, in_bf16 = name.startswith("recurrent"), args.mixed_precision == "bf16"
+    attention = args.attn_implementation or ("eager" if in_bf16 else "sdpa")
+    sides = recurrent_sides(task) if is_recurrent else transformer_sides(task, attention)
+    first, (ours, loss) = next(iter(sides.items()))
+    if args.over == "plain":
+        sides = {first: (ours, loss), "plain": (copy.deepcopy(ours), loss)}
+    if args.fast_layers:
+        speed_up(ours, measure(ours, task["batch_tokens"], in_float32=not in_bf16))
+    if args.loss_chunk_tokens:
+        sides[first] = ours, partial(fused_loss, loss_chunk_tokens=args.loss_chunk_tokens)
     lengths = scan_lengths() if name == "recurrent-scan" else caption_lengths(args.seed)
     batches = make_batches(*lengths, task, args.seed)
     results = []
@@ -91,10 +111,10 @@ def compare_task(name: str, args: argparse.Namespace) -> list[Result]:
         losses = [loss(model.eval(), batches[0], label_smoothing).item() for model, loss in sides.values()]
         assert abs(losses[0] - losses[1]) < 1e-4 * losses[0], f"{name}: the sides compute different losses, {losses}"
         steps = {
-            side: partial(train_on, model.train(), loss, label_smoothing, args.mixed_precision == "bf16")
+            side: partial(train_on, model.train(), loss, label_smoothing, in_bf16)
             for side, (model, loss) in sides.items()
         }
-        what = f"{name}, ε {label_smoothing:g}"
+        what = f"{name}, ε {label_smoothing:g}{', bf16' if in_bf16 else ''}"
         results.append(compare(what, steps, batches, target_tokens, rounds=args.rounds, warmup=args.warmup))
     return results
 
@@ -144,9 +164,9 @@ def recurrent_sides(task: dict[str, Any]) -> dict[str, tuple[PreTrainedModel, Lo
     return {"fused": (model, fused_loss), "step loop": (model, step_loop_loss)}
 
 
-def fused_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:
+def fused_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float, **options: int) -> torch.Tensor:
     """All target tokens in one call."""
-    return model(**batch, label_smoothing=label_smoothing).loss
+    return model(**batch, label_smoothing=label_smoothing, **options).loss
 
 
 def marian_loss(model: PreTrainedModel, batch: Batch, label_smoothing: float) -> torch.Tensor:

@@ -113,11 +113,70 @@ def seq2seq_loss(
     """
     labels = labels.reshape(-1).to(logits.device)
     total = SmoothedCrossEntropy.apply(logits.reshape(-1, logits.shape[-1]), labels, float(label_smoothing))
+    return per_token(total, labels, num_items_in_batch)
+
+
+def per_token(total: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+    """A sum over the labels, divided by the number that is given or by their own."""
     if num_items_in_batch is None:
         num_items_in_batch = (labels != IGNORED).sum().clamp(min=1)
     elif torch.is_tensor(num_items_in_batch):
         num_items_in_batch = num_items_in_batch.to(total.device)
     return total / num_items_in_batch
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """The output matrix and `SmoothedCrossEntropy` of what it gives, for some tokens at a time.
+
+    A chunk's gradients are computed along with its loss, so that its scores (chunk, vocab) can go, and nothing is
+    computed twice. Ignored labels are left out.
+    """
+
+    @staticmethod
+    def forward(ctx, states, labels, head, label_smoothing: float, chunk_tokens: int, is_learning: bool, *parameters):
+        learning = [tensor for tensor in (states, *parameters) if is_learning and tensor.requires_grad]
+        gradients = [torch.zeros_like(tensor, dtype=at_least_float32(tensor)) for tensor in learning]
+        total = torch.zeros((), dtype=at_least_float32(states), device=states.device)
+        for rows in (labels != IGNORED).nonzero().squeeze(1).split(chunk_tokens):
+            piece = states[rows].detach().requires_grad_(states.requires_grad)  # (chunk, width)
+            with torch.set_grad_enabled(is_learning):
+                loss = SmoothedCrossEntropy.apply(head(piece), labels[rows], label_smoothing)
+            total += loss.detach()
+            if learning:
+                parts = torch.autograd.grad(loss, [piece if tensor is states else tensor for tensor in learning])
+                for tensor, gradient, part in zip(learning, gradients, parts, strict=True):
+                    gradient.index_add_(0, rows, part.to(gradient.dtype)) if tensor is states else gradient.add_(part)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        gradients = iter(ctx.saved_tensors)
+        return tuple(next(gradients) * gradient if is_needed else None for is_needed in ctx.needs_input_grad)
+
+
+def chunked_loss(
+    head: nn.Module,
+    hidden_states: torch.Tensor,
+    labels: torch.Tensor,
+    chunk_tokens: int,
+    *,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """`seq2seq_loss` of ``head(hidden_states)``, whose scores are never held for all tokens together.
+
+    Args:
+        head: (…, width) → (…, vocab), the output matrix.
+        hidden_states: (batch, target, width).
+        labels, num_items_in_batch, label_smoothing: As there.
+        chunk_tokens: How many tokens' scores are held.
+    """
+    states, labels = hidden_states.flatten(0, 1), labels.reshape(-1).to(hidden_states.device)
+    how = head, float(label_smoothing), chunk_tokens, torch.is_grad_enabled()
+    total = ChunkedCrossEntropy.apply(states, labels, *how, *head.parameters())
+    return per_token(total, labels, num_items_in_batch)
 
 
 class Seq2SeqFolderMixin(Model):
@@ -300,6 +359,7 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         label_smoothing: float | None = None,
+        loss_chunk_tokens: int | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
         """Scores of every next target token, and the loss where labels are given.
@@ -316,6 +376,8 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
             use_cache: Return ``past_key_values``; default: the config's, and never with labels.
             num_items_in_batch: Tokens by which the summed loss is divided; default: the labels' own number.
             label_smoothing: Default: the config's.
+            loss_chunk_tokens: With labels, compute the scores of so many target tokens at a time, and return none: the
+                same loss in less memory.
 
         Returns:
             `Seq2SeqLMOutput` with ``logits`` (batch, target, vocab).
@@ -337,15 +399,17 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
             return_dict=True,
             **kwargs,
         )
-        logits = self.lm_head(outputs.last_hidden_state)  # (batch, target, vocab)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits,
-                labels,
-                num_items_in_batch=num_items_in_batch,
-                label_smoothing=self.config.label_smoothing if label_smoothing is None else label_smoothing,
-            )
+        options: dict[str, Any] = {
+            "num_items_in_batch": num_items_in_batch,
+            "label_smoothing": self.config.label_smoothing if label_smoothing is None else label_smoothing,
+        }
+        states, loss, logits = outputs.last_hidden_state, None, None
+        if labels is None or loss_chunk_tokens is None:
+            logits = self.lm_head(states)  # (batch, target, vocab)
+            if labels is not None:
+                loss = self.loss_function(logits, labels, **options)
+        else:
+            loss = chunked_loss(self.lm_head, states, labels, loss_chunk_tokens, **options)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

@@ -18,6 +18,7 @@ from seqloom.decoding.constraints import best, log_normaliser
 from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.replay import EVEN
 from seqloom.decoding.search import Batch, Sentence, recorder_of, search
+from seqloom.support.layers import FastLinear, speed_up
 
 MODELS = [*RNNS, *TRANSFORMERS]
 SEARCHES = {
@@ -252,6 +253,14 @@ class TestEngine:
     def test_asking_for_attentions_leaves_a_model_as_it_was(self):
         model, tokenizer = tiny("rotary"), make_tokenizer()
         translate(model, tokenizer, ["abc"], output_attentions=True, max_new_tokens=3)
+        assert decoder_for(model).device == model.device
+
+    def test_faster_layers_are_plain_ones(self):
+        """Those of a model that is validated while it learns."""
+        model = tiny("post-norm")
+        shapes = {"x".join(map(str, part.weight.shape)) for part in model.modules() if isinstance(part, nn.Linear)}
+        speed_up(model, {"linear": {key: ["forward"] for key in shapes}, "dropout": True})
+        assert FastLinear in map(type, model.modules())
         assert decoder_for(model).device == model.device
 
     def test_generate_takes_over(self):

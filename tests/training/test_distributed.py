@@ -122,6 +122,13 @@ def launched(tmp_path_factory, pairs, tables):
     for family in SMALL:
         job(two, "ddp", f"ddp-{family}", family, training=whole)
         job(two, "fsdp", f"fsdp-{family}", family, training=whole)
+        # Layers large enough to be measured, and a loss in chunks; or all as torch has it.
+        wide = {**SMALL[family], "d_model" if family == "transformer" else "hidden_size": 128}
+        for engine, name, options in (
+            ("ddp", "plain", {"fast_layers": False}), ("ddp", "fast", {}), ("fsdp", "fast", {"loss_chunk_tokens": 7}),
+        ):  # fmt: skip
+            job(two, engine, f"{engine}-{name}-{family}", family, model={**wide, "dropout": 0.0},
+                training={**ENGINES, "batch_tokens": 1000, "max_steps": 2, "eval_steps": 2, **options})  # fmt: skip
     # Stopped after three updates of six, with dropout, to be gone on with.
     for name in ("unbroken", "broken", "broken-3"):
         job(two, "fsdp", name, "transformer", *([] if name == "unbroken" else ["--max_steps", "3"]),
@@ -213,6 +220,17 @@ class TestEngines:
         assert records[0]["model"] == records[1]["model"]
         assert records[0]["evaluation"]["metrics"] == records[1]["evaluation"]["metrics"]
         assert records[1]["environment"]["processes"] == 2
+
+    @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+    @pytest.mark.parametrize("family", list(SMALL))
+    def test_faster_layers_learn_the_same(self, launched, family, engine):
+        """Whatever the first process measured, all take it."""
+        plain, fast = (launched / name for name in (f"ddp-plain-{family}", f"{engine}-fast-{family}"))
+        ours, theirs = (torch.load(folder / "found-0.pt", weights_only=False)["gradients"] for folder in (fast, plain))
+        assert far(ours[0], theirs[0]) < 1e-5
+        choices = [json.loads((folder / "run" / "record.json").read_text())["fast_layers"] for folder in (plain, fast)]
+        assert choices[0] is None
+        assert choices[1].keys() == {"linear", "dropout"}
 
     def test_checkpoints_are_sharded(self, launched):
         checkpoint = launched / "fsdp-rnn" / "run" / "checkpoints" / "step-00000006"

@@ -24,7 +24,7 @@ LEAN: dict[type, Callable[..., Decoder]] = {
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
-OWN = ("torch.nn.modules.", "seqloom.modeling.")
+OWN = ("torch.nn.modules.", "seqloom.modeling.", "seqloom.support.layers")
 """Where the classes are defined that a model is made of; a recurrent cell may be anybody's."""
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
+from seqloom.support.layers import has_onednn, onednn_linear
+
 FEW_ROWS = 16
 """Below this many rows laying out costs more than it gives: the weights are read as they are."""
 
@@ -46,7 +48,7 @@ class PackedLinear:
             return
         self.weight = self.weight.to(dtype)  # (outputs, inputs)
         self.bias = None if self.bias is None else self.bias.to(dtype)
-        run = self.by_rows if self.weight.device.type == "cpu" and torch.backends.mkldnn.is_available() else self.plain
+        run = self.by_rows if has_onednn(self.weight.device) else self.plain
         # x of another type comes back as it went in.
         self.run = lambda x: run(x) if x.dtype == dtype else run(x.to(dtype)).to(x.dtype)
 
@@ -64,7 +66,7 @@ class PackedLinear:
             return self.plain(inputs)
         if self.packed is None:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), len(inputs))
-        return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, self.activation, [], "")
+        return onednn_linear(inputs, self.packed, self.bias, self.activation)
 
     def dynamic(self, inputs: torch.Tensor) -> torch.Tensor:
         """In int8."""

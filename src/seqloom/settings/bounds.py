@@ -15,7 +15,7 @@ LEAST = {
         "batch_tokens": 1, "batch_size": 1, "batches_per_update": 1, "gradient_accumulation_steps": 1,
         "max_steps": 1, "num_train_epochs": 1, "warmup_steps": 0, "eval_steps": 1, "eval_samples": 1,
         "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
-        "save_steps": 1, "save_total_limit": 1,
+        "save_steps": 1, "save_total_limit": 1, "loss_chunk_tokens": 1,
         "max_skipped_updates": 0,
         "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
     },

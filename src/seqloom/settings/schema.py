@@ -188,12 +188,19 @@ class TrainingSettings:
     """Precision of the computation; default: what ``accelerate launch`` was told."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None
     """How the Transformer's attention is computed while training; default: transformers' choice. The saved model does
-    not depend on it. On a CPU, ``eager`` is the faster one in bf16."""
+    not depend on it. On a CPU in bf16 the default is ``eager``, the faster one there."""
     num_threads: int | None = None
     """CPU threads of each process; default: the cores, shared out among the machine's processes. (``accelerate launch``
     would give each process one.)"""
+    fast_layers: bool = True
+    """On a CPU, measure when the run begins which products of its linear layers (in float32) oneDNN computes faster
+    than what torch takes, and do so from then on; and draw dropout faster where torch is slow at it. false: always as
+    torch does, so that two runs of one seed are the same to the last bit whatever was measured."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    loss_chunk_tokens: int | None = None
+    """Compute output scores and loss for so many target tokens at a time (1024, say), so that the scores of a batch
+    over a large vocabulary are never held together: less memory in about the same time. null: all at once."""
     eval_steps: int | None = None
     """Updates between validations; default: every epoch."""
     eval_metric: str | None = None

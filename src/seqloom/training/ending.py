@@ -24,7 +24,7 @@ from seqloom.training.restoring import check_best_is_whole
 from seqloom.training.state import Run
 from seqloom.training.validation import validate
 
-OF_CHECKPOINTS = {"log", "settings", "start", "resumed"}
+OF_CHECKPOINTS = {"log", "settings", "start", "resumed", "fast_layers"}
 """Of the progress, what the record has elsewhere or needs no more."""
 
 
@@ -53,6 +53,7 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
         | {"max_steps": run.max_steps},
         "environment": environment(accelerator.num_processes),
         "precision": accelerator.mixed_precision,
+        "fast_layers": progress.fast_layers,
         "evaluation": None,
         "places": places_in([settings.to_dict(), progress.start, progress.resumed]),
         "example": splits.get(split or "", splits["validation"])[0]["source"],

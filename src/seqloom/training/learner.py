@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,6 +17,7 @@ from seqloom.data.updates import UpdateStream
 from seqloom.decoding.options import check_options, options_of, try_options
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
+from seqloom.support import layers
 from seqloom.support.console import say
 from seqloom.training.devices import prepare
 from seqloom.training.initialisation import fresh_model, frozen_parameters, initialise
@@ -32,6 +33,7 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     """
     training, tokenizer = settings.training, material.tokenizer
     model = make_model(settings, tokenizer, material.train_stream)
+    choose_attention(model, settings, accelerator)
     total, progress = model.num_parameters(), Progress()
     trained = f", {total - frozen_parameters(model):,} of them to train" if training.freeze else ""
     say(accelerator, f"model: {type(model).__name__} with {total:,} parameters{trained}")
@@ -45,11 +47,14 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     average = make_average(model, settings, accelerator)
     wrapped, optimizer = prepare(accelerator, model, optimizer)
     set_seed(training.seed, device_specific=True)  # every process drops out other units
-    return Run(
+    run = Run(
         settings, folder, accelerator, wrapped, optimizer, scheduler, tokenizer, material.train_stream,
         material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, progress,
         average=average,
     )  # fmt: skip
+    if material.checkpoint is None:
+        use_fast_layers(run)
+    return run
 
 
 def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_stream: UpdateStream) -> PreTrainedModel:
@@ -83,6 +88,35 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_str
     model.generation_config.validate(strict=True)  # as saving will do, but now
     try_options(model, tokenizer, options_of(generation))
     return model
+
+
+def choose_attention(model: PreTrainedModel, settings: Settings, accelerator: Accelerator) -> None:
+    """On a CPU in bf16, attention written out, unless the settings have another: torch's sdpa is far slower there."""
+    is_open = settings.training.attn_implementation is None and model.config._attn_implementation == "sdpa"
+    if is_open and accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+        model.set_attn_implementation("eager")
+        say(accelerator, "attention: eager, which on a CPU in bf16 is faster than sdpa (training.attn_implementation)")
+
+
+def use_fast_layers(run: Run) -> None:
+    """Lets the layers compute as the run's progress says, or, if it says nothing yet, as a measurement finds best.
+
+    All processes take the same way, and so does the run when it is resumed, on whatever machine.
+    """
+    accelerator, training, progress = run.accelerator, run.settings.training, run.progress
+    if not training.fast_layers:
+        return
+    model = accelerator.unwrap_model(run.model)
+    if progress.fast_layers is None:
+        choice = layers.NOTHING
+        if accelerator.is_main_process and accelerator.device.type == "cpu":
+            tokens = training.batch_tokens or layers.MOST_ROWS
+            rows = tokens // (accelerator.num_processes * training.gradient_accumulation_steps)
+            choice = layers.measure(model, rows, in_float32=accelerator.mixed_precision == "no")
+        (progress.fast_layers,) = broadcast_object_list([choice])
+    layers.speed_up(model, progress.fast_layers)
+    if told := layers.in_words(progress.fast_layers):
+        say(accelerator, told)
 
 
 def make_average(model: PreTrainedModel, settings: Settings, accelerator: Accelerator) -> AveragedModel | None:

@@ -16,6 +16,7 @@ from seqloom.support.wording import value_in_words
 from seqloom.training import checkpoints
 from seqloom.training.clearing import clear_run, told_of
 from seqloom.training.devices import whole_model
+from seqloom.training.learner import use_fast_layers
 from seqloom.training.material import Material
 from seqloom.training.refusals import check_output_folder
 from seqloom.training.state import Run
@@ -38,7 +39,11 @@ def restore(run: Run, checkpoint: Path | None, *, dry_run: bool = False) -> None
     run.progress = checkpoints.load_checkpoint(checkpoint, run.accelerator, run.kept)
     set_hyper_parameters(run)
     say(run.accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
+    before = run.progress.settings
     note_changes(run)
+    # A run of an earlier version goes on as it began; one that was told not to, may be told to.
+    if run.progress.fast_layers is not None or before.get("fast_layers") is False:
+        use_fast_layers(run)
     check_best(run, dry_run=dry_run)
     if is_over(run):
         say(run.accelerator, "this run is over already: nothing is left to train; its model is scored and saved again.")

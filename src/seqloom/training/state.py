@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from seqloom.data.updates import UpdateStream
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import Settings
+from seqloom.support.layers import Choice
 from seqloom.training.states import Stateful
 
 
@@ -43,6 +44,8 @@ class Progress:
     skipped_in_a_row: int = 0
     learning_rate: float | None = None
     """Of the last update."""
+    fast_layers: Choice | None = None
+    """How layers compute, as `seqloom.support.layers.measure` found it when the run began; None: as torch does."""
     start: dict[str, Any] | None = None
     """What ``training.init_from`` gave it, as `initialise` tells; None where it began from nothing."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -85,6 +88,12 @@ class Run:
         if self.settings.data.split_stream:
             parts["stream"] = self.train_stream  # which resumes with as many processes only
         return parts
+
+    @property
+    def loss_options(self) -> dict[str, int]:
+        """Arguments of the model's forward by which its loss is computed."""
+        chunk = self.settings.training.loss_chunk_tokens
+        return {} if chunk is None else {"loss_chunk_tokens": chunk}
 
     @property
     def scored_model(self) -> Seq2SeqLM:

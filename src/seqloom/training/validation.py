@@ -22,7 +22,9 @@ def validate(run: Run) -> dict[str, float]:
         for batch in position.micro_batches:
             inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
             with accelerator.autocast():
-                loss = model(**inputs, num_items_in_batch=1, label_smoothing=0.0, use_cache=False).loss
+                loss = model(
+                    **inputs, num_items_in_batch=1, label_smoothing=0.0, use_cache=False, **run.loss_options
+                ).loss
             total += loss.item()
         num_tokens += position.num_tokens
     loss_sum = accelerator.reduce(total.float().to(accelerator.device), reduction="sum").item()
