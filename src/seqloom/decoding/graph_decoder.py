@@ -5,6 +5,7 @@ Shapes: sentences, beams (of each), rows = sentences · beams, source, time (col
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -32,46 +33,62 @@ class GraphState:
         self.of_target = of_target  # (sentences, beams, …), or where it grows (sentences, beams, …, time, width) each
         self.lengths = lengths  # (sentences,), tokens read, which are the last columns; None where nothing grows
 
-    def room(self) -> None:
-        """Nothing: the graphs make new tensors."""
-
     def reorder(self, rows: torch.Tensor) -> None:
         """Every beam takes what the one has that it continues, of the same sentence."""
         self.of_target = [kept.flatten(0, 1).index_select(0, rows).view_as(kept) for kept in self.of_target]
 
     def keep(self, sentences: torch.Tensor) -> None:
-        """The others leave, with the source's steps and the columns that they alone needed."""
+        """The others leave."""
         self.attention_mask = self.attention_mask.index_select(0, sentences)
-        width = max(1, int(self.attention_mask.any(0).sum()))
-        self.attention_mask = self.attention_mask[:, :width]
-        self.of_source = [kept[..., :width, :].index_select(0, sentences) for kept in self.of_source]
-        if self.lengths is not None:
-            self.lengths = self.lengths.index_select(0, sentences)
-            time = max(1, int(self.lengths.amax()))
-            self.of_target = [kept[..., -time:, :] for kept in self.of_target]
+        self.of_source = [kept.index_select(0, sentences) for kept in self.of_source]
         self.of_target = [kept.index_select(0, sentences) for kept in self.of_target]
+        self.lengths = None if self.lengths is None else self.lengths.index_select(0, sentences)
+        self.narrow()
 
     def join(self, other: GraphState) -> None:
-        """Others take their place behind these: sources end, targets begin with what nobody sees."""
+        """Others take their place behind these."""
+        self.put(other, lambda mine, theirs: torch.cat((mine, theirs)))
 
-        def joined(mine: torch.Tensor, theirs: torch.Tensor, dim: int, is_before: bool = False) -> torch.Tensor:
-            """Side by side, as wide as the wider one."""
-            length = max(mine.shape[dim], theirs.shape[dim])
-            parts = []
-            for part in (mine, theirs):
-                lacking = length - part.shape[dim]
-                room = (lacking, 0) if is_before else (0, lacking)
-                parts.append(nn.functional.pad(part, (*(0, 0) * (-1 - dim), *room)))
-            return torch.cat(parts)
+    def replace(self, places: torch.Tensor, other: GraphState, others: torch.Tensor) -> None:
+        """Some others take the places of some of these."""
+        self.put(other, lambda mine, theirs: mine.index_copy(0, places, theirs.index_select(0, others)))
+        self.narrow()
 
-        self.attention_mask = joined(self.attention_mask, other.attention_mask, -1)
-        self.of_source = [joined(*both, -2) for both in zip(self.of_source, other.of_source, strict=True)]
-        self.of_target = [
-            torch.cat(both) if self.lengths is None else joined(*both, -2, is_before=True)
-            for both in zip(self.of_target, other.of_target, strict=True)
-        ]
+    def put(self, other: GraphState, put: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        """Puts another's tensors to these, each as wide as the wider one: sources end, and targets begin, with what
+        nobody sees."""
+
+        def all_of(mine: Kept, theirs: Kept, dim: int | None, is_before: bool = False) -> Kept:
+            return [put(*evened(*both, dim, is_before)) for both in zip(mine, theirs, strict=True)]
+
+        (self.attention_mask,) = all_of([self.attention_mask], [other.attention_mask], -1)
+        self.of_source = all_of(self.of_source, other.of_source, -2)
+        self.of_target = all_of(self.of_target, other.of_target, None if self.lengths is None else -2, True)
         if self.lengths is not None and other.lengths is not None:
-            self.lengths = torch.cat((self.lengths, other.lengths))
+            self.lengths = put(self.lengths, other.lengths)
+
+    def narrow(self) -> None:
+        """Takes away the source's steps and the target's columns that nobody needs any more."""
+        width = max(1, int(self.attention_mask.any(0).sum()))
+        self.attention_mask = self.attention_mask[:, :width]
+        self.of_source = [kept[..., :width, :] for kept in self.of_source]
+        if self.lengths is not None:
+            time = max(1, int(self.lengths.amax()))
+            self.of_target = [kept[..., -time:, :] for kept in self.of_target]
+
+
+def evened(
+    mine: torch.Tensor, theirs: torch.Tensor, dim: int | None, is_before: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both, as long in a dimension as the longer one; as they are where that is None."""
+    if dim is None or mine.shape[dim] == theirs.shape[dim]:
+        return mine, theirs
+
+    def longer(part: torch.Tensor) -> torch.Tensor:
+        lacking = max(mine.shape[dim], theirs.shape[dim]) - part.shape[dim]
+        return nn.functional.pad(part, (*(0, 0) * (-1 - dim), *((lacking, 0) if is_before else (0, lacking))))
+
+    return longer(mine), longer(theirs)
 
 
 class GraphDecoder:
