@@ -289,7 +289,7 @@ def _found(
             how.decoder = how.decoder or decoder_for(model, how.dtype)
             search_by = partial(search, how.decoder)
     except NotOurs as reason:
-        ours = {"dtype": how.dtype, "decoder": how.decoder, "target_prefix": prefixes}
+        ours = {f"dtype={how.dtype!r}": how.dtype, "decoder": how.decoder, "target_prefix": prefixes}
         if asked := [name for name, value in ours.items() if value is not None]:
             raise ValueError(f"{asked[0]} is for seqloom's own search, but {reason}.") from None
         if isinstance(model.config, Seq2SeqConfig):
