@@ -33,7 +33,10 @@ INSIDE = {
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
     ),
-    "export": ("export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs", "forms"),
+    "export": (
+        "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",
+        "forms",
+    ),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
         "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",

@@ -35,6 +35,9 @@ class Translate(Command):
     """A folder or a name on the Hub."""
     num_jobs: int = field(default=1, metadata={"least": 1})
     """Processes that translate side by side, each with the model in its memory; the threads are divided among them."""
+    compile: bool = False
+    """Compile the model for this machine, once, which takes a C++ compiler and a minute or more; it is kept among the
+    assets of the Hugging Face libraries (HF_HOME). For sentences that come one at a time."""
     target_prefix: str = ""
     """A text that every output begins with."""
 
@@ -45,10 +48,15 @@ class Translate(Command):
         from seqloom.decoding.loading import is_of_ours, open_pair
         from seqloom.decoding.options import check_options, try_options
         from seqloom.decoding.translate import translate
+        from seqloom.export.compiled import compiled
         from seqloom.settings.reading import load_scoring_settings
 
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)
-        model, tokenizer = open_pair(self.model, settings.revision, settings.trust_remote_code)
+        name, revision = self.model, settings.revision
+        if self.compile:
+            say = partial(print, file=sys.stderr)
+            name, revision = str(compiled(name, revision, settings.trust_remote_code, say)), None
+        model, tokenizer = open_pair(name, revision, settings.trust_remote_code)
         check_options(model.generation_config, generate_kwargs, several=True, is_own=is_of_ours(model))
         try_options(model, tokenizer, generate_kwargs)
         torch.manual_seed(settings.seed)
@@ -59,7 +67,7 @@ class Translate(Command):
         batch_tokens, dtype = settings.generation.decode_batch_tokens, settings.generation.decode_dtype
         if self.num_jobs > 1:
             del model
-            opener = partial(open_pair, self.model, settings.revision, settings.trust_remote_code)
+            opener = partial(open_pair, name, revision, settings.trust_remote_code)
             outputs = translate_by_jobs(
                 opener, sources, self.num_jobs, seed=settings.seed, batch_tokens=batch_tokens, dtype=dtype, **told
             )
