@@ -13,6 +13,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from seqloom import translate
+from seqloom.decoding import search as search_module
 from seqloom.decoding.asked import NotOurs, options_for
 from seqloom.decoding.constraints import best, log_normaliser
 from seqloom.decoding.engine import decoder_for
@@ -141,6 +142,24 @@ class TestBatch:
         assert sorted(found) == list(range(40))
         assert max(rows) > num_beams
         assert all(count % num_beams == 0 for count in rows)
+
+    @pytest.mark.parametrize("name", ["post-norm", "rotary", "lstm-luong-fed", "gru"])
+    @pytest.mark.parametrize("num_beams", [1, 3])
+    def test_those_that_write_on_are_set_aside(self, monkeypatch, name, num_beams):
+        """While others wait; they are finished together, and nothing that they wrote is lost."""
+        original, places = Batch.set_aside, []
+        monkeypatch.setattr(search_module, "LONGER", -50)  # whoever is not done when the first are
+        monkeypatch.setattr(
+            Batch, "set_aside", lambda self, targets: places.append(original(self, targets)) or places[-1]
+        )
+        model, given = tiny(name), sources(14)
+        prefixes = [[4, 9, 6, 8] * (place % 5) for place in range(len(given))]  # so they end one after the other
+        options = {"max_new_tokens": 9, "num_beams": num_beams}
+        found = searched(model, given, batch_tokens=40 * num_beams, prefixes=prefixes, **options)
+        assert found == [
+            generated(model, source, prefix, **options) for source, prefix in zip(given, prefixes, strict=True)
+        ]
+        assert sum(map(len, places)) > 3
 
     def test_no_sources(self):
         assert searched(tiny("gru"), []) == []

@@ -57,10 +57,10 @@ class TransformerState:
     def room(self) -> None:
         """Makes sure that the next step has a place to write into."""
         if self.longest == self.num_columns:
-            more = max(FIRST_COLUMNS, self.num_columns)
-            self.own = torch.cat((self.own, self.own.new_zeros(*self.own.shape[:4], more, *self.own.shape[5:])), dim=4)
+            columns = max(FIRST_COLUMNS, 2 * self.num_columns)
+            self.own = with_columns(self.own, 4, columns, 0.0)
             if self.ancestors is not None:
-                self.ancestors = nn.functional.pad(self.ancestors, (0, more), value=-1)
+                self.ancestors = with_columns(self.ancestors, 2, columns, -1)
         self.longest += 1
 
     @property
@@ -108,16 +108,16 @@ class TransformerState:
         self.count()
 
     def join(self, other: TransformerState) -> None:
-        """Others that have not written yet take their place behind these."""
+        """Others take their place behind these."""
         self.narrow(1.0)
         theirs, mask = self.fitted(other)
         self.keys_values = torch.cat((self.keys_values, theirs), dim=2)
         self.mask = None if mask is None or self.mask is None else torch.cat((self.mask, mask))
-        newcomers = len(other.lengths)
-        self.own = torch.cat((self.own, self.own.new_zeros(*self.own.shape[:2], newcomers, *self.own.shape[3:])), dim=2)
-        if self.ancestors is not None:
-            nobody = self.ancestors.new_full((newcomers, *self.ancestors.shape[1:]), -1)
-            self.ancestors = torch.cat((self.ancestors, nobody))
+        columns = max(self.num_columns, other.num_columns)
+        self.own = torch.cat([with_columns(one.own, 4, columns, 0.0) for one in (self, other)], dim=2)
+        if self.ancestors is not None and other.ancestors is not None:
+            both = (self.ancestors, other.ancestors)
+            self.ancestors = torch.cat([with_columns(ancestors, 2, columns, -1) for ancestors in both])
         self.lengths = torch.cat((self.lengths, other.lengths))
         self.count()
 
@@ -156,6 +156,13 @@ class TransformerState:
         if mine.shape[4] < width:
             self.keys_values = nn.functional.pad(mine, (0, 0, 0, width - mine.shape[4]))
         return nn.functional.pad(theirs, (0, 0, 0, width - theirs.shape[4])), mask
+
+
+def with_columns(kept: torch.Tensor, dim: int, columns: int, value: float) -> torch.Tensor:
+    """With room for so many, filled with a value where there was none."""
+    lacking = columns - kept.shape[dim]
+    more = kept.new_full((*kept.shape[:dim], lacking, *kept.shape[dim + 1 :]), value)
+    return torch.cat((kept, more), dim=dim) if lacking else kept
 
 
 NARROWER = 0.75

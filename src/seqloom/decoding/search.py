@@ -10,6 +10,7 @@ Shapes: sentences, beams (or samples, of each), rows = sentences · beams, vocab
 
 from __future__ import annotations
 
+import copy
 import math
 import weakref
 from collections import deque
@@ -25,6 +26,8 @@ from seqloom.decoding.targets import Candidate, SearchOptions, Targets
 
 REFILLED = 1 / 16
 """The share of a batch that is replaced at a time."""
+LONGER = 16
+"""Tokens beyond those of its source with which an output is set aside, that its length cost no others time."""
 TURNOVER = 0.25
 """That by which it grows or shrinks at a time."""
 
@@ -39,7 +42,7 @@ class State(Protocol):
         """The sentences that are not named, by their places, leave."""
 
     def join(self, other: Any) -> None:
-        """Sentences that were just started take their places behind these."""
+        """Others take their places behind these."""
 
     def replace(self, places: torch.Tensor, other: Any, others: torch.Tensor) -> None:
         """Some of another state's sentences, by their places there, that were just started take these places."""
@@ -92,7 +95,7 @@ def search(
     batch = Batch(decoder, options, max(1, batch_tokens // options.rows))
     if decoder.device.type == "cuda" and not options.no_repeat_ngram_size:  # which the host looks at
         batch.recorder, batch.even = recorder_of(decoder, options), EVEN
-    while waiting or batch.sentences:
+    while waiting or batch.sentences or batch.aside:
         yield from batch.turn_over(waiting)
         if batch.sentences:
             batch.step()
@@ -110,6 +113,8 @@ class Batch:
         self.ready: deque[tuple[int, Sentence]] = deque()
         """Those whose sources are read, by their places in what was `read`, and who wait for a place here."""
         self.read: tuple[Targets, Any]
+        self.aside: list[tuple[list[Sentence], Targets, Any]] = []
+        """Those that write on and on, who are finished together when nobody waits any more."""
         self.recorder: Recorder | None = None
         """Where steps are recorded: then all sentences of a batch come and go together."""
         self.even = 1
@@ -119,6 +124,8 @@ class Batch:
         """Lets out what is done and takes in what waits, if it is worth while."""
         if self.targets is not None:
             yield from self.let_out(self.targets, waiting)
+        if not (self.sentences or waiting or self.ready):
+            self.take_back()
         if waiting and not self.ready:
             width = width_of([*filter(None, self.sentences), waiting[0]], self.even)
             room = max(1, self.budget // width) - len(self.sentences)
@@ -138,10 +145,36 @@ class Batch:
                 yield sentence.index, found
             self.sentences[place] = None
         if is_refilled:
-            self.refill(deque(free), waiting)
+            self.refill(deque(free + self.set_aside(targets)), waiting)
         stay = [place for place, sentence in enumerate(self.sentences) if sentence is not None]
         if len(stay) <= (1 - TURNOVER) * size:
             self.leave(stay)
+
+    def set_aside(self, targets: Targets) -> list[int]:
+        """Takes out, with a copy of their state, those that write on and on; gives their places."""
+        long, sentences = [], []
+        for place, (sentence, length) in enumerate(zip(self.sentences, targets.lengths.tolist(), strict=True)):
+            if sentence is not None and length > len(sentence.source) + len(sentence.prefix) + LONGER:
+                long.append(place)
+                sentences.append(sentence)
+                self.sentences[place] = None
+        if long:
+            parts = copy.copy(targets), copy.copy(self.state)
+            for part in parts:
+                part.keep(torch.tensor(long, device=self.decoder.device))
+            self.aside.append((sentences, *parts))
+        return long
+
+    def take_back(self) -> None:
+        """Puts those together that were set aside."""
+        for sentences, targets, state in self.aside:
+            if self.targets is None:
+                self.targets, self.state = targets, state
+            else:
+                self.targets.join(targets)
+                self.state.join(state)
+            self.sentences += sentences
+        self.aside = []
 
     def refill(self, free: deque[int], waiting: deque[Sentence]) -> None:
         """Gives places to those who wait, whose sources are read many at a time."""

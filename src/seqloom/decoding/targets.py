@@ -77,10 +77,10 @@ class Targets:
         self.tokens[..., 0] = options.start_token
         self.scores = torch.zeros(sentences, rows, device=device)  # of the beams that run
         self.scores[:, 1:] = -1e9  # all are the same at first: one goes on
-        # What is finished, the best first: without beams, row by row. Its length is 0 where there is none yet.
-        self.found = self.tokens.clone() if options.num_beams > 1 else self.tokens
+        # Of beams, the tokens of what is finished, the best first; without beams it is what the row has written.
+        self.found = self.tokens.clone() if options.num_beams > 1 else None
         self.found_scores = torch.full((sentences, rows), -torch.inf, device=device)
-        self.found_lengths = self.lengths.new_zeros(sentences, rows)
+        self.found_lengths = self.lengths.new_zeros(sentences, rows)  # 0 where nothing is finished yet
         self.is_done = torch.zeros(sentences, dtype=torch.bool, device=device)
         self.eos_tokens = torch.tensor(options.eos_tokens, dtype=torch.long).to(device)
         self.warpers = warpers(options) if options.do_sample else []
@@ -103,11 +103,16 @@ class Targets:
     def room(self) -> None:
         """Makes sure that there is a place for the next token."""
         if self.is_full:
-            are_one = self.found is self.tokens
-            more = torch.full_like(self.tokens[..., 1:], self.options.pad_token)
-            self.tokens = torch.cat((self.tokens, more), dim=2)
-            self.found = self.tokens if are_one else torch.cat((self.found, more), dim=2)
+            self.widen("tokens", 2 * self.tokens.shape[2] - 1)
+            self.widen("found", self.tokens.shape[2])
         self.longest += 1
+
+    def widen(self, name: str, width: int) -> None:
+        """Gives a tensor so many columns, if it has fewer."""
+        kept: torch.Tensor | None = getattr(self, name)
+        if kept is not None and kept.shape[-1] < width:
+            lacking = width - kept.shape[-1]
+            setattr(self, name, torch.nn.functional.pad(kept, (0, lacking), value=self.options.pad_token))
 
     def advance(self, logits: torch.Tensor) -> torch.Tensor | None:
         """One more token for every row, by the scores of all tokens (rows, vocab), which may be changed.
@@ -203,6 +208,7 @@ class Targets:
         order = order[:, :beams]
         self.found_scores.copy_(scores[:, :beams])
         self.found_lengths.copy_(torch.cat((self.found_lengths, lengths), 1).gather(1, order))
+        assert self.found is not None
         self.found.copy_(torch.cat((self.found, written), 1).gather(1, order[..., None].expand(-1, -1, columns)))
 
     def close(self, running: torch.Tensor, num_new: torch.Tensor) -> None:
@@ -221,7 +227,7 @@ class Targets:
     def results(self, places: torch.Tensor) -> list[list[Candidate]]:
         """What was found for some sentences, by their places; the best first."""
         num_returned = self.options.num_return_sequences
-        kept = (self.found, self.found_lengths, self.found_scores)
+        kept = (self.tokens if self.found is None else self.found, self.found_lengths, self.found_scores)
         tokens, lengths, scores = (part.index_select(0, places)[:, :num_returned].tolist() for part in kept)
         is_beam = self.options.num_beams > 1
         return [
@@ -235,45 +241,41 @@ class Targets:
 
     def keep(self, sentences: torch.Tensor) -> None:
         """The others leave, by their places."""
-        are_one = self.found is self.tokens
-        for name in OF_SENTENCES:
+        for name in self.held:
             setattr(self, name, getattr(self, name).index_select(0, sentences))
-        if are_one:
-            self.found = self.tokens
         self.longest = int(self.lengths.max())
 
     def join(self, other: Targets) -> None:
-        """Others that have not written yet take their places behind these."""
-        are_one = self.found is self.tokens
+        """Others take their places behind these."""
         self.fit(other)
-        for name in OF_SENTENCES:
+        for name in self.held:
             setattr(self, name, torch.cat((getattr(self, name), getattr(other, name))))
-        if are_one:
-            self.found = self.tokens
+        self.longest = max(self.longest, other.longest)
 
     def replace(self, places: torch.Tensor, other: Targets, others: torch.Tensor) -> None:
         """Some others that have not written yet take the places of some of these."""
         self.fit(other)
-        for name in OF_SENTENCES:
+        for name in self.held:
             getattr(self, name).index_copy_(0, places, getattr(other, name).index_select(0, others))
         self.longest = int(self.lengths.max())
 
     def fit(self, other: Targets) -> None:
-        """Gives others the room that these have, and both room for the longest prefix."""
-        assert other.longest == 0
-        pad, pad_token = torch.nn.functional.pad, self.options.pad_token
-        for name in ("tokens", "found"):
-            lacking = self.tokens.shape[2] - getattr(other, name).shape[2]
-            setattr(other, name, pad(getattr(other, name), (0, lacking), value=pad_token))
-        width = max(self.prefixes.shape[1], other.prefixes.shape[1])
-        for one in (self, other):
-            one.prefixes = pad(one.prefixes, (0, width - one.prefixes.shape[1]))
+        """Gives both room for the longest output and the longest prefix of the two."""
+        for name in ("tokens", "found", "prefixes"):
+            for one, another in ((self, other), (other, self)):
+                if getattr(another, name) is not None:
+                    one.widen(name, getattr(another, name).shape[-1])
+
+    @property
+    def held(self) -> list[str]:
+        """The names of the tensors with a row for each sentence."""
+        return [name for name in OF_SENTENCES if getattr(self, name) is not None]
 
 
 OF_SENTENCES = (
     "lengths", "prefixes", "prefix_lengths", "tokens", "found", "scores", "found_scores", "found_lengths", "is_done",
 )  # fmt: skip
-"""Tensors of `Targets` with a row for each sentence."""
+"""What `Targets` has of each sentence."""
 
 
 def padded(prefixes: list[list[int]], pad_token: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
