@@ -1,8 +1,9 @@
 """An export is there whole or not at all, over nothing but an export; and what its folder is good for, and not."""
 
 import json
-import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,29 @@ def both(made, tmp_path):
 
 def ask(model: Path, place: Path, **fields) -> Request:
     return Request(model=str(model), to=fields.pop("to", "ctranslate2"), folder=place, **fields)
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from seqloom.export import export as exporting
+
+model, place, moment = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+replace, renames = os.replace, []
+
+def dying(source, target):
+    if Path(source).parent == place.parent:
+        renames.append(source)
+        if len(renames) == moment:
+            os._exit(9)
+    replace(source, target)
+
+os.replace = dying
+if not moment:
+    exporting.disk.replace_folder = lambda new, place: os._exit(9)
+exporting.export(exporting.Request(model=model, to="ctranslate2", folder=place, overwrite=True), say=lambda line: None)
+"""
+"""An export that is killed."""
 
 
 class TestFolder:
@@ -299,36 +323,17 @@ class TestWholeOrNot:
         assert not list(tmp_path.glob("saving-*"))
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("moment", ["written", "first rename", "second rename"])
-    def test_killed(self, both, tmp_path, monkeypatch, moment):
-        """What a kill leaves beside the folder goes, or comes back, with the next export."""
+    @pytest.mark.parametrize("moment", [0, 1, 2])
+    def test_killed(self, both, tmp_path, moment):
+        """At the first rename of a folder or the second, or before (0). What a kill leaves beside the folder goes, or
+        comes back, with the next export."""
         model, place = both
-        before, replace = contents(place), os.replace
-        if moment == "written":
-            monkeypatch.setattr(exporting.disk, "replace_folder", lambda new, place: os._exit(9))
-        else:
-            number = {"first rename": 1, "second rename": 2}[moment]
-            renames = []
-
-            def dying(source, target):
-                if Path(source).parent == tmp_path:
-                    renames.append(source)
-                    if len(renames) == number:
-                        os._exit(9)
-                replace(source, target)
-
-            monkeypatch.setattr(os, "replace", dying)
-        child = os.fork()
-        if not child:
-            try:
-                export(ask(model, place, overwrite=True), say=lambda line: None)
-            finally:
-                os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-        monkeypatch.undo()
+        before = contents(place)
+        code = [sys.executable, "-c", DYING, str(model), str(place), str(moment)]
+        assert subprocess.run(code, check=False).returncode == 9
         left = {path.name for path in tmp_path.iterdir()}
         assert "saving-exported" in left
-        if moment == "second rename":
+        if moment == 2:
             assert "exported" not in left
         else:
             assert contents(place) == before
