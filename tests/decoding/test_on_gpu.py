@@ -4,7 +4,8 @@ import pytest
 import torch
 from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
 
-from seqloom.decoding.engine import decoder_for, options_for
+from seqloom.decoding.asked import options_for
+from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.search import search
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -7,7 +7,6 @@ layers of a model that learns compute otherwise; to all else (weights, state dic
 
 from __future__ import annotations
 
-import copyreg
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -91,7 +90,7 @@ class _Fast(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state = {name: value for name, value in vars(self).items() if name != "products"}
-        return copyreg._reconstructor, (self.plain, object, None), state  # type: ignore[attr-defined]
+        return object.__new__, (self.plain,), state
 
 
 class FastLinear(_Fast, nn.Linear):

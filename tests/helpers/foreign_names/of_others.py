@@ -496,7 +496,7 @@ def check_forward_hooks(name):
 
 
 @leans_on(
-    "private", "torch", "ops.mkldnn._linear_pointwise | ops.mkldnn._reorder_linear_weight", "packed",
+    "private", "torch", "ops.mkldnn._linear_pointwise | ops.mkldnn._reorder_linear_weight", "layers packed",
     "a linear layer of oneDNN, in float32 too, with its weight laid out once; torch sends those to MKL",
 )  # fmt: skip
 def check_onednn_linear():

@@ -269,7 +269,7 @@ def check_can_record_outputs(monkeypatch):
 
 
 @leans_on(
-    "private", "transformers", "PreTrainedConfig._attn_implementation", "loading modeling_transformer_seq2seq",
+    "private", "transformers", "PreTrainedConfig._attn_implementation", "learner loading modeling_transformer_seq2seq",
     "no public name tells which attention a model runs on; public are only the ways to set it",
 )  # fmt: skip
 def check_attn_implementation():
