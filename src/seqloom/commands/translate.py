@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TextIO
+from typing import Any, TextIO
 
 from seqloom.commands.command import Command
-from seqloom.commands.shell import reader_may_leave
+from seqloom.commands.shell import reader_may_leave, run
 from seqloom.settings.schema import ScoringSettings
 
 
@@ -47,7 +47,6 @@ class Translate(Command):
         from seqloom.decoding.jobs import translate_by_jobs
         from seqloom.decoding.loading import is_of_ours, open_pair
         from seqloom.decoding.options import check_options, try_options
-        from seqloom.decoding.translate import translate
         from seqloom.export.compiled import compiled
         from seqloom.settings.reading import load_scoring_settings
 
@@ -82,6 +81,18 @@ class Translate(Command):
                 # One line each, or as many as there are hypotheses.
                 lines = map(one_line, output if isinstance(output, list) else [output])
                 print(*lines, sep="\n", flush=read_ahead == 1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command, by the words after its name; returns its exit status."""
+    return run(Translate, argv)
+
+
+def translate(*args: Any, **options: Any) -> Any:
+    """`seqloom.translate`; it and torch are loaded when there is something to translate."""
+    from seqloom.decoding.translate import translate
+
+    return translate(*args, **options)
 
 
 def lines_of(stream: TextIO) -> Iterator[str]:
