@@ -20,7 +20,7 @@ compare: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) -m seqloom compare configs/scan-rnn-no-attention.yaml configs/scan-rnn.yaml \
 		configs/scan-transformer.yaml --max_steps 1500 --eval_steps 300 --output runs/compare --overwrite
 
-# docs/benchmarks.md anew, in some twenty minutes on two cores that do nothing else; BENCH=--quick: a look in three.
+# docs/benchmarks.md anew, on cores that do nothing else; BENCH=--quick: a look.
 bench: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/bench.py $(BENCH)
 

@@ -1,7 +1,7 @@
 """`make bench`: everything that is measured, one after the other, and docs/benchmarks.md made of it.
 
-    python benchmarks/bench.py                       # some twenty minutes on two cores; writes docs/benchmarks.md
-    python benchmarks/bench.py --quick               # a look in two to three minutes; the page stays as it is
+    python benchmarks/bench.py                       # everything; writes docs/benchmarks.md
+    python benchmarks/bench.py --quick               # a look; the page stays as it is
     python benchmarks/bench.py --only costs          # measures one part anew, the rest of the page stays
     python benchmarks/bench.py --page                # measures nothing: the page of what was measured last
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -118,6 +119,8 @@ def run(stages: list[Stage], folder: Path, quick: bool) -> None:
         kept[stage.name] = run_stage(stage, folder, quick)
         ended = kept[stage.name]["said"] or "done"
         print(f"[{number}/{len(stages)}] {stage.name}: {ended}, {duration(kept[stage.name]['seconds'])}", flush=True)
+        if not quick and len(kept) < len(STAGES):  # the page is of these alone
+            record["asked"] = shlex.join(["python", "benchmarks/bench.py", "--only", *kept])
         record |= {
             "stages": [kept[other.name] for other in STAGES if other.name in kept],
             "seconds": sum(stage["seconds"] for stage in kept.values()),

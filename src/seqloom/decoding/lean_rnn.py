@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from seqloom.decoding.packed import PackedLinear
+from seqloom.decoding.targets import NARROWER
 from seqloom.modeling.cells_rnn_seq2seq import CELLS
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqForConditionalGeneration
 
@@ -126,10 +127,6 @@ class RnnState:
         if is_padding is None:
             is_padding = self.memory.new_zeros(self.memory.shape[0], 1, self.memory.shape[1], dtype=torch.bool)
         return nn.functional.pad(is_padding, (0, width - is_padding.shape[-1]), value=True)
-
-
-NARROWER = 0.75
-"""The share of the columns of sources at which it pays to take the others away."""
 
 
 def rows_of(sentences: torch.Tensor, beams: int) -> torch.Tensor:

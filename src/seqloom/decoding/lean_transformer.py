@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from seqloom.decoding.packed import PackedLinear
-from seqloom.decoding.targets import FIRST_COLUMNS
+from seqloom.decoding.targets import FIRST_COLUMNS, NARROWER
 from seqloom.modeling.modeling_transformer_seq2seq import (
     TransformerSeq2SeqForConditionalGeneration,
     rotate,
@@ -163,10 +163,6 @@ def with_columns(kept: torch.Tensor, dim: int, columns: int, value: float) -> to
     lacking = columns - kept.shape[dim]
     more = kept.new_full((*kept.shape[:dim], lacking, *kept.shape[dim + 1 :]), value)
     return torch.cat((kept, more), dim=dim) if lacking else kept
-
-
-NARROWER = 0.75
-"""The share of the columns of sources at which it pays to take the others away."""
 
 
 def widened(mask: torch.Tensor | None, keys_values: torch.Tensor, width: int) -> torch.Tensor:

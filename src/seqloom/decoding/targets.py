@@ -18,6 +18,8 @@ from seqloom.decoding.constraints import ban_repeated_ngrams, best, log_normalis
 
 FIRST_COLUMNS = 32
 """The room that there is at first, the start token's column not counted; it doubles."""
+NARROWER = 0.75
+"""The share of the columns of sources at which it pays to take the others away."""
 LEAST = torch.finfo(torch.float32).min
 
 
