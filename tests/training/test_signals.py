@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -57,15 +56,12 @@ class TestStopping:
         """The scheduler ends `accelerate launch`; the training under it saves and ends, and is no orphan."""
         config = configure(tmp_path, data, "rnn", training={"max_steps": 100_000, "eval_steps": 1000})
         launch = [sys.executable, "-m", "accelerate.commands.launch", "train.py", config]
-        with (tmp_path / "output").open("w") as output:
-            process = subprocess.Popen(launch, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(launch, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         wait_for_lines(tmp_path, process, 5)
         process.send_signal(signal.SIGUSR1)
-        assert process.wait(HANGS) == -signal.SIGUSR1
-        deadline = time.monotonic() + HANGS
-        while "stopped by SIGTERM after" not in (tmp_path / "output").read_text():
-            assert time.monotonic() < deadline, (tmp_path / "output").read_text()
-            time.sleep(0.1)
+        output, _ = process.communicate(timeout=HANGS)  # until the last that could write there has ended
+        assert process.returncode == -signal.SIGUSR1
+        assert "stopped by SIGTERM after" in output, output
         step = Progress(**json.loads((last(tmp_path) / "progress.json").read_text())).step
         assert without_clock(tmp_path)[-1]["step"] == step
 
@@ -162,6 +158,19 @@ class TestStopping:
             signals._came -= 2  # seconds
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
+
+    @pytest.mark.parametrize("variable", ["LOCAL_RANK", "ACCELERATE_MIXED_PRECISION"])
+    def test_a_launcher_that_ends_in_several_signals(self, monkeypatch, variable):
+        """The second comes while the run that the first has stopped says how to go on: it is not ended by it."""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        monkeypatch.setenv(variable, "0")
+        try:
+            with pytest.raises(Stopped), StopSignals():
+                raise Stopped(signal.SIGTERM, "stopped")
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def test_what_is_ignored_stays_ignored(self):
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup has it

@@ -34,12 +34,12 @@ class StopSignals:
         self.number = 0
         """The first signal that came; 0: none."""
         self._came = 0.0
+        self._is_launched = "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ)
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python handles signals in no other
-            is_launched = "LOCAL_RANK" in os.environ or any(name.startswith("ACCELERATE_") for name in os.environ)
-            if is_launched:
+            if self._is_launched:
                 # A launcher that a signal ends passes on none of them; its end shall be ours, in good order.
                 end_with_parent()
             for number in SIGNALS:
@@ -50,8 +50,10 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and "LOCAL_RANK" in os.environ:
-            return  # a launcher ends those that are left, and what was wrong is still to be said
+        if error is not None and self._is_launched:
+            # A launcher ends those that are left, and one that ends sends a signal for each of its threads; what was
+            # wrong, or how to go on, is still to be said.
+            return
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
