@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from seqloom import translate
 from seqloom.decoding import search as search_module
 from seqloom.decoding.asked import NotOurs, options_for
-from seqloom.decoding.constraints import best, log_normaliser
+from seqloom.decoding.constraints import argmax, best, log_normaliser
 from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.replay import EVEN
 from seqloom.decoding.search import Batch, Sentence, recorder_of, search
@@ -350,11 +350,19 @@ class TestEngine:
 class TestBest:
     @pytest.mark.parametrize("vocab", [20, 127, 1000, 5500, 8000, 10007])
     def test_as_topk(self, vocab):
-        scores = torch.randn(7, vocab)
+        scores, before = torch.randn(6, vocab), torch.randn(2, 3)
+        normaliser = log_normaliser(scores)
+        totals = (scores - normaliser + before.view(6, 1)).view(2, -1)
         for k in (1, 4, 10):
-            expected, found = scores.topk(k), best(scores, k)
-            assert torch.equal(found[0], expected.values)
-            assert torch.equal(found[1], expected.indices)
+            expected = totals.topk(k)
+            found, beams, ids = best(scores, normaliser, before, k)
+            assert torch.equal(found, expected.values)
+            assert torch.equal(beams * vocab + ids, expected.indices)
+
+    @pytest.mark.parametrize("vocab", [20, 127, 1000, 5500, 8000, 10007])
+    def test_argmax(self, vocab):
+        scores = torch.randint(0, 50, (200, vocab)).float()  # of equals, the first
+        assert torch.equal(argmax(scores), scores.argmax(-1, keepdim=True))
 
     def test_normaliser(self):
         scores = torch.randn(5, 300) * 20

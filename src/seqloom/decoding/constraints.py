@@ -5,22 +5,55 @@ from __future__ import annotations
 import torch
 
 
-def best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`torch.topk` of (rows, vocab), by blocks: the k best lie in the k blocks whose best are the best.
+def argmax(scores: torch.Tensor) -> torch.Tensor:
+    """`torch.argmax` of (rows, vocab) → (rows, 1), by blocks, since torch looks for maxima faster than for places."""
+    rows, vocab = scores.shape
+    block = block_of(vocab, 1024, 256)
+    if scores.device.type != "cpu" or block == vocab:
+        return scores.argmax(-1, keepdim=True)
+    blocks = scores.view(rows, vocab // block, block)
+    chosen = blocks.amax(-1).argmax(-1)  # (rows,)
+    return (chosen * block + blocks[torch.arange(rows), chosen].argmax(-1))[:, None]
+
+
+def best(
+    scores: torch.Tensor, normaliser: torch.Tensor, before: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k best continuations of each sentence, by blocks: they lie in the k blocks whose best are the best.
+
+    Args:
+        scores: (sentences · beams, vocab)
+        normaliser: (sentences · beams, 1), taken from them.
+        before: (sentences, beams), added to them.
+        k: How many, at most.
 
     Returns:
-        Scores and ids (rows, k), the best first.
+        Their totals, beams and tokens (sentences, k), the best first.
     """
-    rows, vocab = scores.shape
-    block = next((size for size in range(128, 63, -1) if vocab % size == 0), vocab)
+    (rows, vocab), (sentences, beams) = scores.shape, before.shape
+    block = block_of(vocab, 128, 64)
     num_blocks = vocab // block
     if num_blocks <= 2 * k or scores.device.type != "cpu":
-        return scores.topk(min(k, vocab))
+        values, ids = scores.topk(min(k, vocab))
+        totals = (values - normaliser + before.view(rows, 1)).view(sentences, -1)
+        totals, places = totals.topk(min(k, totals.shape[1]))
+        return totals, places // ids.shape[1], ids.view(sentences, -1).gather(1, places)
     blocks = scores.view(rows, num_blocks, block)
-    chosen = blocks.amax(-1).topk(k).indices  # (rows, k)
-    places = (chosen + num_blocks * torch.arange(rows)[:, None]).flatten()
-    values, inside = blocks.flatten(0, 1).index_select(0, places).view(rows, k * block).topk(k)
-    return values, chosen.gather(1, inside // block) * block + inside % block
+    highest = (blocks.amax(-1) - normaliser + before.view(rows, 1)).view(sentences, -1)
+    chosen = highest.topk(k).indices  # (sentences, k), of beams · blocks
+    from_beams = chosen // num_blocks
+    places = (chosen + beams * num_blocks * torch.arange(sentences)[:, None]).flatten()
+    values = blocks.flatten(0, 1).index_select(0, places).view(sentences, k, block)
+    ours, earlier = (part.view(sentences, beams).gather(1, from_beams)[..., None] for part in (normaliser, before))
+    totals, inside = values.sub_(ours).add_(earlier).flatten(1).topk(k)
+    places = inside // block
+    ids = chosen.gather(1, places) % num_blocks * block + inside % block
+    return totals, from_beams.gather(1, places), ids
+
+
+def block_of(vocab: int, most: int, least: int) -> int:
+    """The largest size of blocks that a vocabulary is cut into; itself where there is none."""
+    return next((size for size in range(most, least - 1, -1) if vocab % size == 0), vocab)
 
 
 def log_normaliser(scores: torch.Tensor) -> torch.Tensor:

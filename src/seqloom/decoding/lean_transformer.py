@@ -24,6 +24,9 @@ from seqloom.modeling.modeling_transformer_seq2seq import (
     sinusoids,
 )
 
+READ_TOGETHER = 512
+"""Tokens of sources, padded, that a thread reads at a time."""
+
 
 class TransformerState:
     """What is kept of the targets as they are written, and of their sources.
@@ -110,7 +113,8 @@ class TransformerState:
     def join(self, other: TransformerState) -> None:
         """Others take their place behind these."""
         self.narrow(1.0)
-        theirs, mask = self.fitted(other)
+        mask = self.widen(other)
+        theirs = with_columns(other.keys_values, 4, self.keys_values.shape[4], 0.0)
         self.keys_values = torch.cat((self.keys_values, theirs), dim=2)
         self.mask = None if mask is None or self.mask is None else torch.cat((self.mask, mask))
         columns = max(self.num_columns, other.num_columns)
@@ -123,8 +127,9 @@ class TransformerState:
 
     def replace(self, places: torch.Tensor, other: TransformerState, others: torch.Tensor) -> None:
         """Some others that have not written yet take the places of some of these."""
-        theirs, mask = self.fitted(other)
-        self.keys_values.index_copy_(2, places, theirs.index_select(2, others))
+        mask = self.widen(other)
+        theirs = other.keys_values.index_select(2, others)
+        self.keys_values[..., : theirs.shape[4], :].index_copy_(2, places, theirs)  # beyond them the mask says
         if mask is not None and self.mask is not None:
             self.mask.index_copy_(0, places, mask.index_select(0, others))
             self.narrow(NARROWER)
@@ -146,16 +151,15 @@ class TransformerState:
         if width < self.mask.shape[-1] and width <= share * self.mask.shape[-1]:
             self.keys_values, self.mask = self.keys_values[..., :width, :].contiguous(), self.mask[..., :width]
 
-    def fitted(self, other: TransformerState) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Another's keys, values and mask, both states being made as wide as the wider one."""
-        mine, theirs = self.keys_values, other.keys_values
-        if mine.shape[4] == theirs.shape[4] and self.mask is None and other.mask is None:
-            return theirs, None
-        width = max(mine.shape[4], theirs.shape[4])
+    def widen(self, other: TransformerState) -> torch.Tensor | None:
+        """Makes this as wide as another; gives the other's mask for that width, if there is to be one."""
+        mine, theirs = self.keys_values.shape[4], other.keys_values.shape[4]
+        if mine == theirs and self.mask is None and other.mask is None:
+            return None
+        width = max(mine, theirs)
         self.mask, mask = (widened(state.mask, state.keys_values, width) for state in (self, other))
-        if mine.shape[4] < width:
-            self.keys_values = nn.functional.pad(mine, (0, 0, 0, width - mine.shape[4]))
-        return nn.functional.pad(theirs, (0, 0, 0, width - theirs.shape[4])), mask
+        self.keys_values = with_columns(self.keys_values, 4, width, 0.0)
+        return mask
 
 
 def with_columns(kept: torch.Tensor, dim: int, columns: int, value: float) -> torch.Tensor:
@@ -175,11 +179,16 @@ def widened(mask: torch.Tensor | None, keys_values: torch.Tensor, width: int) ->
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """Scaled dot-product attention, (sentences, heads, …) each. Torch's kernel is slow with masks."""
+    """Scaled dot-product attention, (sentences, heads, …) each, by a mask `of_heads`. Torch's is slow with masks."""
     if mask is None:
         return nn.functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
-    scores = (query * scaling) @ key.transpose(2, 3)  # (sentences, heads, beams, time)
-    return scores.add_(mask).softmax(-1) @ value
+    scores = torch.baddbmm(mask, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=scaling)
+    return torch.bmm(scores.softmax(-1), value.flatten(0, 1)).view(query.shape)
+
+
+def of_heads(mask: torch.Tensor | None, heads: int) -> torch.Tensor | None:
+    """A mask (sentences, 1, …) for every head (sentences · heads, …)."""
+    return None if mask is None else mask.expand(-1, heads, -1, -1).flatten(0, 1)
 
 
 class Norm:
@@ -289,18 +298,40 @@ class LeanTransformer:
             beams: Rows for each sentence.
         """
         sentences, source = input_ids.shape
+        heads, head_dim = self.decoder[0].heads, self.decoder[0].head_dim
+        shape = len(self.decoder), 2, sentences, heads, source, head_dim
+        kept = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        # Some at a time: those of a length lie together and are padded less, and what is computed stays in the cache.
+        size = sentences if self.is_fixed else max(1, READ_TOGETHER * torch.get_num_threads() // source)
+        lengths = [source] * sentences if self.is_fixed else attention_mask.sum(1).tolist()
+        for first in range(0, sentences, size):
+            width = max(lengths[first : first + size])
+            states = self.read(*(part[first : first + size, :width] for part in (input_ids, attention_mask)))
+            for layer, mine in zip(self.decoder, kept[:, :, first : first + size, :, :width], strict=True):
+                both = layer.cross_key_value(states).view(-1, width, 2, heads, head_dim)
+                mine.copy_(both.permute(2, 0, 3, 1, 4))
+        return TransformerState(kept, self.mask_of(attention_mask), beams, len(self.decoder), self.is_fixed)
+
+    def mask_of(self, attention_mask: torch.Tensor) -> torch.Tensor | None:
+        """What is added to scores (sentences, 1, 1, source); None where no source is padded."""
+        if bool(attention_mask.all()):
+            return None
+        is_padding = attention_mask[:, None, None] == 0
+        mask = torch.zeros(is_padding.shape, dtype=self.dtype, device=self.device)
+        return mask.masked_fill_(is_padding, torch.finfo(self.dtype).min)
+
+    def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The encoder's states (sentences · source, d_model)."""
+        sentences, source = input_ids.shape
+        heads = self.encoder[0].heads
         states = self.embed(input_ids, self.source_embeddings, self.scales[0])  # (sentences, source, d_model)
-        angles = self.angles(torch.arange(source, device=self.device), self.encoder[0].heads)
+        angles = self.angles(torch.arange(source, device=self.device), heads)
         rotary = None
         if self.is_rotary:
             rotary = angles
         else:
             states = states + angles[0]
-        mask = None  # (sentences, 1, 1, source)
-        if not bool(attention_mask.all()):
-            is_padding = attention_mask[:, None, None] == 0
-            mask = torch.zeros(is_padding.shape, dtype=self.dtype, device=self.device)
-            mask.masked_fill_(is_padding, torch.finfo(self.dtype).min)
+        mask = of_heads(self.mask_of(attention_mask), heads)
         states = states.flatten(0, 1)  # (sentences · source, d_model)
         for layer in self.encoder:
 
@@ -314,11 +345,7 @@ class LeanTransformer:
 
             states = layer.around(states, layer.norm, attend_self)
             states = layer.around(states, layer.final_norm, layer.feed_forward)
-        states = self.encoder_norm(states)
-        heads, head_dim = self.decoder[0].heads, self.decoder[0].head_dim
-        kept = torch.stack([layer.cross_key_value(states) for layer in self.decoder])
-        kept = kept.view(-1, sentences, source, 2, heads, head_dim).permute(0, 3, 1, 4, 2, 5).contiguous()
-        return TransformerState(kept, mask, beams, len(self.decoder), self.is_fixed)
+        return self.encoder_norm(states)
 
     def step(self, tokens: torch.Tensor, state: TransformerState) -> torch.Tensor:
         """The last tokens (rows,) → scores of the next (rows, vocab), before the softmax."""
@@ -331,7 +358,8 @@ class LeanTransformer:
             rotary = tuple(angle[:, None, None] for angle in angles)  # (sentences or 1, 1, 1, head_dim / 2)
         else:
             states = (states.view(-1, beams, self.d_model) + angles[0][:, None]).view(rows, self.d_model)
-        mask = state.open_column()
+        heads = self.decoder[0].heads
+        mask, source_mask = of_heads(state.open_column(), heads), of_heads(state.mask, heads)
         by_sentence = (-1, beams, self.decoder[0].heads, self.decoder[0].head_dim)
         for index, layer in enumerate(self.decoder):
             kept = state.keys_values[index]
@@ -348,7 +376,7 @@ class LeanTransformer:
                 inputs: torch.Tensor, layer: LeanLayer = layer, kept: torch.Tensor = kept
             ) -> torch.Tensor:
                 query = layer.cross_query(inputs).view(by_sentence).transpose(1, 2)
-                context = attend(query, kept[0], kept[1], state.mask, layer.scaling)
+                context = attend(query, kept[0], kept[1], source_mask, layer.scaling)
                 return layer.cross_out(context.transpose(1, 2).reshape(rows, self.d_model))
 
             states = layer.around(states, layer.norm, attend_self)

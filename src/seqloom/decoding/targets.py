@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from seqloom.decoding.constraints import ban_repeated_ngrams, best, log_normaliser
+from seqloom.decoding.constraints import argmax, ban_repeated_ngrams, best, log_normaliser
 
 FIRST_COLUMNS = 32
 """The room that there is at first, the start token's column not counted; it doubles."""
@@ -155,7 +155,7 @@ class Targets:
                 scores = warp(self.last[:, None], scores)
             chosen = torch.multinomial(scores.softmax(-1), 1)  # (rows, 1)
         else:
-            chosen = scores.argmax(-1, keepdim=True)
+            chosen = argmax(scores)
         chosen = chosen.view(self.tokens.shape[:2])
         self.lengths += 1
         self.tokens.scatter_(2, self.places, chosen[..., None])
@@ -168,12 +168,7 @@ class Targets:
         options, (sentences, beams, columns) = self.options, self.tokens.shape
         # So many that as many as there are beams go on, whatever ends.
         num_kept = max(2, 1 + len(options.eos_tokens)) * beams
-        values, ids = best(scores, num_kept)  # (rows, kept)
-        num_each = ids.shape[1]
-        totals = values - normaliser + self.scores.view(-1, 1)
-        totals, places = totals.view(sentences, -1).topk(min(num_kept, beams * num_each))  # (sentences, kept)
-        parents = places // num_each  # (sentences, kept), beams
-        ids = ids.view(sentences, -1).gather(1, places)
+        totals, parents, ids = best(scores, normaliser, self.scores, num_kept)  # (sentences, kept)
         ends = self.ends(ids, num_new)
         order = (totals - 1e9 * ends).topk(beams).indices  # (sentences, beams)
         running, chosen = totals.gather(1, order), parents.gather(1, order)
