@@ -44,7 +44,7 @@ HOW = f"""
 ELSEWHERE = """
 Ratios are of this processor. Of others:
 
-- *float32.* seqloom lays weights out for oneDNN where there are 16 rows or more. torch itself gives such products to
+- *float32.* seqloom lays weights out for oneDNN where there is enough to multiply. torch itself gives such products to
   MKL, which is slower than oneDNN on some of AMD's processors, and there alone: on Intel's, and on the rest of AMD's,
   do not expect this part of the gain.
 - *bfloat16* wants a processor that multiplies it (`avx512_bf16`, `amx_bf16`, ARM's `bf16`), *int8* one with VNNI

@@ -9,7 +9,7 @@ def argmax(scores: torch.Tensor) -> torch.Tensor:
     """`torch.argmax` of (rows, vocab) → (rows, 1), by blocks, since torch looks for maxima faster than for places."""
     rows, vocab = scores.shape
     block = block_of(vocab, 1024, 256)
-    if scores.device.type != "cpu" or block == vocab:
+    if scores.device.type != "cpu" or block == vocab or rows < 8:
         return scores.argmax(-1, keepdim=True)
     blocks = scores.view(rows, vocab // block, block)
     chosen = blocks.amax(-1).argmax(-1)  # (rows,)

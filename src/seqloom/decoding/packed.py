@@ -10,8 +10,13 @@ from torch import nn
 
 from seqloom.support.layers import has_onednn, onednn_linear
 
-FEW_ROWS = 16
-"""Below this many rows laying out costs more than it gives: the weights are read as they are."""
+SMALL, LARGE = 2**20, 2**19
+"""Multiplications up to which oneDNN's call costs more than it gives: of small weights, and of large ones, which its
+layout brings from memory faster."""
+LARGE_WEIGHT = 2**17
+"""Numbers in a large one."""
+ROWS = 64
+"""That weights are laid out for: other numbers lose nothing by it, but what is laid out for one row is slow with more."""
 
 
 class PackedLinear:
@@ -62,10 +67,11 @@ class PackedLinear:
 
     def by_rows(self, inputs: torch.Tensor) -> torch.Tensor:
         """Laid out when first there are rows enough."""
-        if len(inputs) < FEW_ROWS:
+        numbers = self.weight.numel()
+        if len(inputs) * numbers <= (LARGE if numbers >= LARGE_WEIGHT else SMALL):
             return self.plain(inputs)
         if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), len(inputs))
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), ROWS)
         return onednn_linear(inputs, self.packed, self.bias, self.activation)
 
     def dynamic(self, inputs: torch.Tensor) -> torch.Tensor:
