@@ -7,14 +7,20 @@ import shutil
 
 import pytest
 import torch
+from helpers.exports import exported, lively
+from helpers.letters import texts
 from helpers.others import OTHERS, save_other
 from helpers.scored import make_tokenizer, scored_folder
 from helpers.tiny import TRANSFORMERS, tiny
+from huggingface_hub import create_repo, upload_folder
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from seqloom import run_folder
 from seqloom.__main__ import main
-from seqloom.decoding.loading import load_model, tokenizer_of, whole_model
+from seqloom.decoding.loading import load_exported, load_model, open_pair, tokenizer_of, whole_model
+from seqloom.decoding.run_torch import machine
+from seqloom.decoding.translate import translate
 
 WEIGHTS, GENERATION, INDEX = "model.safetensors", "generation_config.json", "model.safetensors.index.json"
 ONE = "model.encoder.layers.0.fc1.weight"
@@ -201,3 +207,21 @@ def test_settings_of_another_tool(command, text, finished, capsys, monkeypatch, 
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert "settings.yaml" in last
+
+
+@pytest.mark.slow
+def test_exported_models_of_the_hub(hub, tmp_path):
+    pytest.importorskip("ctranslate2")
+    exported(tmp_path, lively(1), "ctranslate2")
+    folder = tmp_path / "exported"
+    expected = translate(load_exported(folder), AutoTokenizer.from_pretrained(folder), texts(5))
+    with hub.client(hub.WRITE):
+        for name in ("me/exported", "me/compiled"):
+            create_repo(name)
+            upload_folder(repo_id=name, folder_path=folder)
+            change(folder, "export.json", engine="torch", made_for=machine() | {"torch": "9.0"})
+        assert translate(*open_pair("me/exported"), texts(5)) == expected
+        with pytest.raises(ValueError, match=r"me/compiled is compiled code that .*: .* give --trust_remote_code"):
+            open_pair("me/compiled")
+        with pytest.raises(ValueError, match=r"was compiled for torch 9\.0"):  # trusted, it is looked at
+            open_pair("me/compiled", trust_remote_code=True)

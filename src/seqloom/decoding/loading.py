@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -88,9 +88,32 @@ def open_model(name: str, revision: str | None = None, trust_remote_code: bool =
     """A model to decode with: one that `load_model` loads, or one that was exported.
 
     Raises:
-        ValueError: As for `load_model` and `open_exported`.
+        ValueError: As for `load_model`, `open_exported` and `exported_on_hub`.
     """
-    return load_exported(name) if run_folder.is_exported(Path(name)) else load_model(name, revision, trust_remote_code)
+    folder = Path(name) if Path(name).is_dir() else exported_on_hub(name, revision, trust_remote_code)
+    if folder is not None and run_folder.is_exported(folder):
+        return load_exported(folder)
+    return load_model(name, revision, trust_remote_code)
+
+
+def exported_on_hub(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Path | None:
+    """Where the files lie, here, of an exported model on the Hub, which are fetched; None if it is no such model.
+
+    Raises:
+        ValueError: It is compiled code, and ``trust_remote_code`` is not given.
+    """
+    try:
+        about = Path(hf_hub_download(name, run_folder.EXPORT, revision=revision))
+    except (OSError, ValueError):  # it has none, or there is no such name, which loading says
+        return None
+    if not run_folder.is_exported(about.parent):
+        return None
+    if run_folder.read_object(about).get("engine") == "torch" and not trust_remote_code:
+        raise ValueError(
+            f"{name} is compiled code that somebody shared: if you trust whoever compiled it, give --trust_remote_code "
+            "(in Python, trust_remote_code=True)."
+        )
+    return Path(snapshot_download(name, revision=about.parent.name))  # the commit that it was found in
 
 
 def open_pair(

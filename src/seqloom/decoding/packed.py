@@ -16,7 +16,7 @@ layout brings from memory faster."""
 LARGE_WEIGHT = 2**17
 """Numbers in a large one."""
 ROWS = 64
-"""That weights are laid out for: other numbers lose nothing by it, but what is laid out for one row is slow with more."""
+"""That weights are laid out for. Other numbers lose nothing by it; what is laid out for one row is slow with more."""
 
 
 class PackedLinear:
