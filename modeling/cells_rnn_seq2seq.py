@@ -40,6 +40,11 @@ class RecurrentCell:
         self.module_class = module_class
         self.num_states = num_states
 
+    @property
+    def is_parallel(self) -> bool:
+        """All steps of a sequence that is known are computed together."""
+        return issubclass(self.module_class, ParallelCell)
+
     def build(self, input_size: int, hidden_size: int, bidirectional: bool = False) -> Module:
         """One layer; ``hidden_size`` is each direction's."""
         return self.module_class(input_size, hidden_size, bidirectional)
