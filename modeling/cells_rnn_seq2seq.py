@@ -183,7 +183,7 @@ class MinLstm(ParallelCell):
     num_parts = num_biases = 3
 
     def init_weights(self, limit: float) -> None:
-        """The forget gate starts open, as the LSTM's (Feng et al. 2024, appendix)."""
+        """As the LSTM's, the forget gate starts open, by which it trains faster (Feng et al. 2024)."""
         bias = torch.zeros(self.bias.shape, device=self.bias.device)
         bias[0] = 1.0
         init.copy_(self.bias, bias)

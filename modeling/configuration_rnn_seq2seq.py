@@ -22,8 +22,8 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         hidden_size: Width of the state. A bidirectional encoder gives half of it to each direction.
         embedding_size: Width of the embeddings; default: ``hidden_size``.
         encoder_layers, decoder_layers: Recurrent layers on each side.
-        cell_type: ``rnn`` (tanh; Elman 1990), ``lstm`` (Hochreiter & Schmidhuber 1997) or ``gru`` (Cho et al. 2014); or one
-            whose gates read the inputs alone, so that sequences that are known are computed at once: ``min_gru``,
+        cell_type: ``rnn`` (tanh; Elman 1990), ``lstm`` (Hochreiter & Schmidhuber 1997) or ``gru`` (Cho et al. 2014); or
+            one whose gates read the inputs alone, so that sequences that are known are computed at once: ``min_gru``,
             ``min_lstm`` (Feng et al. 2024) or ``ssru`` (Kim et al. 2019).
         bidirectional: Read the source from both ends (Schuster & Paliwal 1997).
         bridge: How the decoder's first state comes from the encoder's last: ``dense`` (tanh of a matrix; Bahdanau et

@@ -112,9 +112,9 @@ def assert_is_fresh(config, name, value):
             close(gate @ gate.T, torch.eye(len(gate)))
     elif "bias" in name:
         expected = torch.zeros_like(value)
-        if "bias_ih" in name and getattr(config, "cell_type", "") == "lstm":
+        if "bias_ih" in name and config.cell_type == "lstm":
             expected.view(4, -1)[1] = 1  # the forget gate
-        elif getattr(config, "cell_type", "") == "min_lstm" and name.endswith("rnn.bias"):
+        elif name.endswith("rnn.bias") and config.cell_type == "min_lstm":
             expected[0] = 1
         assert torch.equal(value, expected)
     elif config.model_type == "rnn_seq2seq":
