@@ -34,7 +34,9 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         input_feeding: Feed Luong's attentional vector into the next step. The decoder then runs step by step.
         dropout: On embeddings, between layers and before the output matrix.
         label_smoothing: ε of the loss.
-        init_range: Matrices start uniform in ± this (Luong et al. 2015: 0.1), recurrent ones orthogonal.
+        init_range: Matrices and embeddings start uniform in ± this (Luong et al. 2015, with 1,000 units: 0.1). None, the
+            default, goes by the width: matrices as Glorot & Bengio 2010, each gate's by itself, embeddings
+            N(0, 4 / ``embedding_size``). Recurrent matrices are orthogonal either way.
         use_cache: Keep the state while generating.
 
     Raises:
@@ -52,7 +54,7 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
     attention: str = "luong"
     attention_score: str = "general"
     input_feeding: bool = False
-    init_range: float | int = 0.1
+    init_range: float | int | None = None
 
     def __post_init__(self, **kwargs):
         if self.embedding_size is None:
@@ -63,8 +65,11 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         """Refuses fields that contradict each other."""
         super().validate_fields()
         self.check_counts("embedding_size")
-        if not 0 < self.init_range <= 100:
-            raise ValueError(f"init_range={self.init_range}: it must be a number more than 0 and at most 100.")
+        if self.init_range is not None and not 0 < self.init_range <= 100:
+            raise ValueError(
+                f"init_range={self.init_range}: it must be a number more than 0 and at most 100, or None, by which "
+                "weights follow the width."
+            )
         self.check_choices(cell_type=CELLS, bridge=BRIDGES, attention=ATTENTIONS, attention_score=ATTENTION_SCORES)
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(
