@@ -159,10 +159,10 @@ def measure(args: argparse.Namespace) -> list[Result]:
         args.cells, args.attentions = ["transformer"], ["self"]
     with tempfile.TemporaryDirectory() as name:
         material = None
-        runs = itertools.product(
-            args.widths, args.cells, args.attentions, args.learning_rates, args.seeds, args.rules
-        )
-        for width, cell, attention, rate, seed, rule in tqdm(list(runs), unit=" runs", dynamic_ncols=True, disable=None):
+        runs = itertools.product(args.widths, args.cells, args.attentions, args.learning_rates, args.seeds, args.rules)
+        for width, cell, attention, rate, seed, rule in tqdm(
+            list(runs), unit=" runs", dynamic_ncols=True, disable=None
+        ):
             settings = settings_of(args, Path(name), width, cell, attention, rate, seed)
             accelerator = make_accelerator(settings)
             if material is None:

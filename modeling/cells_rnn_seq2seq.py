@@ -141,8 +141,9 @@ class ParallelCell(nn.Module):
         self.proj = nn.Linear(input_size, self.num_directions * self.num_parts * hidden_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.num_biases, self.num_directions, hidden_size))
 
-    def init_weights(self, limit: float) -> None:
-        """Biases start at zero."""
+    def init_weights(self, limit: float | None) -> None:
+        """Matrices by `fill_matrix`, each for itself; biases zero."""
+        fill_matrix(self.proj.weight, limit, gates=self.num_directions * self.num_parts)
         init.zeros_(self.bias)
 
     def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
@@ -198,8 +199,9 @@ class MinLstm(ParallelCell):
 
     num_parts = num_biases = 3
 
-    def init_weights(self, limit: float) -> None:
+    def init_weights(self, limit: float | None) -> None:
         """As the LSTM's, the forget gate starts open, by which it trains faster (Feng et al. 2024)."""
+        super().init_weights(limit)
         bias = torch.zeros(self.bias.shape, device=self.bias.device)
         bias[0] = 1.0
         init.copy_(self.bias, bias)
