@@ -55,12 +55,12 @@ def scan_layer(rnn: nn.RNNBase, inputs: torch.Tensor, lengths: torch.Tensor | No
 
 def scan_average(logits: torch.Tensor, values: torch.Tensor, first: torch.Tensor | None, is_reversed: bool):
     """What `gated_average` computes: arguments and returned as there."""
-    dtype = at_least_float32(values)
-    first = values.new_zeros(values.shape[0], values.shape[2]) if first is None else first
+    dtype, batch = at_least_float32(values), values.shape[0]
+    first = values.new_zeros(batch, values.shape[2]) if first is None else first
 
     def step(before, here):
         after = gated_step(*here, *before)
-        return (after,), after.clone().view(after.shape[0], -1)
+        return (after,), after.clone().view(batch, -1)  # the loop is told its batch, as above
 
     (last,), averages = scan_steps(step, (first.to(dtype).contiguous(),), (logits, values), is_reversed)
     return averages, last

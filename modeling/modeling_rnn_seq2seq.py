@@ -252,11 +252,11 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         if cache is not None and cache.is_initialized:
             *state, feed = cache.tensors
             return tuple(state), feed, cache.keys
-        state, memory = self.first_state(encoder_outputs), encoder_outputs.last_hidden_state
+        first, memory = self.first_state(encoder_outputs), encoder_outputs.last_hidden_state
         assert memory is not None
         keys = None if self.attention is None else self.attention.key_proj(memory)  # (batch, source, hidden)
         feed = memory.new_zeros(memory.shape[0], self.feed_size) if self.config.input_feeding else None
-        return state, feed, keys
+        return first, feed, keys
 
     def advance(self, embeds: torch.Tensor, state: State, feed: torch.Tensor | None, source: tuple):
         """Reads target tokens: all at once where no step needs what the step before it gave, else one.

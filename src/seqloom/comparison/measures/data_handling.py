@@ -174,7 +174,9 @@ def series_of(device: dict[str, Any]) -> dict[str, dict[str, Series]]:
 
 def _growth(times: dict[str, dict[str, Series]], parallel_cells: Collection[str]) -> list[str]:
     """Whether the exponents are the expected ones."""
-    recurrent, together, decoders = [], [], []
+    recurrent: list[tuple[str, bool]] = []
+    together: list[tuple[str, bool]] = []
+    decoders = []
     for name, series in times["encoder"].items():
         found = exponent(series, LONG_SEQUENCE)
         if name != TRANSFORMER and found is not None:
