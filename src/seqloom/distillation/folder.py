@@ -1,9 +1,9 @@
 """The folder of a distilled set: what is in it, whether it is ours, and whether the set in it is the one asked for.
 
-    train.jsonl          the pairs, when all are there
-    distillation.json    how they came about: teacher, decoding and pairs when the set is begun, counts when it is made
-    outputs.jsonl        until then: a line for every source that the teacher was given
-    student.yaml         the settings that learn from them
+train.jsonl          the pairs, when all are there
+distillation.json    how they came about: teacher, decoding and pairs when the set is begun, counts when it is made
+outputs.jsonl        until then: a line for every source that the teacher was given
+student.yaml         the settings that learn from them
 """
 
 from __future__ import annotations

@@ -112,22 +112,24 @@ def _paragraph(teaching: dict[str, Any]) -> str:
     what = f": {teacher['architecture']}" if teacher.get("architecture") else f", a {as_code(teacher['model_type'])}"
     if teacher.get("language"):
         languages = teacher["language"] if isinstance(teacher["language"], list) else [teacher["language"]]
-        what += f", {in_markdown(', '.join(map(str, languages)))}"
+        what += f"; languages {in_markdown(', '.join(map(str, languages)))}"
     if teacher.get("revision"):
-        what += f", revision {as_code(teacher['revision'])}"
+        what += f"; revision {as_code(teacher['revision'])}"
     weights = {
         name: digest for name, digest in teacher.get("files", {}).items() if name.endswith((".safetensors", ".bin"))
     }
-    what += "".join(f", {in_markdown(name)} with sha256 {as_code(digest)}" for name, digest in weights.items())
+    what += "".join(f"; {in_markdown(name)} with sha256 {as_code(digest)}" for name, digest in weights.items())
     if teaching["kind"] == "word":
         return f"Besides the labels, the training loss has the probabilities of a teacher, {words}{what}."
     pairs = teaching["pairs"]
+    dropped = pairs["sources"] - pairs["kept"] - pairs["empty"]
     parts = [
-        f"The targets of {in_markdown(teaching['file'])} are a teacher's outputs, {words}{what}. It was given "
-        f"{pairs['sources']:,} training sources of {in_markdown(teaching['sources'])}; {pairs['kept']:,} outputs were "
-        f"kept, {pairs['empty']:,} empty ones dropped, and of {pairs['cut']:,} that were cut at the limit of length "
-        f"{'all were kept' if teaching['decoding'].get('keep_cut') else 'none was kept'}."
+        f"The targets of {in_markdown(teaching['file'])} are outputs of a teacher, {words}{what}. Of its outputs for "
+        f"{pairs['sources']:,} training sources of {in_markdown(teaching['sources'])}, {pairs['kept']:,} were kept; "
+        f"{pairs['empty']:,} were empty and {dropped:,} cut at the limit of length."
     ]
+    if kept := pairs["cut"] - dropped:
+        parts.append(f"{kept:,} that were cut too are among those kept.")
     if teaching.get("changed_since"):
         parts.append("The file was changed since.")
     return " ".join(parts)
