@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -132,7 +133,7 @@ class Distill(Command):
                 raise ValueError(f"{name} is about the teacher's outputs, but --level is word: leave one of them out.")
 
 
-def divided(overrides: list[str]) -> tuple[list[str], list[str]]:
+def divided(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Words for the student's settings, and for how the teacher decodes, as `load_scoring_settings` reads these."""
     words: list[str] = []
     of_teacher: list[str] = []

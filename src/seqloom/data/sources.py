@@ -253,8 +253,11 @@ def describe_file(path: str, stream: bool) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path} (in {Path.cwd()}); check the data settings.")
     state = Path(path).stat()
-    described = {"name": Path(path).name, "bytes": state.st_size}
-    described |= {"modified": state.st_mtime_ns} if stream else {"sha256": sha256(Path(path))}
+    described: dict[str, Any] = {"name": Path(path).name, "bytes": state.st_size}
+    if stream:
+        described["modified"] = state.st_mtime_ns
+    else:
+        described["sha256"] = sha256(Path(path))
     if about := run_folder.distilled_by(Path(path)):
         is_same = all(about["file"].get(name) == described[name] for name in ("bytes", "sha256") if name in described)
         told = {name: about[name] for name in ("teacher", "kind", "decoding", "pairs") if name in about}

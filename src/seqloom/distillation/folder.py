@@ -84,9 +84,11 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
     Raises:
         ValueError: One of them is another.
     """
-    then = {
-        name: before.get(name) if isinstance(before.get(name), dict) else {} for name in ("teacher", "decoding", "data")
-    }
+    then: dict[str, dict[str, Any]] = {}
+    for name in ("teacher", "decoding", "data"):
+        value = before.get(name)
+        then[name] = value if isinstance(value, dict) else {}
+    of_pairs = ["sha256"] if "sha256" in now["data"] else list(now["data"])
     what = None
     if not is_same_teacher(then["teacher"], now["teacher"]):
         one, other = (about.get("files") or {} for about in (then["teacher"], now["teacher"]))
@@ -100,10 +102,7 @@ def check_same(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> Non
             if then["decoding"].get(name) != now["decoding"].get(name)
         )
         what = f"another decoding ({'; '.join(changes)})"
-    elif any(
-        then["data"].get(key) != now["data"].get(key)
-        for key in (["sha256"] if "sha256" in now["data"] else now["data"])
-    ):
+    elif any(then["data"].get(key) != now["data"][key] for key in of_pairs):
         what = "other training pairs"
     if what is not None:
         raise ValueError(

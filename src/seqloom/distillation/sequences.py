@@ -247,7 +247,7 @@ class Rows:
         Raises:
             TypeError: It is a stream.
         """
-        return len(self.data)  # type: ignore[arg-type]
+        return len(self.data)
 
 
 def decode(

@@ -90,9 +90,11 @@ class Teacher:
             inputs: The batch.
             num_tokens: Target tokens of the whole update.
         """
-        alpha, how = self.settings.alpha, {"temperature": self.settings.temperature, "top_k": self.settings.top_k}
-        taught = distillation_loss(scores, self.scores(inputs), inputs["labels"], **how)
-        return (1 - alpha) * loss + alpha * taught / num_tokens
+        how = self.settings
+        taught = distillation_loss(
+            scores, self.scores(inputs), inputs["labels"], temperature=how.temperature, top_k=how.top_k
+        )
+        return (1 - how.alpha) * loss + how.alpha * taught / num_tokens
 
 
 def make_teacher(
