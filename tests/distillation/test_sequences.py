@@ -149,6 +149,7 @@ class TestTheSet:
                 better += best != texts[0]
         assert better > 5
         assert said(folder)["decoding"] | {"chunk": 0} == {
+            "longest_source": 256,
             "num_beams": 4, "num_return_sequences": 4, "length_penalty": 1.0, "early_stopping": False,
             "max_new_tokens": 8, "best_of": 4, "metric": "chrf", "metric_kwargs": {}, "chunk": 0,
         }  # fmt: skip
@@ -247,6 +248,8 @@ class TestRefused:
         words = (mine, config, "--only_data", "--data_dir", folder)
         error = refused(capsys, *words, "--teacher.num_beams", "2")
         assert "was begun with another decoding (num_beams 3, now 2)" in error
+        error = refused(capsys, *words, "--max_source_length", "2")
+        assert "was begun with another decoding (longest_source 256, now 2)" in error
         error = refused(capsys, *words, "--best_of", "2")
         assert "another decoding (best_of null, now 2; metric null, now chrf" in error
 

@@ -115,12 +115,13 @@ def distil_sequences(request: Request, settings: Settings, say: Callable[[str], 
     check_options(model.generation_config, given, several=request.best_of > 1, is_own=is_of_ours(model))
     try_options(model, tokenizer, given)
     pairs = load_pairs(settings.data, settings.training.seed, splits=["train"])
+    longest = _longest(model, settings)
     choice = Choice.of(request.best_of, request.metric, settings.evaluation.metric_kwargs, _head(pairs, tokenizer))
     about = {
         "seqloom": __version__,
         "kind": "sequence",
         "teacher": describe_teacher(request.teacher, model.config, request.revision),
-        "decoding": _decoding(request, model, given, settings.training.seed, choice),
+        "decoding": _decoding(request, model, given, settings.training.seed, choice, longest),
         "data": describe_pairs(pairs, settings),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +134,7 @@ def distil_sequences(request: Request, settings: Settings, say: Callable[[str], 
         if (made := begun(folder, about)) is not None:
             say(f"{folder / run_folder.DISTILLED_PAIRS} is made already: {counts_in_words(made['pairs'])}.")
             return made
-        rows = Rows(pairs.splits["train"], tokenizer, _longest(model, settings), needs_target=choice.needs_references)
+        rows = Rows(pairs.splits["train"], tokenizer, longest, needs_target=choice.needs_references)
         ends = Ends.of(model, given)
         options = {"seed": settings.training.seed, "batch_tokens": request.generation.decode_batch_tokens,
                    "dtype": request.generation.decode_dtype, **given}  # fmt: skip
@@ -157,8 +158,9 @@ def _generate_kwargs(request: Request, model: GenerativeModel) -> dict[str, Any]
     given = dict(request.generate_kwargs)
     if "num_return_sequences" in given:
         raise ValueError("num_return_sequences is what --best_of says here: leave it out.")
-    if request.best_of > 1:
+    if request.best_of > 1 or (model.generation_config.num_return_sequences or 1) > 1:
         given["num_return_sequences"] = request.best_of
+    if request.best_of > 1:
         is_drawn = given.get("do_sample", model.generation_config.do_sample) is True
         beams = given.get("num_beams") or model.generation_config.num_beams or 1
         if not is_drawn and beams < request.best_of:
@@ -173,13 +175,13 @@ def _generate_kwargs(request: Request, model: GenerativeModel) -> dict[str, Any]
 
 
 def _decoding(
-    request: Request, model: GenerativeModel, given: dict[str, Any], seed: int, choice: Choice
+    request: Request, model: GenerativeModel, given: dict[str, Any], seed: int, choice: Choice, longest: int | None
 ) -> dict[str, Any]:
     """All that the outputs depend on besides teacher and pairs."""
     decoding = decoding_of(model.generation_config, given, seed) | choice.record()
     decoding |= {"dtype": request.generation.decode_dtype} if request.generation.decode_dtype else {}
     decoding |= {"keep_cut": True} if request.keep_cut else {}
-    return from_json(json.dumps(decoding | {"chunk": CHUNK}, default=str))
+    return from_json(json.dumps(decoding | {"longest_source": longest, "chunk": CHUNK}, default=str))
 
 
 def _longest(model: GenerativeModel, settings: Settings) -> int | None:
@@ -198,9 +200,8 @@ def describe_pairs(pairs: Pairs, settings: Settings) -> dict[str, Any]:
     """Which pairs those are, by a digest of all their texts; of a stream, by what its files or data set are."""
     data = pairs.splits["train"]
     places = settings.data.train_files or [settings.data.dataset or ""]
-    about = {"name": ", ".join(map(last_part, places)) if settings.data.train_files else places[0], **pairs.provenance}
-    if settings.data.train_files is None and Path(places[0]).exists():
-        about["name"] = last_part(places[0])
+    is_local = settings.data.train_files is not None or Path(places[0]).exists()
+    about = {"name": ", ".join(map(last_part, places)) if is_local else places[0], **pairs.provenance}
     if not isinstance(data, Dataset):
         return about
     digest = hashlib.sha256()
