@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
 from transformers import PreTrainedConfig
 
@@ -17,9 +18,9 @@ from seqloom.support.wording import as_code, in_markdown, together
 
 NO_PART = {
     run_folder.SETTINGS, run_folder.DATA, run_folder.LOG, run_folder.RECORD, run_folder.CARD, run_folder.CURVE,
-    run_folder.EXPORT, "progress.json", "manifest.json",
+    run_folder.EXPORT, run_folder.TRACKERS, "progress.json", "manifest.json", "checkpoints", "evaluation",
 }  # fmt: skip
-"""Files of a model's folder that it does not decode by."""
+"""Files and folders beside a model that it does not decode by."""
 
 
 def describe_teacher(name: str, config: PreTrainedConfig, revision: str | None = None) -> dict[str, Any]:
@@ -33,8 +34,12 @@ def describe_teacher(name: str, config: PreTrainedConfig, revision: str | None =
     folder = Path(name)
     about: dict[str, Any] = {"name": folder.resolve().name if folder.is_dir() else name}
     if folder.is_dir():
-        files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-        about["files"] = {path.name: sha256(path) for path in files if path.name not in NO_PART}
+        places = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
+        about["files"] = {
+            place.as_posix(): sha256(path)
+            for path, place in places.items()
+            if place.parts[0] not in NO_PART and not place.parts[0].startswith(".")
+        }
     else:
         about["revision"] = commit_of(name, revision)
     about["model_type"] = config.model_type
@@ -56,7 +61,7 @@ def _of_card(name: str, revision: str | None) -> dict[str, Any]:
         if not Path(name).is_dir():
             path = Path(hf_hub_download(name, run_folder.CARD, revision=revision))
         header = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
-    except (OSError, ValueError):  # there is none, or the Hub is out of reach
+    except (OSError, ValueError, yaml.YAMLError):  # there is none, it is damaged, or the Hub is out of reach
         return {}
     return {key: header[key] for key in ("license", "language") if header.get(key) not in (None, "unknown", [])}
 
@@ -116,7 +121,9 @@ def _paragraph(teaching: dict[str, Any]) -> str:
     if teacher.get("revision"):
         what += f"; revision {as_code(teacher['revision'])}"
     weights = {
-        name: digest for name, digest in teacher.get("files", {}).items() if name.endswith((".safetensors", ".bin"))
+        name: digest
+        for name, digest in teacher.get("files", {}).items()
+        if name.endswith((".safetensors", ".bin", ".onnx", ".onnx.data", ".pt2"))
     }
     what += "".join(f"; {in_markdown(name)} with sha256 {as_code(digest)}" for name, digest in weights.items())
     if teaching["kind"] == "word":
