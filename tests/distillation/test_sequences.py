@@ -279,6 +279,7 @@ class TestRefused:
         ("words", "message"),
         [
             (["--metric", "bleurt", "--best_of", "2"], "--metric is 'bleurt'; of seqloom's own, which tell of one"),
+            (["--metric", "ter"], "--metric chooses among candidates, but --best_of is 1"),
             (["--best_of", "4", "--teacher.num_beams", "2"], "--best_of is 4, but --teacher.num_beams 2"),
             (["--teacher.beams", "2"], "generation.beams is unknown; did you mean generation.num_beams?"),
             (["--teacher.num_beams", "0"], "generation.num_beams is 0; it must be 1 or more"),

@@ -52,8 +52,8 @@ class Distill(Command):
     """Make the data set and the student's settings, and say by which command it is trained."""
     best_of: int = field(default=1, metadata={"least": 1})
     """Candidates for each source, of which the best by the metric against the reference is kept."""
-    metric: str = "chrf"
-    """By which candidates are scored, a sentence alone: sacrebleu, chrf, or another of seqloom's own."""
+    metric: str | None = None
+    """By which candidates are scored, a sentence alone: sacrebleu, or another of seqloom's own; else chrf."""
     keep_cut: bool = False
     """Keep outputs that were cut at the limit of length; they are dropped otherwise, as empty ones always are."""
     num_jobs: int = field(default=1, metadata={"least": 1})
@@ -96,6 +96,8 @@ class Distill(Command):
         from seqloom.support import disk
         from seqloom.training.refusals import refuse
 
+        if self.metric is not None and self.best_of == 1:
+            raise ValueError("--metric chooses among candidates, but --best_of is 1: give both, or leave it out.")
         output = Path(settings.output_dir)
         folder = self.data_dir or output.with_name(f"{output.name}-distilled")
         generation, generate_kwargs = load_scoring_settings(self.teacher, of_teacher, ("generation",))
@@ -105,7 +107,7 @@ class Distill(Command):
             refuse(student, output, **self._how(settings.output_dir))  # now, and not when all is decoded
         request = Request(
             teacher=self.teacher, folder=folder, generation=generation.generation, generate_kwargs=generate_kwargs,
-            best_of=self.best_of, metric=self.metric, keep_cut=self.keep_cut, num_jobs=self.num_jobs,
+            best_of=self.best_of, metric=self.metric or "chrf", keep_cut=self.keep_cut, num_jobs=self.num_jobs,
             revision=self.revision, trust_remote_code=self.trust_remote_code, overwrite=self.overwrite,
         )  # fmt: skip
         distil_sequences(request, settings, say)
@@ -126,7 +128,7 @@ class Distill(Command):
         given = {
             "--data_dir": self.data_dir is not None, "--only_data": self.only_data, "--best_of": self.best_of > 1,
             "--keep_cut": self.keep_cut, "--num_jobs": self.num_jobs > 1, "--trust_remote_code": self.trust_remote_code,
-            "--metric": self.metric != "chrf", f"{OF_TEACHER}…": bool(of_teacher),
+            "--metric": self.metric is not None, f"{OF_TEACHER}…": bool(of_teacher),
         }  # fmt: skip
         for name, is_asked in given.items():
             if is_asked:
