@@ -119,3 +119,38 @@ def state_layer(cache: Cache | None) -> RecurrentStateLayer | None:
             "as past_key_values, or nothing."
         )
     return layer
+
+
+def keep_where(chosen: torch.Tensor, new: tuple, old: tuple) -> tuple:
+    """Row by row (batch,): the new tensors where chosen, else the old; None stays None."""
+    return tuple(
+        None if b is None else torch.where(chosen.view(-1, *[1] * (b.dim() - 1)), a, b)
+        for a, b in zip(new, old, strict=True)
+    )
+
+
+def counted_tokens(attention_mask: torch.Tensor | None, target_length: int, is_kept: bool) -> torch.Tensor | None:
+    """(batch, target), False at padding; None where there is none that a recurrent decoder could notice.
+
+    Args:
+        attention_mask: (batch, past + target), the decoder's.
+        is_kept: The state after the last step will be used: then padding behind the tokens counts too.
+    """
+    if attention_mask is None:
+        return None
+    is_token = attention_mask[:, -target_length:].bool()
+    harmless = torch.ones_like(is_token) if is_kept else is_token.int().cummin(-1).values.bool()
+    return None if torch.equal(is_token, harmless) else is_token
+
+
+def refuse_growing_cache(implementation: str | None) -> None:
+    """Refuses a ``cache_implementation`` of `generate` that a recurrent decoder has no use for.
+
+    Raises:
+        ValueError: It is not the usual one.
+    """
+    if implementation not in (None, "dynamic"):
+        raise ValueError(
+            f"cache_implementation={implementation!r} is for keys and values that grow; a recurrent decoder keeps one "
+            "state of constant size: leave cache_implementation out."
+        )

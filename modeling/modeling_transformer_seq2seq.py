@@ -368,6 +368,8 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
 class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrainedModel):
     """Encoder and decoder without the output matrix."""
 
+    decoder_class: type[TransformerSeq2SeqStack] = TransformerSeq2SeqDecoder
+
     def __init__(self, config: TransformerSeq2SeqConfig):
         super().__init__(config)
         if config.share_encoder_decoder_embeddings and config.tie_word_embeddings:
@@ -377,7 +379,7 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
                 "decoder.embed_tokens.weight": "shared.weight",
             }
         self.encoder = TransformerSeq2SeqEncoder(config)
-        self.decoder = TransformerSeq2SeqDecoder(config)
+        self.decoder = self.decoder_class(config)
         self.post_init()
 
     @can_return_tuple
@@ -425,6 +427,8 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
 class TransformerSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, TransformerSeq2SeqPreTrainedModel, GenerationMixin):
     """Encoder, decoder and output matrix; ``forward`` is documented at `Seq2SeqHeadMixin.forward`."""
 
+    model_class = TransformerSeq2SeqModel
+
     def __init__(self, config: TransformerSeq2SeqConfig):
         super().__init__(config)
         self._tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
@@ -434,7 +438,7 @@ class TransformerSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, TransformerSe
                 "model.decoder.embed_tokens.weight": "model.shared.weight",
                 "lm_head.weight": "model.shared.weight",
             }
-        self.model = TransformerSeq2SeqModel(config)
+        self.model = self.model_class(config)
         self.lm_head = nn.Linear(config.d_model, config.decoder_vocab_size, bias=False)
         self.loss_function = seq2seq_loss
         self.post_init()

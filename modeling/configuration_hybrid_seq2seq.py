@@ -1,0 +1,53 @@
+"""Configuration of the hybrid: a Transformer encoder and a recurrent decoder that attends to it."""
+
+from huggingface_hub.dataclasses import strict
+
+from .cells_rnn_seq2seq import CELLS
+from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
+
+
+@strict
+class HybridSeq2SeqConfig(TransformerSeq2SeqConfig):
+    """All fields of `TransformerSeq2SeqConfig`, with the same meanings, and the decoder's cell.
+
+    Positions are the encoder's alone: the decoder reads its tokens one after the other, and knows their order by that.
+
+    Args:
+        cell_type: Stands where the Transformer's decoder attends to itself: ``lstm`` or ``gru`` (Chen et al. 2018).
+
+    Raises:
+        ValueError: Fields that contradict each other; the message says which and what to do.
+    """
+
+    model_type = "hybrid_seq2seq"
+
+    decoder_layers: int = 2
+    cell_type: str = "lstm"
+
+    def validate_fields(self) -> None:
+        """Refuses fields that contradict each other."""
+        super().validate_fields()
+        self.check_choices(cell_type=CELLS)
+
+    @property
+    def name_in_words(self) -> str:
+        """``Transformer encoder, LSTM decoder``."""
+        return f"Transformer encoder, {CELLS[self.cell_type].name} decoder"
+
+    def describe(self) -> str:
+        """As of the Transformer, with the decoder's cell."""
+        kind, colon, details = super().describe().partition(":")
+        return f"{self.name_in_words}{colon}{details} in the encoder"
+
+    @property
+    def has_recurrent_decoder(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def has_decoder_self_attention(self) -> bool:
+        """Never: a step knows the earlier ones through the state."""
+        return False
+
+
+__all__ = ["HybridSeq2SeqConfig"]
