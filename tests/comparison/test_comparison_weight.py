@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, is_rnn, tiny
+from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MarianConfig, MarianMTModel, T5Config, T5ForConditionalGeneration
 
@@ -129,7 +129,7 @@ class TestFlops:
     def test_parameters(self, name):
         model = tiny(name)
         c = model.config
-        width = c.embedding_size if is_rnn(model) else c.d_model
+        width = getattr(c, "embedding_size", c.hidden_size)
         tables = 1 if c.share_encoder_decoder_embeddings and c.tie_word_embeddings else 2
         expected = tables * VOCAB * width
         if c.decoder_vocab_size != VOCAB:

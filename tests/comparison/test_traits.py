@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from helpers.tiny import RNNS, TRANSFORMERS, tiny
+from helpers.tiny import EVERY, RNNS, TRANSFORMERS, tiny
 from transformers import BartConfig, BertConfig, EncoderDecoderConfig, MambaConfig, PreTrainedConfig, T5Config
 
 from seqloom import RnnSeq2SeqConfig, Seq2SeqConfig
@@ -22,7 +22,7 @@ class Unknown(PreTrainedConfig):
     model_type = "unknown_to_all"
 
 
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_ours_say_it_themselves(name):
     config = tiny(name).config
     traits = traits_of(config)

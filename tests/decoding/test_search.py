@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.generating import END, trained
 from helpers.letters import make_tokenizer, texts
-from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
+from helpers.tiny import EVERY, RNNS, TRANSFORMERS, VOCAB, tiny
 from torch import nn
 from transformers import GenerationConfig
 
@@ -21,7 +21,7 @@ from seqloom.decoding.replay import EVEN
 from seqloom.decoding.search import Batch, Sentence, recorder_of, search
 from seqloom.support.layers import FastLinear, speed_up
 
-MODELS = [*RNNS, *TRANSFORMERS]
+MODELS = list(EVERY)
 SEARCHES = {
     "greedy": {},
     "greedy, no bigram twice": {"no_repeat_ngram_size": 2, "min_new_tokens": 4},

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from helpers.contract import assert_same
-from helpers.tiny import VOCAB, batch, close, gradients, is_rnn, tiny
+from helpers.tiny import VOCAB, batch, close, gradients, tiny
 from torch.nn import functional as F
 from transformers import (
     AttentionInterface,
@@ -132,7 +132,7 @@ def test_checkpointing_under_both_names(name, word, use_reentrant):
 
     calls = []
     layer = model.get_decoder().layers[0]
-    inner = layer.rnn if is_rnn(model) else layer.fc1
+    inner = layer.fc1 if hasattr(layer, "fc1") else layer.rnn
     inner.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     plain, counts = results(), [len(calls)]
     options = {f"{word}_checkpointing_kwargs": {"use_reentrant": use_reentrant}}

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from helpers.tiny import RNNS, SOURCES, TRANSFORMERS, VOCAB, batch, close, tiny
+from helpers.tiny import EVERY, RNNS, SOURCES, TRANSFORMERS, VOCAB, batch, close, tiny
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTrainedConfig
@@ -67,7 +67,7 @@ DESCRIPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_names_and_descriptions(name):
     config = tiny(name).config
     assert config.name_in_words == NAMES_IN_WORDS[name]

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.generating import END, generate, sentences, trained
-from helpers.tiny import RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, batch, close, pad, tiny
+from helpers.tiny import EVERY, RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, batch, close, pad, tiny
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
@@ -21,7 +21,7 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=[*RNNS, *TRANSFORMERS])
+@pytest.fixture(params=list(EVERY))
 def model(request):
     """Every tiny model, taught; shared by the tests, which leave it as it is."""
     return trained(request.param)
@@ -51,7 +51,7 @@ def test_says_what_it_was_taught(model):
 def test_cache_changes_nothing(model, way):
     cached, plain = (generate(model, use_cache=use_cache, **WAYS[way]) for use_cache in (True, False))
     assert isinstance(
-        cached.past_key_values, Cache if model.config.model_type == "rnn_seq2seq" else EncoderDecoderCache
+        cached.past_key_values, EncoderDecoderCache if has_implementations(model) else Cache
     )
     assert plain.past_key_values is None
     assert torch.equal(cached.sequences, plain.sequences)
@@ -170,8 +170,7 @@ def test_streamer_gets_every_token(model):
 @pytest.mark.parametrize("beams", [1, 3])
 def test_attention_maps_of_every_step(model, beams):
     model = copy.deepcopy(model)
-    is_rnn = model.config.model_type == "rnn_seq2seq"
-    if not is_rnn:
+    if has_implementations(model):
         model.set_attn_implementation("eager")
     outputs = generate(
         model, num_beams=beams, output_attentions=True, output_hidden_states=True, output_logits=True, min_new_tokens=5
@@ -185,7 +184,7 @@ def test_attention_maps_of_every_step(model, beams):
     if getattr(model.config, "attention", None) == "none":
         assert not any(outputs.cross_attentions or ())
         return
-    heads = 1 if is_rnn else model.config.decoder_attention_heads
+    heads = getattr(model.config, "decoder_attention_heads", 1)
     for maps in outputs.cross_attentions:
         assert all(weights.shape == (rows, heads, 1, 7) for weights in maps)
     if beams == 1:  # the same maps as with the target given

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.contract import EVERY
 from helpers.tiny import (
+    EVERY,
     RNNS,
     SOURCES,
     START,
@@ -15,7 +15,7 @@ from helpers.tiny import (
     batch,
     close,
     gradients,
-    is_rnn,
+    has_implementations,
     pad,
     tiny,
 )
@@ -85,7 +85,7 @@ def test_padding_of_the_target_changes_nothing(model):
 def test_empty_source_is_no_accident(model):
     """A sentence of padding only is nonsense, but it must not spoil numbers or its neighbours."""
     others = [0, 2, 3]
-    for implementation in (None,) if is_rnn(model) else ("eager", "sdpa"):
+    for implementation in ("eager", "sdpa") if has_implementations(model) else (None,):
         if implementation:
             model.set_attn_implementation(implementation)
         inputs = batch()
@@ -330,7 +330,7 @@ def test_gradient_checkpointing_changes_nothing(model):
 def test_dropout_is_for_training_only(name, option):
     off = {"dropout": 0.0}
     model, still = tiny(name, **{**off, option: 0.4}), tiny(name, **off)
-    for implementation in ("eager", "sdpa") if name in TRANSFORMERS else (None,):
+    for implementation in ("eager", "sdpa") if has_implementations(model) else (None,):
         if implementation:
             model.set_attn_implementation(implementation)
         expected = still(**batch()).logits
@@ -407,10 +407,10 @@ def test_every_number_but_zero_is_a_token(model, token):
 def test_double_precision_stays_double(model):
     """Attention, loss and scores: nothing in between is rounded to float32."""
     model = copy.deepcopy(model).double()
-    implementations = ["eager"] if is_rnn(model) else ["eager", "sdpa"]
+    implementations = ["eager", "sdpa"] if has_implementations(model) else ["eager"]
     found = []
     for implementation in implementations:
-        if not is_rnn(model):
+        if has_implementations(model):
             model.set_attn_implementation(implementation)
         found.append(model(**batch(side="left")))
     exact = found[-1].logits.log_softmax(-1).gather(2, batch()["labels"].clamp(min=0)[..., None]).squeeze(2)
@@ -424,7 +424,7 @@ def test_double_precision_stays_double(model):
 @pytest.mark.parametrize("name", ["gru-bahdanau", "lstm-luong", "post-norm"])
 def test_weights_of_attention_in_double_add_up_to_one(name):
     model = tiny(name).double()
-    if not is_rnn(model):
+    if has_implementations(model):
         model.set_attn_implementation("eager")
     for weights in model(**batch(), output_attentions=True).cross_attentions:
         close(weights.sum(-1), torch.ones_like(weights[..., 0]), 1e-14)

@@ -14,7 +14,7 @@ from helpers.hub_cards import check_card
 from helpers.hub_loader import PARTS, TASK, describe
 from helpers.hub_server import Hub
 from helpers.pushed import KINDS, make_tokenizer
-from helpers.tiny import RNNS, TRANSFORMERS, tiny
+from helpers.tiny import EVERY, RNNS, TRANSFORMERS, tiny
 from safetensors.torch import load as read_safetensors
 from transformers import pipeline
 
@@ -71,7 +71,7 @@ def run(hub, loads: list[dict], home: Path, without_seqloom: bool = True, token=
 LOADER = Path(__file__).parents[1].joinpath("helpers", "hub_loader.py").read_text(encoding="utf-8")
 
 
-NAMES = [*RNNS, *TRANSFORMERS]
+NAMES = list(EVERY)
 
 
 COMBINATIONS = [(kind, shared) for kind in KINDS for shared in (True, False)]
