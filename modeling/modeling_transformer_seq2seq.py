@@ -1,6 +1,6 @@
 """Transformer encoder-decoder: "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762).
 
-Read top-down: positions, attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules
+Read top-down: attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules
 have Marian's names, so that weights go over one to one. Options with a source of their own: pre-norm (Xiong et al.
 2020, arXiv:2002.04745), rotary positions (Su et al. 2021, arXiv:2104.09864), GELU, SwiGLU (Shazeer 2020,
 arXiv:2002.05202).
@@ -30,24 +30,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
-from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, positions_from_mask, seq2seq_loss, token_mask
+from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
-
-
-def sinusoids(positions: torch.Tensor, width: int, base: float = 10000.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sines and cosines of the positions at width / 2 wavelengths from 2π to base·2π (section 3.5 of the paper).
-
-    Computed where they are needed, in float32: they reach any length, and no table is stored or loaded.
-    """
-    wavelengths = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
-    angles = positions[..., None].float() / base**wavelengths  # (…, length, width / 2)
-    return angles.sin(), angles.cos()
-
-
-def rotate(states: torch.Tensor, sine: torch.Tensor, cosine: torch.Tensor) -> torch.Tensor:
-    """Rotary positions: turns dimension i and i + head_dim / 2 of every head by the position's angle."""
-    first, second = states.chunk(2, dim=-1)  # (batch, heads, length, head_dim / 2) each
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+from .positions_transformer_seq2seq import count_positions, rotate, sinusoids
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -285,10 +270,7 @@ class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
     ) -> BaseModelOutput:
         inputs_embeds = self.embed(input_ids, inputs_embeds)  # (batch, source, d_model)
         attention_mask = token_mask(attention_mask)
-        if attention_mask is None:
-            positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        else:
-            positions = positions_from_mask(attention_mask)  # (batch, source)
+        positions = count_positions(attention_mask, inputs_embeds)  # (batch or 1, source)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
         head_dim = self.config.d_model // self.config.encoder_attention_heads
         hidden_states, rotary = self.add_positions(inputs_embeds, positions, head_dim)
@@ -328,14 +310,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        target_length = inputs_embeds.shape[1]
-        if attention_mask is None:
-            positions = past_length + torch.arange(target_length, device=inputs_embeds.device)[None]
-        elif attention_mask.dim() == 4:  # from `generate` with a static cache: (batch, 1, target, cache), True or 0.0
-            is_visible = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-            positions = (is_visible[:, 0].sum(-1) - 1).clamp(min=0)  # a token sees itself and what is before it
-        else:
-            positions = positions_from_mask(attention_mask)[:, -target_length:]  # (batch, target)
+        positions = count_positions(attention_mask, inputs_embeds, past_length)  # (batch or 1, target)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

@@ -20,7 +20,7 @@ from seqloom import (
     TransformerSeq2SeqForConditionalGeneration,
 )
 from seqloom.modeling.modeling_seq2seq import seq2seq_loss
-from seqloom.modeling.modeling_transformer_seq2seq import rotate, sinusoids
+from seqloom.modeling.positions_transformer_seq2seq import rotate, sinusoids
 
 SIZES = {
     "vocab_size": 20, "d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,

@@ -27,7 +27,9 @@ CODE = {
         "cache_rnn_seq2seq.py", "cells_rnn_seq2seq.py", "configuration_rnn_seq2seq.py", "export_rnn_seq2seq.py",
         "modeling_rnn_seq2seq.py",
     },
-    "transformer": {"configuration_transformer_seq2seq.py", "modeling_transformer_seq2seq.py"},
+    "transformer": {
+        "configuration_transformer_seq2seq.py", "modeling_transformer_seq2seq.py", "positions_transformer_seq2seq.py",
+    },
 }  # fmt: skip
 
 

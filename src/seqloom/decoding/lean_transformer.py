@@ -18,11 +18,8 @@ from torch import nn
 
 from seqloom.decoding.packed import PackedLinear
 from seqloom.decoding.targets import FIRST_COLUMNS, NARROWER
-from seqloom.modeling.modeling_transformer_seq2seq import (
-    TransformerSeq2SeqForConditionalGeneration,
-    rotate,
-    sinusoids,
-)
+from seqloom.modeling.modeling_transformer_seq2seq import TransformerSeq2SeqForConditionalGeneration
+from seqloom.modeling.positions_transformer_seq2seq import rotate, sinusoids
 
 
 class TransformerState:

@@ -32,7 +32,7 @@ from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.engine import decoder_for
 from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqEncoderOutput
-from seqloom.modeling.modeling_transformer_seq2seq import rotate, sinusoids
+from seqloom.modeling.positions_transformer_seq2seq import rotate, sinusoids
 
 Kept = list[torch.Tensor]
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.run_ctranslate2 import FOLDER, compute_type
-from seqloom.modeling.modeling_transformer_seq2seq import sinusoids
+from seqloom.modeling.positions_transformer_seq2seq import sinusoids
 
 ENGINE = "ctranslate2"
 DTYPES = (
