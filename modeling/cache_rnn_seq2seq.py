@@ -143,14 +143,35 @@ def counted_tokens(attention_mask: torch.Tensor | None, target_length: int, is_k
     return None if torch.equal(is_token, harmless) else is_token
 
 
-def refuse_growing_cache(implementation: str | None) -> None:
-    """Refuses a ``cache_implementation`` of `generate` that a recurrent decoder has no use for.
+def check_sizes(found: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    """Refuses a state of another model's, by its layers, the tensors of each, and their width.
 
     Raises:
-        ValueError: It is not the usual one.
+        ValueError: They differ.
     """
-    if implementation not in (None, "dynamic"):
+    if found != expected:
+        held, wanted = ("{} layers of {} × {}".format(*sizes) for sizes in (found, expected))
         raise ValueError(
-            f"cache_implementation={implementation!r} is for keys and values that grow; a recurrent decoder keeps one "
-            "state of constant size: leave cache_implementation out."
+            f"past_key_values holds the state of another model, {held} numbers, and this one has {wanted}: pass what "
+            "this model returned as past_key_values, or nothing."
         )
+
+
+class RecurrentGenerationMixin:
+    """`generate` of a model whose decoder carries a state, before `GenerationMixin`."""
+
+    def new_cache(self) -> Cache:
+        """What the decoder keeps, before the first token."""
+        raise NotImplementedError
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args: Any, **kwargs: Any) -> Any:
+        """`generate` would make a cache of keys and values; a recurrent decoder's memory is its state."""
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                f"cache_implementation={generation_config.cache_implementation!r} is for keys and values that grow; a "
+                "recurrent decoder keeps one state of constant size: leave cache_implementation out."
+            )
+        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = self.new_cache()
+            if generation_config.is_assistant:
+                model_kwargs["past_key_values"].activate_past_recording()

@@ -36,8 +36,8 @@ class HybridSeq2SeqConfig(TransformerSeq2SeqConfig):
 
     def describe(self) -> str:
         """As of the Transformer, with the decoder's cell."""
-        kind, colon, details = super().describe().partition(":")
-        return f"{self.name_in_words}{colon}{details} in the encoder"
+        details = super().describe().partition(":")[2]
+        return f"{self.name_in_words} (Chen et al. 2018; Kim et al. 2019):{details} in the encoder"
 
     @property
     def has_recurrent_decoder(self) -> bool:

@@ -1,13 +1,12 @@
 """Hybrid encoder-decoder: a Transformer reads the source, a recurrent network with attention writes the target.
 
-The encoder works on all tokens at once and profits from depth; the decoder, which has to go token by token anyway, keeps
-a state of constant size in place of keys and values that grow (Chen et al. 2018, arXiv:1804.09849; Kim et al. 2019,
-D19-5632; Bogoychev et al. 2020, 2020.ngt-1.26). A decoder layer is the Transformer's with a recurrent cell in place of
-its self-attention: cell, attention over the encoder's output, feed-forward network, "add & norm" around each. There are
-no positions in the decoder, since the recurrence has an order, and its first state is zero, since it can look at the
-source at every step.
+The encoder works on all tokens at once; the decoder, which has to go token by token anyway, keeps a state of constant
+size in place of keys and values that grow (Chen et al. 2018, arXiv:1804.09849; Kim et al. 2019, D19-5632; Bogoychev et
+al. 2020, 2020.ngt-1.26). A decoder layer is the Transformer's with a recurrent cell in place of its self-attention:
+cell, attention over the encoder's output, feed-forward network, "add & norm" around each. There are no positions in the
+decoder, since the recurrence has an order, and its first state is zero, since it looks at the source at every step.
 
-Read top-down: recurrence, layer, state cache, decoder, model, language-modelling head. The encoder is the Transformer's.
+Read top-down: recurrence, layer, state cache, decoder, model, head; the encoder is the Transformer's.
 
 Shapes: batch, source, target (lengths), d_model, vocab.
 """
@@ -22,7 +21,13 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .cache_rnn_seq2seq import RecurrentStateLayer, counted_tokens, keep_where, refuse_growing_cache
+from .cache_rnn_seq2seq import (
+    RecurrentGenerationMixin,
+    RecurrentStateLayer,
+    check_sizes,
+    counted_tokens,
+    keep_where,
+)
 from .cells_rnn_seq2seq import CELLS
 from .configuration_hybrid_seq2seq import HybridSeq2SeqConfig
 from .modeling_seq2seq import token_mask
@@ -117,6 +122,12 @@ class HybridSeq2SeqCache(EncoderDecoderCache):
     def check_dynamic_cache(self, method: str) -> None:
         """Every method is defined: a state can do what keys and values can."""
 
+    def reset(self) -> None:
+        """Forgets everything; transformers would keep the source's keys and values as zeros, and add to them."""
+        self.self_attention_cache.reset()
+        self.cross_attention_cache = DynamicCache()
+        self.is_updated.clear()
+
     @classmethod
     def of(cls, cache: Cache | None, config: HybridSeq2SeqConfig) -> "HybridSeq2SeqCache | None":
         """A cache that was passed to a model.
@@ -132,15 +143,10 @@ class HybridSeq2SeqCache(EncoderDecoderCache):
                 "returned as past_key_values, or nothing."
             )
         states: Any = cache.self_attention_cache.layers
-        sizes = {(part.shape[-1], len(layer.tensors)) for layer in states for part in layer.tensors}
-        expected = config.d_model, CELLS[config.cell_type].num_states
-        if len(states) != config.decoder_layers or sizes - {expected}:
-            width, count = next(iter(sizes), expected)
-            raise ValueError(
-                f"past_key_values holds the state of another model, {len(states)} layers of {count} × {width} numbers: "
-                f"this one has {config.decoder_layers} of {expected[1]} × {expected[0]}; pass what this model returned "
-                "as past_key_values, or nothing."
-            )
+        expected = config.decoder_layers, CELLS[config.cell_type].num_states, config.d_model
+        for layer in states:
+            for part in layer.tensors:
+                check_sizes((len(states), len(layer.tensors), part.shape[-1]), expected)
         return cache
 
 
@@ -218,18 +224,15 @@ class HybridSeq2SeqModel(HybridSeq2SeqPreTrainedModel, TransformerSeq2SeqModel):
     decoder_class = HybridSeq2SeqDecoder
 
 
-class HybridSeq2SeqForConditionalGeneration(HybridSeq2SeqPreTrainedModel, TransformerSeq2SeqForConditionalGeneration):
+class HybridSeq2SeqForConditionalGeneration(
+    RecurrentGenerationMixin, HybridSeq2SeqPreTrainedModel, TransformerSeq2SeqForConditionalGeneration
+):
     """Encoder, decoder and output matrix; ``forward`` is documented at `Seq2SeqHeadMixin.forward`."""
 
     model_class = HybridSeq2SeqModel
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args: Any, **kwargs: Any) -> Any:
-        """`generate` would make a cache of keys and values alone; a recurrent decoder's memory is its state."""
-        refuse_growing_cache(generation_config.cache_implementation)
-        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = HybridSeq2SeqCache(self.config)
-            if generation_config.is_assistant:
-                model_kwargs["past_key_values"].activate_past_recording()
+    def new_cache(self) -> Cache:
+        return HybridSeq2SeqCache(self.config)
 
 
 __all__ = ["HybridSeq2SeqForConditionalGeneration", "HybridSeq2SeqModel", "HybridSeq2SeqPreTrainedModel"]

@@ -11,7 +11,7 @@ Shapes: batch, source, target (lengths), length (either), layers, hidden, embedd
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -29,10 +29,11 @@ from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 from transformers.utils.generic import merge_with_config_defaults
 
 from .cache_rnn_seq2seq import (
+    RecurrentGenerationMixin,
     RecurrentStateLayer,
+    check_sizes,
     counted_tokens,
     keep_where,
-    refuse_growing_cache,
     state_layer,
 )
 from .cells_rnn_seq2seq import CELLS, State
@@ -239,6 +240,8 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         """State, feed and attention keys: from the cache, or as they are before the first token."""
         if cache is not None and cache.is_initialized:
             *state, feed = cache.tensors
+            sizes = len(self.layers), self.num_states, self.config.hidden_size
+            check_sizes((state[0].shape[1], len(state), state[0].shape[2]), sizes)
             return tuple(state), feed, cache.keys
         memory = encoder_outputs.last_hidden_state
         assert memory is not None
@@ -391,7 +394,9 @@ class RnnSeq2SeqModel(Seq2SeqEmbeddingsMixin, RnnSeq2SeqPreTrainedModel):
         )
 
 
-class RnnSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, RnnSeq2SeqPreTrainedModel, GenerationMixin):
+class RnnSeq2SeqForConditionalGeneration(
+    RecurrentGenerationMixin, Seq2SeqHeadMixin, RnnSeq2SeqPreTrainedModel, GenerationMixin
+):
     """Encoder, decoder and output matrix; ``forward`` is documented at `Seq2SeqHeadMixin.forward`."""
 
     def __init__(self, config: RnnSeq2SeqConfig):
@@ -408,13 +413,8 @@ class RnnSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, RnnSeq2SeqPreTrainedM
         self.loss_function = seq2seq_loss
         self.post_init()
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args: Any, **kwargs: Any) -> Any:
-        """`generate` would make a cache of keys and values; a recurrent decoder's memory is its state."""
-        refuse_growing_cache(generation_config.cache_implementation)
-        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = Cache(layers=[RecurrentStateLayer()])
-            if generation_config.is_assistant:
-                model_kwargs["past_key_values"].layers[0].activate_past_recording()
+    def new_cache(self) -> Cache:
+        return Cache(layers=[RecurrentStateLayer()])
 
 
 __all__ = ["RnnSeq2SeqForConditionalGeneration", "RnnSeq2SeqModel", "RnnSeq2SeqPreTrainedModel"]

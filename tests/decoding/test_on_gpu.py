@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.tiny import EVERY, RNNS, TRANSFORMERS, VOCAB, tiny
+from helpers.tiny import EVERY, VOCAB, tiny
 
 from seqloom.decoding.asked import options_for
 from seqloom.decoding.engine import decoder_for

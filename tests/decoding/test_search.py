@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.generating import END, trained
 from helpers.letters import make_tokenizer, texts
-from helpers.tiny import EVERY, RNNS, TRANSFORMERS, VOCAB, tiny
+from helpers.tiny import EVERY, VOCAB, tiny
 from torch import nn
 from transformers import GenerationConfig
 

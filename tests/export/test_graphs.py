@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.graphs import assert_finds_the_same, eager, searched, sources
-from helpers.tiny import EVERY, RNNS, TRANSFORMERS, close, pad, tiny
+from helpers.tiny import EVERY, close, pad, tiny
 from torch import nn
 
 from seqloom.decoding.engine import decoder_for

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from helpers.tiny import EVERY, RNNS, SOURCES, TRANSFORMERS, VOCAB, batch, close, tiny
+from helpers.tiny import EVERY, SOURCES, TRANSFORMERS, VOCAB, batch, close, tiny
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTrainedConfig

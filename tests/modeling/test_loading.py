@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from helpers.tiny import EVERY
 from helpers.tiny import (
+    EVERY,
     SEPARATE,
     SOURCES,
     TARGETS,

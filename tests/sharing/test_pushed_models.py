@@ -14,7 +14,7 @@ from helpers.hub_cards import check_card
 from helpers.hub_loader import PARTS, TASK, describe
 from helpers.hub_server import Hub
 from helpers.pushed import KINDS, make_tokenizer
-from helpers.tiny import EVERY, RNNS, TRANSFORMERS, tiny
+from helpers.tiny import EVERY, RNNS, tiny
 from safetensors.torch import load as read_safetensors
 from transformers import pipeline
 
