@@ -12,7 +12,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import initialization as init
 from transformers.utils import is_torchdynamo_exporting
 
-from .export_rnn_seq2seq import scan_layer
+from .export_rnn_seq2seq import scan_average, scan_layer
+from .scan_rnn_seq2seq import gated_average, gated_step
 
 State = tuple[torch.Tensor, ...]  # as many tensors as the cell carries from step to step, batch first
 Module = Any  # an `nn.Module` that a cell built, and whose further methods it knows
@@ -97,8 +98,120 @@ class TorchCell(RecurrentCell):
             init.copy_(parameter, value)  # skips weights that came from a checkpoint
 
 
+class ParallelCell(nn.Module):
+    """A layer, as `RecurrentCell` asks, whose gates read the inputs alone, so that all its steps are computed together:
+    c_t = a_t ∘ c_{t-1} + (1 - a_t) ∘ v_t, with a first state of any value.
+
+    Args:
+        input_size: Of the inputs.
+        hidden_size: Of each direction.
+        bidirectional: Read from both ends.
+    """
+
+    num_parts = 2
+    """Matrices of a direction, one above the other in ``proj``."""
+    has_bias = True
+    """Whether each of them adds one."""
+
+    def __init__(self, input_size: int, hidden_size: int, bidirectional: bool = False):
+        super().__init__()
+        self.hidden_size, self.num_directions = hidden_size, 1 + bidirectional
+        width = self.num_directions * self.num_parts * hidden_size
+        self.proj = nn.Linear(input_size, width, bias=self.has_bias)
+
+    def init_weights(self, limit: float) -> None:
+        """Nothing but what the linear part starts with."""
+
+    def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each matrix gave, (…, directions, hidden) each → the logits of a, and v, of the same shape."""
+        raise NotImplementedError
+
+    def output(self, averages: torch.Tensor) -> torch.Tensor:
+        """What the layer gives of c."""
+        return averages
+
+    def step(self, projected: torch.Tensor, before: torch.Tensor) -> State:
+        """One step of one direction: what ``proj`` gave (batch, num_parts · hidden) and c (batch, hidden) → the output
+        and the new c."""
+        logits, values = self.read(projected.unflatten(-1, (1, self.num_parts, -1)).unbind(-2))
+        after = gated_step(logits[:, 0], values[:, 0], before)
+        return self.output(after), after
+
+    def forward(self, inputs: torch.Tensor, lengths: torch.Tensor | None, *state: torch.Tensor) -> State:
+        """As `RecurrentCell.run`; c is float32 at least, under autocast too, and is carried on in the weights' type."""
+        is_padding = None  # (batch, length, 1)
+        if lengths is not None:
+            steps = torch.arange(inputs.shape[1], device=inputs.device)
+            is_padding = (steps >= lengths.to(inputs.device)[:, None])[..., None]
+        projected = self.proj(inputs).unflatten(-1, (self.num_directions, self.num_parts, self.hidden_size))
+        logits, values = self.read(projected.unbind(-2))  # (batch, length, directions, hidden) each
+        if is_padding is not None:
+            logits = logits.masked_fill(is_padding[..., None], torch.inf)  # padding leaves c as it was
+        average = scan_average if is_torchdynamo_exporting() else gated_average
+        averages, lasts = zip(
+            *(
+                average(logits[:, :, index], values[:, :, index], state[0] if state else None, is_reversed=index > 0)
+                for index in range(self.num_directions)
+            ),
+            strict=True,
+        )
+        outputs = self.output(torch.cat(averages, dim=-1)).to(projected.dtype)
+        if is_padding is not None:
+            outputs = outputs.masked_fill(is_padding, 0.0)
+        return outputs, torch.cat(lasts, dim=-1).to(self.proj.weight.dtype)
+
+
+class MinGru(ParallelCell):
+    """h_t = (1 - z_t) ∘ h_{t-1} + z_t ∘ W_h x_t with z_t = σ(W_z x_t): Feng et al. 2024, arXiv:2410.01201, section 3.1,
+    as it stands there, without the logarithms (and the g that they need) of appendix B."""
+
+    def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
+        update, values = parts
+        return -update, values
+
+
+class MinLstm(ParallelCell):
+    """h_t = f'_t ∘ h_{t-1} + i'_t ∘ W_h x_t with f' = f / (f + i), i' = i / (f + i): Feng et al. 2024, section 3.2."""
+
+    num_parts = 3
+
+    def init_weights(self, limit: float) -> None:
+        """The forget gate starts open, as the LSTM's (Feng et al. 2024, appendix)."""
+        bias = torch.zeros(self.num_directions, self.num_parts, self.hidden_size, device=self.proj.bias.device)
+        bias[:, 0] = 1.0
+        init.copy_(self.proj.bias, bias.flatten())
+
+    def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
+        forget, let_in, values = parts
+        return nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(let_in), values
+
+
+class Ssru(ParallelCell):
+    """c_t = f_t ∘ c_{t-1} + (1 - f_t) ∘ W x_t, f_t = σ(W_f x_t + b_f); the layer gives h_t = relu(c_t) and carries c:
+    Kim et al. 2019, "From Research to Production and Back: Ludicrously Fast Neural Machine Translation"."""
+
+    has_bias = False
+
+    def __init__(self, input_size: int, hidden_size: int, bidirectional: bool = False):
+        super().__init__(input_size, hidden_size, bidirectional)
+        self.forget_bias = nn.Parameter(torch.zeros(self.num_directions, hidden_size))
+
+    def init_weights(self, limit: float) -> None:
+        init.zeros_(self.forget_bias)
+
+    def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
+        forget, values = parts
+        return forget + self.forget_bias, values
+
+    def output(self, averages: torch.Tensor) -> torch.Tensor:
+        return averages.relu()
+
+
 CELLS: dict[str, RecurrentCell] = {
     "rnn": TorchCell("tanh-RNN", nn.RNN),
     "lstm": TorchCell("LSTM", nn.LSTM, num_states=2),
     "gru": TorchCell("GRU", nn.GRU),
+    "min_gru": RecurrentCell("minGRU", MinGru),
+    "min_lstm": RecurrentCell("minLSTM", MinLstm),
+    "ssru": RecurrentCell("SSRU", Ssru),
 }

@@ -13,7 +13,9 @@ class HybridSeq2SeqConfig(TransformerSeq2SeqConfig):
     Positions are the encoder's alone: the decoder reads its tokens one after the other, and knows their order by that.
 
     Args:
-        cell_type: Stands where the Transformer's decoder attends to itself: ``lstm`` or ``gru`` (Chen et al. 2018).
+        cell_type: Stands where the Transformer's decoder attends to itself: ``ssru`` (Kim et al. 2019),
+            ``lstm`` or ``gru`` (Chen et al. 2018), or any other cell of `RnnSeq2SeqConfig`. ``ssru``, ``min_gru`` and
+            ``min_lstm`` are trained on all tokens at once.
 
     Raises:
         ValueError: Fields that contradict each other; the message says which and what to do.
@@ -22,7 +24,7 @@ class HybridSeq2SeqConfig(TransformerSeq2SeqConfig):
     model_type = "hybrid_seq2seq"
 
     decoder_layers: int = 2
-    cell_type: str = "lstm"
+    cell_type: str = "ssru"
 
     def validate_fields(self) -> None:
         """Refuses fields that contradict each other."""
@@ -31,7 +33,7 @@ class HybridSeq2SeqConfig(TransformerSeq2SeqConfig):
 
     @property
     def name_in_words(self) -> str:
-        """``Transformer encoder, LSTM decoder``."""
+        """``Transformer encoder, SSRU decoder``."""
         return f"Transformer encoder, {CELLS[self.cell_type].name} decoder"
 
     def describe(self) -> str:

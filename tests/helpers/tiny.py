@@ -40,6 +40,11 @@ RNNS = {
         "cell_type": "rnn", "input_feeding": True, "bidirectional": False, "bridge": "copy", "embedding_size": 10,
         **SEPARATE,
     },
+    "ssru": {"cell_type": "ssru", "attention": "none", "decoder_layers": 3, "embedding_size": 10},
+    "min-gru-luong": {"cell_type": "min_gru", "attention": "luong", "bridge": "copy"},
+    "min-lstm-bahdanau": {
+        "cell_type": "min_lstm", "attention": "bahdanau", "bidirectional": False, "embedding_size": 10, **ONE_LAYER,
+    },
 }  # fmt: skip
 
 
@@ -58,7 +63,7 @@ TRANSFORMERS = {
 
 # One state and two; both norms, and unequal vocabularies.
 HYBRIDS = {
-    "hybrid": {"cell_type": "lstm"},
+    "hybrid": {},
     "hybrid-lstm": {
         "cell_type": "lstm", "position_embedding_type": "rotary", "activation_function": "swiglu",
         "normalize_before": True, **SEPARATE,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from seqloom.decoding.lean_rnn import LeanRnn, RecurrentState, States
+from seqloom.decoding.lean_rnn import Advance, LeanRnn, RecurrentState, States
 from seqloom.decoding.lean_transformer import LeanTransformer, Norm, SourceState
 from seqloom.modeling.modeling_hybrid_seq2seq import HybridSeq2SeqForConditionalGeneration
 
@@ -65,10 +65,10 @@ class LeanHybrid(LeanTransformer):
         """The last tokens (rows,) → scores of the next (rows, vocab), before the softmax."""
         states = self.embed(tokens, self.target_embeddings, self.scales[1])  # (rows, d_model)
         for index, (layer, advance) in enumerate(zip(self.decoder, self.steps, strict=True)):
-            before, kept = state.layers[index], state.keys_values[index]
+            kept = state.keys_values[index]
 
-            def recur(inputs: torch.Tensor, index: int = index, advance=advance, before: States = before):
-                return state.take(index, advance(inputs.float(), before)).to(self.dtype)
+            def recur(inputs: torch.Tensor, index: int = index, advance: Advance = advance) -> torch.Tensor:
+                return state.run(index, advance, inputs.float()).to(self.dtype)
 
             states = layer.around(states, layer.norm, recur)
             states = layer.around(states, layer.cross_norm, partial(layer.attend_source, kept=kept, state=state))
