@@ -350,7 +350,7 @@ def test_a_cache_of_another_kind_is_refused(recurrent):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("hybrid", {"decoder_layers": 1}), ("hybrid", {"d_model": 32}), ("hybrid", {"cell_type": "gru"}),
+        ("hybrid-lstm", {"decoder_layers": 1}), ("hybrid-lstm", {"d_model": 32}), ("hybrid-lstm", {"cell_type": "gru"}),
         ("lstm-luong-fed", {"decoder_layers": 1}), ("lstm-luong-fed", {"hidden_size": 32}),
         ("lstm-luong-fed", {"cell_type": "gru"}),
     ],
