@@ -39,7 +39,8 @@ class HybridSeq2SeqConfig(TransformerSeq2SeqConfig):
     def describe(self) -> str:
         """As of the Transformer, with the decoder's cell."""
         details = super().describe().partition(":")[2]
-        return f"{self.name_in_words} (Chen et al. 2018; Kim et al. 2019):{details} in the encoder"
+        source = "Kim et al. 2019" if self.cell_type == "ssru" else "Chen et al. 2018"
+        return f"{self.name_in_words} ({source}):{details} in the encoder"
 
     @property
     def has_recurrent_decoder(self) -> bool:

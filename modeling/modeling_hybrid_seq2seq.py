@@ -11,7 +11,7 @@ Read top-down: recurrence, layer, state cache, decoder, model, head; the encoder
 Shapes: batch, source, target (lengths), d_model, vocab.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,7 +28,7 @@ from .cache_rnn_seq2seq import (
     counted_tokens,
     keep_where,
 )
-from .cells_rnn_seq2seq import CELLS
+from .cells_rnn_seq2seq import CELLS, State
 from .configuration_hybrid_seq2seq import HybridSeq2SeqConfig
 from .modeling_seq2seq import token_mask
 from .modeling_transformer_seq2seq import (
@@ -59,10 +59,9 @@ class HybridSeq2SeqRecurrence(nn.Module):
                 where no token comes after it.
             kept: The state before these tokens, and then after them.
         """
-        state = kept.tensors if kept is not None and kept.is_initialized else ()
-        if not state:
-            first = inputs.new_zeros(inputs.shape[0], inputs.shape[2])
-            state = tuple(first.clone() for _ in range(self.cell.num_states))
+        state = () if kept is None else cast(State, kept.tensors)
+        if not state:  # tensors of their own: the exporter takes one that comes twice for one part of the state
+            state = tuple(inputs.new_zeros(inputs.shape[0], inputs.shape[2]) for _ in range(self.cell.num_states))
         is_stepwise = counted is not None or (kept is not None and kept.record_past)
         outputs = []
         for start in range(inputs.shape[1]) if is_stepwise else (0,):

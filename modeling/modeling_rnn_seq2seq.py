@@ -239,10 +239,10 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
     def recall(self, cache: RecurrentStateLayer | None, encoder_outputs: RnnSeq2SeqEncoderOutput) -> tuple:
         """State, feed and attention keys: from the cache, or as they are before the first token."""
         if cache is not None and cache.is_initialized:
-            *state, feed = cache.tensors
+            state, feed = cast(State, cache.tensors[:-1]), cache.tensors[-1]  # (batch, layers, hidden) each
             sizes = len(self.layers), self.num_states, self.config.hidden_size
             check_sizes((state[0].shape[1], len(state), state[0].shape[2]), sizes)
-            return tuple(state), feed, cache.keys
+            return state, feed, cache.keys
         memory = encoder_outputs.last_hidden_state
         assert memory is not None
         keys = None if self.attention is None else self.attention.key_proj(memory)  # (batch, source, hidden)

@@ -10,6 +10,7 @@ Shapes: batch, source, target (lengths), length (either), heads, head_dim, d_mod
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -343,7 +344,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
 class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrainedModel):
     """Encoder and decoder without the output matrix."""
 
-    decoder_class: type[TransformerSeq2SeqStack] = TransformerSeq2SeqDecoder
+    decoder_class: type[Any] = TransformerSeq2SeqDecoder
 
     def __init__(self, config: TransformerSeq2SeqConfig):
         super().__init__(config)
@@ -402,7 +403,7 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
 class TransformerSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, TransformerSeq2SeqPreTrainedModel, GenerationMixin):
     """Encoder, decoder and output matrix; ``forward`` is documented at `Seq2SeqHeadMixin.forward`."""
 
-    model_class = TransformerSeq2SeqModel
+    model_class: type[Any] = TransformerSeq2SeqModel
 
     def __init__(self, config: TransformerSeq2SeqConfig):
         super().__init__(config)

@@ -31,9 +31,9 @@ def test_ours_say_it_themselves(name):
     assert traits.description == f"{config.name_in_words}, {sizes}"
     assert [getattr(traits, question) for question in ANSWERS] == [getattr(config, question) for question in ANSWERS]
     assert (traits.is_recurrent, traits.is_transformer) == (name in RNNS, name in TRANSFORMERS)
-    attends = name in TRANSFORMERS or config.attention != "none"
+    attends = getattr(config, "attention", None) != "none"
     assert traits.looks_back is attends
-    kind = f"recurrent with{'' if attends else 'out'} attention" if name in RNNS else "Transformer"
+    kind = f"recurrent with{'' if attends else 'out'} attention" if name in RNNS else config.name_in_words
     assert traits.kind == kind
     recipe = recurrent_recipe(config)
     assert (recipe is not None) == (name in RNNS)

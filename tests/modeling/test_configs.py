@@ -2,7 +2,7 @@
 
 import pytest
 
-from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
+from seqloom import HybridSeq2SeqConfig, RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_transformer_config_refuses(fields, words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig])
+@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig, HybridSeq2SeqConfig])
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -19,9 +19,9 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
+from seqloom import HybridSeq2SeqConfig, RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 
-ONE_OF_EACH = ["lstm-luong", "post-norm"]
+ONE_OF_EACH = ["lstm-luong", "hybrid", "post-norm"]
 
 
 FEW = ["gru-bahdanau", "lstm-untied", "post-norm", "gelu-separate"]
@@ -281,7 +281,7 @@ def test_config_goes_through_every_door(name, tmp_path):
     assert unused == {"no_field": 1}
 
 
-@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig])
+@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig, HybridSeq2SeqConfig])
 def test_config_knows_old_and_new_spellings(config, tmp_path):
     for spelling in ("dtype", "torch_dtype"):
         made = config(**{spelling: "bfloat16"})
@@ -294,6 +294,6 @@ def test_config_knows_old_and_new_spellings(config, tmp_path):
     assert config().use_return_dict is config().return_dict is True
     assert config(return_dict=False).use_return_dict is False
     assert config(num_hidden_layers=5).encoder_layers == 5
-    if config is TransformerSeq2SeqConfig:
+    if config is not RnnSeq2SeqConfig:
         assert config(hidden_size=64, num_attention_heads=4).d_model == 64
     assert (config().num_labels, config(num_labels=3).num_labels) == (2, 3)

@@ -17,7 +17,7 @@ from transformers import (
 
 pytestmark = pytest.mark.slow  # transformers' Trainer and peft learn
 
-ONE_OF_EACH = ["lstm-luong", "post-norm"]
+ONE_OF_EACH = ["lstm-luong", "hybrid", "post-norm"]
 
 
 # Seq2SeqTrainer

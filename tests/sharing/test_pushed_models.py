@@ -14,7 +14,7 @@ from helpers.hub_cards import check_card
 from helpers.hub_loader import PARTS, TASK, describe
 from helpers.hub_server import Hub
 from helpers.pushed import KINDS, make_tokenizer
-from helpers.tiny import EVERY, RNNS, tiny
+from helpers.tiny import EVERY, HYBRIDS, RNNS, tiny
 from safetensors.torch import load as read_safetensors
 from transformers import pipeline
 
@@ -31,6 +31,10 @@ CODE = {
         "configuration_transformer_seq2seq.py", "modeling_transformer_seq2seq.py", "positions_transformer_seq2seq.py",
     },
 }  # fmt: skip
+CODE["hybrid"] = {
+    *(CODE["rnn"] | CODE["transformer"]) - {"configuration_rnn_seq2seq.py", "modeling_rnn_seq2seq.py"},
+    "configuration_hybrid_seq2seq.py", "modeling_hybrid_seq2seq.py",
+}  # fmt: skip
 
 
 SHARED_CODE = {"configuration_seq2seq.py", "modeling_seq2seq.py", "pipeline_seq2seq.py"}
@@ -40,7 +44,7 @@ WEIGHTS = "model.safetensors"
 
 
 def family(name: str) -> str:
-    return "rnn" if name in RNNS else "transformer"
+    return "rnn" if name in RNNS else "hybrid" if name in HYBRIDS else "transformer"
 
 
 def make_model(name: str, tokenizer, seed: int = 1):
@@ -204,7 +208,7 @@ class TestWithoutSeqloom:
             assert told[part]["class"].startswith(start)
         plain = TOKENIZER_OF[name][1]
         assert told["tokenizer"]["class"].startswith("transformers.tokenization_utils" if plain else start)
-        title = "RnnSeq2Seq" if family(name) == "rnn" else "TransformerSeq2Seq"
+        title = f"{family(name).title()}Seq2Seq"
         ends = ("Config", "ForConditionalGeneration", "Model")
         for part, end in zip(("config", "model", "base"), ends, strict=True):
             assert told[part]["class"].endswith(f".{title}{end}")

@@ -48,7 +48,8 @@ class LeanHybrid(LeanTransformer):
 
     def __init__(self, model: HybridSeq2SeqForConditionalGeneration, dtype: torch.dtype = torch.float32):
         super().__init__(model, dtype)
-        layers: Any = model.model.decoder.layers
+        decoder: Any = model.model.decoder
+        layers = decoder.layers
         self.num_states = layers[0].recurrence.cell.num_states
         self.steps = [LeanRnn.step_of(layer.recurrence.cell, layer.recurrence.rnn, dtype) for layer in layers]
         for lean, layer in zip(self.decoder, layers, strict=True):
@@ -61,7 +62,7 @@ class LeanHybrid(LeanTransformer):
         layers = [torch.zeros(size, device=self.device).unbind() for _ in self.steps]
         return HybridState(keys_values, mask, layers, beams)
 
-    def step(self, tokens: torch.Tensor, state: HybridState) -> torch.Tensor:
+    def step(self, tokens: torch.Tensor, state: Any) -> torch.Tensor:
         """The last tokens (rows,) → scores of the next (rows, vocab), before the softmax."""
         states = self.embed(tokens, self.target_embeddings, self.scales[1])  # (rows, d_model)
         for index, (layer, advance) in enumerate(zip(self.decoder, self.steps, strict=True)):

@@ -209,8 +209,8 @@ class HybridEncoderGraph(TransformerEncoderGraph):
 
     def __init__(self, model: HybridSeq2SeqForConditionalGeneration):
         super().__init__(model)
-        layers: Any = model.model.decoder.layers
-        self.num_states = sum(layer.recurrence.cell.num_states for layer in layers)
+        decoder: Any = model.model.decoder
+        self.num_states = sum(layer.recurrence.cell.num_states for layer in decoder.layers)
         self.d_model = model.config.d_model
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[Kept, Kept]:
