@@ -23,6 +23,7 @@ class RecurrentCell:
     """What a ``cell_type`` is. As it stands it serves a module, written in torch, that knows how to be one layer:
 
     - ``module_class(input_size, hidden_size, bidirectional)``: ``hidden_size`` is each direction's;
+    - it has a parameter of its own, without which transformers leaves it as it was built;
     - ``module(inputs, lengths, *state)`` returns what `run` returns, and `torch.export` takes it for any length;
     - ``module.init_weights(limit)`` initialises, by `transformers.initialization`, what its linear parts do not: those
       are uniform in ± limit by then, with biases of zero.
@@ -38,6 +39,11 @@ class RecurrentCell:
         self.name = name
         self.module_class = module_class
         self.num_states = num_states
+
+    @property
+    def is_parallel(self) -> bool:
+        """All steps of a sequence that is known are computed together."""
+        return issubclass(self.module_class, ParallelCell)
 
     def build(self, input_size: int, hidden_size: int, bidirectional: bool = False) -> Module:
         """One layer; ``hidden_size`` is each direction's."""
@@ -109,21 +115,23 @@ class ParallelCell(nn.Module):
     """
 
     num_parts = 2
-    """Matrices of a direction, one above the other in ``proj``."""
-    has_bias = True
-    """Whether each of them adds one."""
+    """Matrices of a direction, one below the other in ``proj``: those of gates, then that of v."""
+    num_biases = 2
+    """How many of them, the first ones, add a bias."""
 
     def __init__(self, input_size: int, hidden_size: int, bidirectional: bool = False):
         super().__init__()
         self.hidden_size, self.num_directions = hidden_size, 1 + bidirectional
-        width = self.num_directions * self.num_parts * hidden_size
-        self.proj = nn.Linear(input_size, width, bias=self.has_bias)
+        self.proj = nn.Linear(input_size, self.num_directions * self.num_parts * hidden_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(self.num_biases, self.num_directions, hidden_size))
 
     def init_weights(self, limit: float) -> None:
-        """Nothing but what the linear part starts with."""
+        """Biases start at zero."""
+        init.zeros_(self.bias)
 
     def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
-        """What each matrix gave, (…, directions, hidden) each → the logits of a, and v, of the same shape."""
+        """What each matrix gave, (…, directions, hidden) each → the logits of a, and v, of the same shape; (…, hidden)
+        each do as well where there is one direction."""
         raise NotImplementedError
 
     def output(self, averages: torch.Tensor) -> torch.Tensor:
@@ -133,8 +141,7 @@ class ParallelCell(nn.Module):
     def step(self, projected: torch.Tensor, before: torch.Tensor) -> State:
         """One step of one direction: what ``proj`` gave (batch, num_parts · hidden) and c (batch, hidden) → the output
         and the new c."""
-        logits, values = self.read(projected.unflatten(-1, (1, self.num_parts, -1)).unbind(-2))
-        after = gated_step(logits[:, 0], values[:, 0], before)
+        after = gated_step(*self.read(projected.chunk(self.num_parts, dim=-1)), before)
         return self.output(after), after
 
     def forward(self, inputs: torch.Tensor, lengths: torch.Tensor | None, *state: torch.Tensor) -> State:
@@ -167,22 +174,22 @@ class MinGru(ParallelCell):
 
     def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
         update, values = parts
-        return -update, values
+        return -(update + self.bias[0]), values + self.bias[1]
 
 
 class MinLstm(ParallelCell):
     """h_t = f'_t ∘ h_{t-1} + i'_t ∘ W_h x_t with f' = f / (f + i), i' = i / (f + i): Feng et al. 2024, section 3.2."""
 
-    num_parts = 3
+    num_parts = num_biases = 3
 
     def init_weights(self, limit: float) -> None:
         """The forget gate starts open, as the LSTM's (Feng et al. 2024, appendix)."""
-        bias = torch.zeros(self.num_directions, self.num_parts, self.hidden_size, device=self.proj.bias.device)
-        bias[:, 0] = 1.0
-        init.copy_(self.proj.bias, bias.flatten())
+        bias = torch.zeros(self.bias.shape, device=self.bias.device)
+        bias[0] = 1.0
+        init.copy_(self.bias, bias)
 
     def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
-        forget, let_in, values = parts
+        forget, let_in, values = (part + bias for part, bias in zip(parts, self.bias, strict=True))
         return nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(let_in), values
 
 
@@ -190,18 +197,11 @@ class Ssru(ParallelCell):
     """c_t = f_t ∘ c_{t-1} + (1 - f_t) ∘ W x_t, f_t = σ(W_f x_t + b_f); the layer gives h_t = relu(c_t) and carries c:
     Kim et al. 2019, "From Research to Production and Back: Ludicrously Fast Neural Machine Translation"."""
 
-    has_bias = False
-
-    def __init__(self, input_size: int, hidden_size: int, bidirectional: bool = False):
-        super().__init__(input_size, hidden_size, bidirectional)
-        self.forget_bias = nn.Parameter(torch.zeros(self.num_directions, hidden_size))
-
-    def init_weights(self, limit: float) -> None:
-        init.zeros_(self.forget_bias)
+    num_biases = 1
 
     def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
         forget, values = parts
-        return forget + self.forget_bias, values
+        return forget + self.bias[0], values
 
     def output(self, averages: torch.Tensor) -> torch.Tensor:
         return averages.relu()

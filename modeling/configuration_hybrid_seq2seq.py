@@ -52,5 +52,10 @@ class HybridSeq2SeqConfig(TransformerSeq2SeqConfig):
         """Never: a step knows the earlier ones through the state."""
         return False
 
+    @property
+    def has_parallel_training(self) -> bool:
+        """With a parallel cell."""
+        return CELLS[self.cell_type].is_parallel
+
 
 __all__ = ["HybridSeq2SeqConfig"]

@@ -124,5 +124,10 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         """With either attention."""
         return self.attention != "none"
 
+    @property
+    def has_parallel_training(self) -> bool:
+        """With a parallel cell, where no step of the decoder waits for what the step before looked up."""
+        return CELLS[self.cell_type].is_parallel and self.attention != "bahdanau" and not self.input_feeding
+
 
 __all__ = ["RnnSeq2SeqConfig"]

@@ -226,6 +226,13 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
     def first_state(self, encoder_outputs: RnnSeq2SeqEncoderOutput) -> State:
         """The bridge: the encoder's last states → the decoder's first."""
         finals = cast(State, (encoder_outputs.final_hidden, encoder_outputs.final_cell)[: self.num_states])
+        expected = (self.config.encoder_layers, self.config.hidden_size)
+        if any(final is None or final.shape[1:] != expected for final in finals):
+            found = ", ".join("no" if final is None else "×".join(map(str, final.shape[1:])) for final in finals)
+            raise ValueError(
+                f"encoder_outputs has last states of {found} (layers × width), but this decoder starts from "
+                f"{self.num_states} of {expected[0]}×{expected[1]}: pass what this model's own encoder returned."
+            )
         states = [final[:, self.origins] for final in finals]  # (batch, layers, hidden)
         if self.config.bridge == "zeros":
             states = [torch.zeros_like(state) for state in states]
@@ -243,11 +250,11 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
             sizes = len(self.layers), self.num_states, self.config.hidden_size
             check_sizes((state[0].shape[1], len(state), state[0].shape[2]), sizes)
             return state, feed, cache.keys
-        memory = encoder_outputs.last_hidden_state
+        state, memory = self.first_state(encoder_outputs), encoder_outputs.last_hidden_state
         assert memory is not None
         keys = None if self.attention is None else self.attention.key_proj(memory)  # (batch, source, hidden)
         feed = memory.new_zeros(memory.shape[0], self.feed_size) if self.config.input_feeding else None
-        return self.first_state(encoder_outputs), feed, keys
+        return state, feed, keys
 
     def advance(self, embeds: torch.Tensor, state: State, feed: torch.Tensor | None, source: tuple):
         """Reads target tokens: all at once where no step needs what the step before it gave, else one.

@@ -15,9 +15,10 @@ import torch
 
 from .pipeline_seq2seq import at_least_float32
 
-CHUNKED_FROM = {"cpu": 1024, "": 32}
-"""Steps from which chunks are faster than one step after the other; the last is any accelerator's, where each step
-waits for a kernel to start."""
+CHUNKED = {"cpu": (64, 2048), "": (32, 2**20)}
+"""Where chunks are faster than one step after the other: from so many steps on, of at most so many numbers (batch ·
+width), by device. Small steps take their time for being called. The last is any accelerator's, where every call waits
+for a kernel to start."""
 
 
 def linear_recurrence_(h: torch.Tensor, a: torch.Tensor, first: torch.Tensor | None, is_reversed: bool = False) -> None:
@@ -30,7 +31,8 @@ def linear_recurrence_(h: torch.Tensor, a: torch.Tensor, first: torch.Tensor | N
         is_reversed: Reads from the end to the beginning: h_t = a_t ∘ h_{t+1} + b_t.
     """
     length = len(h)
-    if length < CHUNKED_FROM.get(h.device.type, CHUNKED_FROM[""]):
+    fewest, most = CHUNKED.get(h.device.type, CHUNKED[""])
+    if length < fewest or h[0].numel() > most:
         one_by_one_(h, a, first, is_reversed)
         return
     size = round(length**0.5)
@@ -122,11 +124,17 @@ def gated_average(
         c of every step (batch, length, width), and of the step that was read last (batch, width).
 
     Raises:
-        ValueError: In the backward pass, where second derivatives are asked for.
+        ValueError: ``first`` has another shape; in the backward pass, where second derivatives are asked for.
     """
     dtype = at_least_float32(values)
+    batch, width = len(values), values.shape[-1]
     if first is None:
-        first = values.new_zeros(len(values), values.shape[-1], dtype=dtype)
+        first = values.new_zeros(batch, width, dtype=dtype)
+    elif first.shape != (batch, width):
+        raise ValueError(
+            f"the first state is {' × '.join(map(str, first.shape))}, but there are {batch} sequences and the layer is "
+            f"{width} wide: give a state of {batch} × {width}, or none for zeros."
+        )
     if values.shape[1] == 1:
         last = gated_step(logits[:, 0], values[:, 0], first)
         return last[:, None], last

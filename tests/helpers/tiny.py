@@ -42,9 +42,7 @@ RNNS = {
     },
     "ssru": {"cell_type": "ssru", "attention": "none", "decoder_layers": 3, "embedding_size": 10},
     "min-gru-luong": {"cell_type": "min_gru", "attention": "luong", "bridge": "copy"},
-    "min-lstm-bahdanau": {
-        "cell_type": "min_lstm", "attention": "bahdanau", "bidirectional": False, "embedding_size": 10, **ONE_LAYER,
-    },
+    "min-lstm-bahdanau": {"cell_type": "min_lstm", "attention": "bahdanau", "bidirectional": False, **ONE_LAYER},
 }  # fmt: skip
 
 

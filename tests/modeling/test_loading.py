@@ -113,6 +113,8 @@ def assert_is_fresh(config, name, value):
         if "bias_ih" in name and config.cell_type == "lstm":
             expected.view(4, -1)[1] = 1  # the forget gate
         assert torch.equal(value, expected)
+    elif config.model_type == "hybrid_seq2seq" and ".rnn." in name:  # as Glorot's, of a gate's square matrix
+        assert 0.8 < value.std() * config.d_model**0.5 < 1.2
     elif config.model_type == "rnn_seq2seq":
         assert 0.8 * config.init_range < value.abs().max() <= config.init_range
     elif "embed" in name or "shared" in name or "lm_head" in name:

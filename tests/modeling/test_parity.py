@@ -166,8 +166,8 @@ def turned(vector, position, theta):
 
 
 def naive_transformer(model, source, target):
-    """One sentence through pre-norm, rotary, SwiGLU: a loop over heads, queries and keys."""
-    config, model = model.config, model.model
+    """One sentence through pre-norm, rotary, SwiGLU: a loop over heads, queries and keys; or over a cell's steps."""
+    config, head, model = model.config, model.lm_head, model.model
 
     def attend(module, queries, memory, heads, causal=False, positions=False):
         size = config.d_model // heads
@@ -190,7 +190,16 @@ def naive_transformer(model, source, target):
     def feed(layer, states):
         return layer.fc2(F.silu(layer.fc1(states)) * layer.fc_gate(states))
 
-    memory = model.shared.weight[source] * math.sqrt(config.d_model)
+    def recur(recurrence, inputs):
+        state, outputs = (torch.zeros(config.d_model),) * 2, []
+        kind = config.cell_type
+        step = (naive_parallel_cell if kind == "ssru" else naive_cell)(kind, recurrence.rnn, "")
+        for row in inputs:
+            state = step(row, state)
+            outputs.append(torch.relu(state[0]) if kind == "ssru" else state[0])
+        return torch.stack(outputs)
+
+    memory = model.encoder.embed_tokens.weight[source] * math.sqrt(config.d_model)
     for layer in model.encoder.layers:
         normed = layer.self_attn_layer_norm(memory)
         memory = memory + attend(layer.self_attn, normed, normed, config.encoder_attention_heads, positions=True)
@@ -198,17 +207,20 @@ def naive_transformer(model, source, target):
     memory = model.encoder.layer_norm(memory)
 
     heads = config.decoder_attention_heads
-    states = model.shared.weight[target] * math.sqrt(config.d_model)
+    states = model.decoder.embed_tokens.weight[target] * math.sqrt(config.d_model)
     for layer in model.decoder.layers:
-        normed = layer.self_attn_layer_norm(states)
-        states = states + attend(layer.self_attn, normed, normed, heads, causal=True, positions=True)
+        if hasattr(layer, "recurrence"):
+            states = states + recur(layer.recurrence, layer.recurrence_layer_norm(states))
+        else:
+            normed = layer.self_attn_layer_norm(states)
+            states = states + attend(layer.self_attn, normed, normed, heads, causal=True, positions=True)
         states = states + attend(layer.encoder_attn, layer.encoder_attn_layer_norm(states), memory, heads)
         states = states + feed(layer, layer.final_layer_norm(states))
-    return model.decoder.layer_norm(states) @ model.shared.weight.T
+    return head(model.decoder.layer_norm(states))
 
 
 def naive_cell(kind, rnn, suffix):
-    """A step of torch's own cell with the weights of one direction of ``rnn``; the state is (hidden, cell or None)."""
+    """A step of the cell with the weights of one direction of ``rnn``; the state is (hidden, cell or None)."""
     weights = {
         f"{part}": getattr(rnn, f"{part}_l0{suffix}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
@@ -222,21 +234,45 @@ def naive_cell(kind, rnn, suffix):
     return step
 
 
+def naive_parallel_cell(kind, rnn, suffix):
+    """The same for cells whose gates read the inputs alone: Feng et al. 2024, sections 3.1 and 3.2; Kim et al. 2019."""
+    index, parts = int(suffix != ""), {"min_gru": 2, "min_lstm": 3, "ssru": 2}[kind]
+    size = rnn.hidden_size
+    rows = slice(index * parts * size, (index + 1) * parts * size)
+
+    def step(inputs, state):
+        before = state[0]
+        if kind == "ssru":  # no bias but the gate's
+            forget, value = (rnn.proj.weight[rows] @ inputs).split(size)
+            forget = torch.sigmoid(forget + rnn.bias[0, index])
+            return forget * before + (1 - forget) * value, None
+        *gates, candidate = (rnn.proj.weight[rows] @ inputs + rnn.bias[:, index].flatten()).split(size)
+        if kind == "min_gru":
+            update = torch.sigmoid(gates[0])
+            return (1 - update) * before + update * candidate, None
+        forget, let_in = map(torch.sigmoid, gates)
+        return forget / (forget + let_in) * before + let_in / (forget + let_in) * candidate, None
+
+    return step
+
+
 def naive_rnn(model, source, target):
     """One sentence through the recurrent encoder-decoder, step by step, as the papers write it."""
     config, decoder = model.config, model.model.decoder
     kind = config.cell_type
+    cell = naive_parallel_cell if kind in ("min_gru", "min_lstm", "ssru") else naive_cell
+    given = torch.relu if kind == "ssru" else lambda state: state  # what a layer gives of the state that it carries
 
     outputs, finals = [model.model.encoder.embed_tokens.weight[token] for token in source], []
     for layer in model.model.encoder.layers:
         readings, ends = [], []
         for suffix in ("", "_reverse") if config.bidirectional else ("",):
-            step = naive_cell(kind, layer.rnn, suffix)
+            step = cell(kind, layer.rnn, suffix)
             state = (torch.zeros(layer.rnn.hidden_size), torch.zeros(layer.rnn.hidden_size))
             reading = []
             for inputs in reversed(outputs) if suffix else outputs:
                 state = step(inputs, state)
-                reading.append(state[0])
+                reading.append(given(state[0]))
             readings.append(reading[::-1] if suffix else reading)
             ends.append(state)
         outputs = [torch.cat(parts) for parts in zip(*readings, strict=True)]
@@ -269,7 +305,7 @@ def naive_rnn(model, source, target):
         weights = torch.stack(scores).softmax(0)
         return sum(weight * output for weight, output in zip(weights, outputs, strict=True))
 
-    steps = [naive_cell(kind, layer.rnn, "") for layer in decoder.layers]
+    steps = [cell(kind, layer.rnn, "") for layer in decoder.layers]
     attentional, logits = torch.zeros(config.embedding_size), []
     for token in target:
         embedding = decoder.embed_tokens.weight[token]
@@ -281,7 +317,7 @@ def naive_rnn(model, source, target):
             inputs = torch.cat((embedding, attentional))
         for index, step in enumerate(steps):
             states[index] = step(inputs, states[index])
-            inputs = states[index][0]
+            inputs = given(states[index][0])
         if config.attention == "bahdanau":
             readout = torch.tanh(decoder.readout.weight @ torch.cat((inputs, embedding, context)))
         elif config.attention == "luong":  # h̃ = tanh(W [c; h]): equation 5 of Luong et al. 2015
@@ -295,10 +331,13 @@ def naive_rnn(model, source, target):
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"), [("rotary-swiglu-pre-norm", naive_transformer), *((name, naive_rnn) for name in RNNS)]
-)
+    ("name", "reference"),
+    [*((name, naive_transformer) for name in ("rotary-swiglu-pre-norm", "hybrid-lstm", "hybrid-lstm, ssru")),
+     *((name, naive_rnn) for name in RNNS)],
+)  # fmt: skip
 def test_model_is_the_papers_equations(name, reference):
-    model = tiny(name)
+    name, _, cell = name.partition(", ")
+    model = tiny(name, **({"cell_type": cell} if cell else {}))
     inputs = batch()
     decoder_input_ids = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
     expected = [
