@@ -82,7 +82,9 @@ class HybridSeq2SeqDecoderLayer(TransformerSeq2SeqLayer):
         self.layer_idx = layer_idx
         self.recurrence = HybridSeq2SeqRecurrence(config)
         self.recurrence_layer_norm = nn.LayerNorm(config.d_model)
-        self.encoder_attn = TransformerSeq2SeqAttention(config, config.decoder_attention_heads, False, layer_idx)
+        self.encoder_attn = TransformerSeq2SeqAttention(
+            config, config.decoder_attention_heads, False, layer_idx, has_positions=False
+        )
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(

@@ -1,9 +1,9 @@
 """Transformer encoder-decoder: "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762).
 
-Read top-down: attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules
-have Marian's names, so that weights go over one to one. Options with a source of their own: pre-norm (Xiong et al.
-2020, arXiv:2002.04745), rotary positions (Su et al. 2021, arXiv:2104.09864), GELU, SwiGLU (Shazeer 2020,
-arXiv:2002.05202).
+Read top-down: attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules have
+Marian's names, so that weights go over one to one. Options with a source of their own: pre-norm (Xiong et al.
+2020, arXiv:2002.04745), rotary positions (Su et al. 2021, arXiv:2104.09864), relative ones (Dai et al. 2019,
+arXiv:1901.02860), GELU, SwiGLU (Shazeer 2020, arXiv:2002.05202).
 
 Shapes: batch, source, target (lengths), length (either), heads, head_dim, d_model, vocab.
 """
@@ -33,7 +33,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
-from .positions_transformer_seq2seq import count_positions, rotate, sinusoids
+from .positions_transformer_seq2seq import Angles, RelativePositions, count_positions, place, rotate
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -49,7 +49,14 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling=N
 class TransformerSeq2SeqAttention(nn.Module):
     """Multi-head attention (section 3.2.2), over the sequence itself or over the encoder's output."""
 
-    def __init__(self, config: TransformerSeq2SeqConfig, num_heads: int, is_causal: bool, layer_idx: int):
+    def __init__(
+        self,
+        config: TransformerSeq2SeqConfig,
+        num_heads: int,
+        is_causal: bool,
+        layer_idx: int,
+        has_positions: bool = True,
+    ):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
@@ -60,6 +67,8 @@ class TransformerSeq2SeqAttention(nn.Module):
         self.k_proj = nn.Linear(config.d_model, config.d_model)
         self.v_proj = nn.Linear(config.d_model, config.d_model)
         self.out_proj = nn.Linear(config.d_model, config.d_model)
+        is_relative = has_positions and config.position_embedding_type == "relative"
+        self.relative = RelativePositions(config.d_model) if is_relative else None
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """(batch, length, d_model) → (batch, heads, length, head_dim)"""
@@ -71,7 +80,7 @@ class TransformerSeq2SeqAttention(nn.Module):
         key_value_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        angles: Angles | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.split_heads(self.q_proj(hidden_states))
@@ -80,8 +89,10 @@ class TransformerSeq2SeqAttention(nn.Module):
         else:
             key = self.split_heads(self.k_proj(hidden_states))
             value = self.split_heads(self.v_proj(hidden_states))
-            if rotary is not None:
-                query, key = rotate(query, *rotary), rotate(key, *rotary)
+            if self.relative is not None:
+                query, attention_mask = self.relative(query, attention_mask, *angles)
+            elif angles is not None:
+                query, key = rotate(query, *angles), rotate(key, *angles)
             if past_key_values is not None:
                 key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -161,7 +172,9 @@ class TransformerSeq2SeqDecoderLayer(TransformerSeq2SeqLayer):
         super().__init__(config, config.decoder_ffn_dim)
         self.self_attn = TransformerSeq2SeqAttention(config, config.decoder_attention_heads, True, layer_idx)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.encoder_attn = TransformerSeq2SeqAttention(config, config.decoder_attention_heads, False, layer_idx)
+        self.encoder_attn = TransformerSeq2SeqAttention(
+            config, config.decoder_attention_heads, False, layer_idx, has_positions=False
+        )
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(
@@ -171,12 +184,12 @@ class TransformerSeq2SeqDecoderLayer(TransformerSeq2SeqLayer):
         encoder_hidden_states: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        angles: Angles | None = None,
         **kwargs,
     ) -> torch.Tensor:
         sublayer_input = self.before(hidden_states, self.self_attn_layer_norm)
         output, _ = self.self_attn(
-            sublayer_input, attention_mask=attention_mask, past_key_values=past_key_values, rotary=rotary, **kwargs
+            sublayer_input, attention_mask=attention_mask, past_key_values=past_key_values, angles=angles, **kwargs
         )
         hidden_states = self.after(hidden_states, output, self.self_attn_layer_norm)
 
@@ -210,8 +223,10 @@ class TransformerSeq2SeqPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """As in the authors' tensor2tensor: Glorot for matrices, N(0, 1/d_model) for embeddings, scaled up."""
         super()._init_weights(module)
+        if isinstance(module, RelativePositions):
+            module.init_weights()
         # The output matrix alone has no bias.
-        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module.bias is None):
+        elif isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module.bias is None):
             init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
@@ -224,6 +239,7 @@ class TransformerSeq2SeqStack(TransformerSeq2SeqPreTrainedModel):
     def __init__(self, config: TransformerSeq2SeqConfig, vocab_size: int, layers: Sequence[nn.Module]):
         super().__init__(config)
         self.embed_scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        self.is_relative = config.position_embedding_type == "relative"  # needs a mask even where nothing is masked
         self.embed_tokens = nn.Embedding(vocab_size, config.d_model)
         self.layers = nn.ModuleList(layers)
         self.layer_norm = nn.LayerNorm(config.d_model) if config.normalize_before else nn.Identity()
@@ -237,15 +253,10 @@ class TransformerSeq2SeqStack(TransformerSeq2SeqPreTrainedModel):
             raise ValueError("give either ids or embeddings: input_ids or inputs_embeds (and so for the decoder).")
         return (self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds) * self.embed_scale
 
-    def add_positions(self, inputs_embeds: torch.Tensor, positions: torch.Tensor, head_dim: int):
-        """The layers' first input, and the rotary angles if positions are rotary."""
-        if self.config.position_embedding_type == "rotary":
-            sine, cosine = sinusoids(positions, head_dim, self.config.rope_theta)
-            rotary = tuple(angle[:, None].to(inputs_embeds.dtype) for angle in (sine, cosine))  # one for all heads
-            return self.dropout(inputs_embeds), rotary
-        # Sines first, then cosines, as in tensor2tensor and Marian; the paper's text interleaves them.
-        encoding = torch.cat(sinusoids(positions, self.config.d_model), dim=-1)  # (batch or 1, length, d_model)
-        return self.dropout(inputs_embeds + encoding.to(inputs_embeds.dtype)), None
+    def add_positions(self, inputs_embeds: torch.Tensor, *args) -> tuple[torch.Tensor, Angles | None]:
+        """The layers' first input, and what their self-attention takes; further arguments are those of `place`."""
+        states, angles = place(self.config, inputs_embeds, *args)
+        return self.dropout(states), angles
 
 
 class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
@@ -272,11 +283,16 @@ class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
         inputs_embeds = self.embed(input_ids, inputs_embeds)  # (batch, source, d_model)
         attention_mask = token_mask(attention_mask)
         positions = count_positions(attention_mask, inputs_embeds)  # (batch or 1, source)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            allow_is_bidirectional_skip=not self.is_relative,
+        )
         head_dim = self.config.d_model // self.config.encoder_attention_heads
-        hidden_states, rotary = self.add_positions(inputs_embeds, positions, head_dim)
+        hidden_states, angles = self.add_positions(inputs_embeds, positions, head_dim, attention_mask, mask)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, rotary=rotary, **kwargs)
+            hidden_states = layer(hidden_states, mask, angles=angles, **kwargs)
         return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states))
 
 
@@ -317,6 +333,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=None if past_key_values is None else past_key_values.self_attention_cache,
+            allow_is_causal_skip=not self.is_relative,
         )
         cross_mask = create_bidirectional_mask(
             config=self.config,
@@ -325,7 +342,9 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
             encoder_hidden_states=encoder_hidden_states,
         )
         head_dim = self.config.d_model // self.config.decoder_attention_heads
-        hidden_states, rotary = self.add_positions(inputs_embeds, positions, head_dim)
+        hidden_states, angles = self.add_positions(
+            inputs_embeds, positions, head_dim, attention_mask, causal_mask, True
+        )
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -333,7 +352,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
                 encoder_hidden_states,  # by position: gradient checkpointing needs it so
                 encoder_attention_mask=cross_mask,
                 past_key_values=past_key_values,
-                rotary=rotary,
+                angles=angles,
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(

@@ -55,6 +55,7 @@ TRANSFORMERS = {
         "position_embedding_type": "rotary", "activation_function": "swiglu", "normalize_before": True,
         "rope_theta": 100,
     },
+    "relative": {"position_embedding_type": "relative"},
     "untied-unscaled": {"tie_word_embeddings": False, "scale_embedding": False},
 }  # fmt: skip
 

@@ -165,9 +165,18 @@ def turned(vector, position, theta):
     return torch.cat((turned.real, turned.imag))
 
 
+def distance_score(module, query, i, j, place):
+    """Dai et al. 2019, section 3.3: terms (b) and (d) of a score, the encoding of the distance written out."""
+    width = module.relative.weight.shape[1]
+    angles = [(i - j) / 10000 ** (2 * k / width) for k in range(width // 2)]
+    encoding = torch.tensor([math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles])
+    return (query + module.relative.position_bias[place]) @ (module.relative.weight @ encoding)[place]
+
+
 def naive_transformer(model, source, target):
-    """One sentence through pre-norm, rotary, SwiGLU: a loop over heads, queries and keys; or over a cell's steps."""
+    """One sentence through pre-norm, rotary or relative, SwiGLU: a loop over heads, queries and keys, or over steps."""
     config, head, model = model.config, model.lm_head, model.model
+    is_rotary = config.position_embedding_type == "rotary"
 
     def attend(module, queries, memory, heads, causal=False, positions=False):
         size = config.d_model // heads
@@ -177,11 +186,14 @@ def naive_transformer(model, source, target):
             for head in range(heads):
                 place = slice(head * size, (head + 1) * size)
                 q, scores, values = module.q_proj(query)[place], [], []
-                q = turned(q, i, config.rope_theta) if positions else q
+                q = turned(q, i, config.rope_theta) if positions and is_rotary else q
                 for j, state in enumerate(memory[: i + 1] if causal else memory):
                     k = module.k_proj(state)[place]
-                    k = turned(k, j, config.rope_theta) if positions else k
-                    scores.append((q @ k) / math.sqrt(size))
+                    k = turned(k, j, config.rope_theta) if positions and is_rotary else k
+                    score = q @ k
+                    if positions and not is_rotary:
+                        score = (q + module.relative.content_bias[place]) @ k + distance_score(module, q, i, j, place)
+                    scores.append(score / math.sqrt(size))
                     values.append(module.v_proj(state)[place])
                 parts.append(torch.stack(scores).softmax(0) @ torch.stack(values))
             rows.append(module.out_proj(torch.cat(parts)))
@@ -331,13 +343,17 @@ def naive_rnn(model, source, target):
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"),
-    [*((name, naive_transformer) for name in ("rotary-swiglu-pre-norm", "hybrid-lstm", "hybrid-lstm, ssru")),
-     *((name, naive_rnn) for name in RNNS)],
-)  # fmt: skip
-def test_model_is_the_papers_equations(name, reference):
-    name, _, cell = name.partition(", ")
-    model = tiny(name, **({"cell_type": cell} if cell else {}))
+    ("name", "changes", "reference"),
+    [
+        ("rotary-swiglu-pre-norm", {}, naive_transformer),
+        ("rotary-swiglu-pre-norm", {"position_embedding_type": "relative"}, naive_transformer),
+        ("hybrid-lstm", {}, naive_transformer),
+        ("hybrid-lstm", {"cell_type": "ssru", "position_embedding_type": "relative"}, naive_transformer),
+        *((name, {}, naive_rnn) for name in RNNS),
+    ],
+)
+def test_model_is_the_papers_equations(name, changes, reference):
+    model = tiny(name, **changes)
     inputs = batch()
     decoder_input_ids = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
     expected = [

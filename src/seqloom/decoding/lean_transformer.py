@@ -20,7 +20,7 @@ from torch import nn
 from seqloom.decoding.packed import PackedLinear
 from seqloom.decoding.targets import FIRST_COLUMNS, NARROWER
 from seqloom.modeling.modeling_transformer_seq2seq import TransformerSeq2SeqForConditionalGeneration
-from seqloom.modeling.positions_transformer_seq2seq import rotate, sinusoids
+from seqloom.modeling.positions_transformer_seq2seq import encode_distances, rotate, sinusoids
 
 
 class SourceState:
@@ -226,6 +226,11 @@ class LeanLayer:
         attention = getattr(layer, "self_attn", None) or layer.encoder_attn
         self.head_dim, self.heads = attention.head_dim, attention.q_proj.out_features // attention.head_dim
         self.scaling = attention.scaling
+        self.relative: tuple[torch.Tensor, ...] | None = None
+        if attention.relative is not None:
+            biases = (attention.relative.content_bias, attention.relative.position_bias)
+            u, v = (bias.detach().to(dtype).view(self.heads, 1, self.head_dim) for bias in biases)
+            self.relative = u, v, attention.relative.weight.detach().to(dtype).view(self.heads, self.head_dim, -1)
         if hasattr(layer, "self_attn"):
             self.query_key_value = pack(attention.q_proj, attention.k_proj, attention.v_proj)
             self.out = pack(attention.out_proj)
@@ -255,6 +260,29 @@ class LeanLayer:
         context = attend(query, kept[0], kept[1], state.mask, self.scaling)
         return self.cross_out(context.transpose(1, 2).reshape(inputs.shape))
 
+    def add_relative(
+        self, query: torch.Tensor, mask: torch.Tensor | None, projected: torch.Tensor, index: torch.Tensor, beams: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A query and a mask, with what relative positions add to them.
+
+        Args:
+            query: (sentences, heads, …, head_dim)
+            mask: Broadcast to (sentences, heads, …, keys · beams).
+            projected: `project` of the distances.
+            index: Of each pair's distance, (sentences or 1, 1, … or 1, keys).
+            beams: Keys of one position, side by side.
+        """
+        assert self.relative is not None
+        scores = (query + self.relative[1]) @ projected  # (sentences, heads, …, distances)
+        scores = scores.gather(-1, index.expand(*scores.shape[:-1], -1))
+        scores = scores[..., None].expand(*scores.shape, beams).flatten(-2)
+        return query + self.relative[0], scores if mask is None else scores + mask
+
+    def project(self, encodings: torch.Tensor) -> torch.Tensor:
+        """Sinusoids of distances (distances, d_model) → (heads, head_dim, distances), scaled."""
+        assert self.relative is not None
+        return self.relative[2] @ encodings.T * self.scaling
+
     def feed_forward(self, states: torch.Tensor) -> torch.Tensor:
         """(rows, d_model) → (rows, d_model)"""
         inner = self.first(states)  # (rows, ffn_dim)
@@ -276,7 +304,7 @@ class LeanTransformer:
     def __init__(self, model: TransformerSeq2SeqForConditionalGeneration, dtype: torch.dtype = torch.float32):
         config = model.config
         self.dtype = torch.float32 if dtype == torch.int8 else dtype
-        self.d_model, self.is_rotary = config.d_model, config.position_embedding_type == "rotary"
+        self.d_model, self.positions = config.d_model, config.position_embedding_type
         self.rope_theta = config.rope_theta
         encoder: Any = model.model.encoder
         decoder: Any = model.model.decoder
@@ -291,11 +319,13 @@ class LeanTransformer:
         self.device = self.target_embeddings.device
         self.tables: dict[int, tuple[torch.Tensor, ...]] = {}
         """`angles` of as many positions; they stay where they are, for steps that are recorded."""
+        self.distances: dict[int, list[torch.Tensor]] = {}
+        """Likewise what each layer of the decoder makes of as many distances, where positions are relative."""
         self.is_fixed = self.device.type == "cuda"  # steps are recorded: nothing in them may depend on the host
 
     def angles(self, positions: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
         """What positions (…,) add or turn: the sinusoids (…, d_model), or sines and cosines (…, head_dim / 2)."""
-        if self.is_rotary:
+        if self.positions == "rotary":
             sine, cosine = sinusoids(positions, self.d_model // heads, self.rope_theta)
             return sine.to(self.dtype), cosine.to(self.dtype)
         return (torch.cat(sinusoids(positions, self.d_model), dim=-1).to(self.dtype),)
@@ -319,12 +349,12 @@ class LeanTransformer:
         """The encoder: `SourceState.keys_values` and `SourceState.mask`."""
         sentences, source = input_ids.shape
         states = self.embed(input_ids, self.source_embeddings, self.scales[0])  # (sentences, source, d_model)
-        angles = self.angles(torch.arange(source, device=self.device), self.encoder[0].heads)
-        rotary = None
-        if self.is_rotary:
-            rotary = angles
-        else:
+        places = torch.arange(source, device=self.device)
+        angles = self.angles(places, self.encoder[0].heads)
+        if self.positions == "sinusoidal":
             states = states + angles[0]
+        elif self.positions == "relative":
+            angles = encode_distances(places, places, False, self.d_model, self.dtype)
         mask = None  # (sentences, 1, 1, source)
         if not bool(attention_mask.all()):
             is_padding = attention_mask[:, None, None] == 0
@@ -336,9 +366,12 @@ class LeanTransformer:
             def attend_self(inputs: torch.Tensor, layer: LeanLayer = layer) -> torch.Tensor:
                 together = layer.query_key_value(inputs).view(sentences, source, 3, layer.heads, layer.head_dim)
                 query, key, value = together.permute(2, 0, 3, 1, 4)  # (sentences, heads, source, head_dim)
-                if rotary is not None:
-                    query, key = rotate(query, *rotary), rotate(key, *rotary)
-                context = attend(query, key, value, mask, layer.scaling)
+                seen = mask
+                if self.positions == "rotary":
+                    query, key = rotate(query, *angles), rotate(key, *angles)
+                elif self.positions == "relative":
+                    query, seen = layer.add_relative(query, mask, layer.project(angles[0]), angles[1], 1)
+                context = attend(query, key, value, seen, layer.scaling)
                 return layer.out(context.transpose(1, 2).reshape(sentences * source, self.d_model))
 
             states = layer.around(states, layer.norm, attend_self)
@@ -354,23 +387,26 @@ class LeanTransformer:
             state.room()
         beams, rows = state.beams, len(tokens)
         states = self.embed(tokens, self.target_embeddings, self.scales[1])  # (rows, d_model)
-        angles, rotary = self.position_of(state), None
-        if self.is_rotary:
-            rotary = tuple(angle[:, None, None] for angle in angles)  # (sentences or 1, 1, 1, head_dim / 2)
-        else:
+        angles = self.position_of(state)
+        if self.positions == "sinusoidal":
             states = (states.view(-1, beams, self.d_model) + angles[0][:, None]).view(rows, self.d_model)
+        else:  # (sentences or 1, 1, 1, …)
+            angles = tuple(angle[:, None, None] for angle in angles)
         mask = state.open_column()
         for index, layer in enumerate(self.decoder):
             kept = state.keys_values[index]
 
             def attend_self(inputs: torch.Tensor, layer: LeanLayer = layer, index: int = index) -> torch.Tensor:
-                together = (
-                    layer.query_key_value(inputs).view(-1, beams, 3, layer.heads, layer.head_dim).permute(2, 0, 3, 1, 4)
-                )
+                together = layer.query_key_value(inputs).view(-1, beams, 3, layer.heads, layer.head_dim)
+                together = together.permute(2, 0, 3, 1, 4)
                 query, new = together[0], together[1:]  # (sentences, heads, beams, head_dim), and both of them
-                if rotary is not None:
-                    query, new = rotate(query, *rotary), torch.stack((rotate(new[0], *rotary), new[1]))
-                context = attend(query, *state.write(index, new), mask, layer.scaling)
+                seen = mask
+                if self.positions == "rotary":
+                    query, new = rotate(query, *angles), torch.stack((rotate(new[0], *angles), new[1]))
+                elif self.positions == "relative":
+                    projected = self.distances[state.num_columns][index]
+                    query, seen = layer.add_relative(query, mask, projected, angles[0], beams)
+                context = attend(query, *state.write(index, new), seen, layer.scaling)
                 return layer.out(context.transpose(1, 2).reshape(rows, self.d_model))
 
             states = layer.around(states, layer.norm, attend_self)
@@ -380,9 +416,15 @@ class LeanTransformer:
         return self.output(self.decoder_norm(states)).float()
 
     def position_of(self, state: TransformerState) -> tuple[torch.Tensor, ...]:
-        """`angles` of the next token of each sentence, or of all of them."""
-        if state.num_columns not in self.tables:
-            positions = torch.arange(state.num_columns, device=self.device)
-            self.tables[state.num_columns] = self.angles(positions, self.decoder[0].heads)
+        """`angles` of the next token of each sentence, or of all of them; or which distance each column is at."""
+        columns = state.num_columns
+        positions = torch.arange(columns, device=self.device)
         places = state.lengths[:1] if state.is_even else state.lengths
-        return tuple(table.index_select(0, places) for table in self.tables[state.num_columns])
+        if self.positions == "relative":
+            if columns not in self.distances:
+                encodings = torch.cat(sinusoids(positions, self.d_model), dim=-1).to(self.dtype)
+                self.distances[columns] = [layer.project(encodings) for layer in self.decoder]
+            return ((places[:, None] - positions[: state.num_used]).clamp(min=0),)
+        if columns not in self.tables:
+            self.tables[columns] = self.angles(positions, self.decoder[0].heads)
+        return tuple(table.index_select(0, places) for table in self.tables[columns])

@@ -91,10 +91,14 @@ class TransformerStepGraph(nn.Module):
         own_mask = torch.where(is_own, 0.0, -math.inf)[:, None, None, None]
         source_mask = mask_of(attention_mask)
         states = self.embed_tokens(tokens) * self.embed_scale  # (sentences, beams, d_model)
-        rotary = None
+        angles: tuple[Any, ...] = ()
         if config.position_embedding_type == "rotary":
             angles = sinusoids(lengths, head_dim, config.rope_theta)
-            rotary = tuple(angle[:, None, None, None] for angle in angles)
+            angles = tuple(angle[:, None, None, None] for angle in angles)
+        elif config.position_embedding_type == "relative":
+            # The new token stands in the last column, whenever its row came: distances are the same for all.
+            distances = torch.arange(time + 1, device=tokens.device).flip(0)
+            angles = (torch.cat(sinusoids(distances, config.d_model), dim=-1), None)
         else:
             states = states + torch.cat(sinusoids(lengths, config.d_model), dim=-1)[:, None]
         kept: Kept = []
@@ -102,11 +106,14 @@ class TransformerStepGraph(nn.Module):
             # (3, sentences, beams, heads, 1, head_dim)
             read = together(layer.before(states, layer.self_attn_layer_norm))
             query, key, value = read.unflatten(-1, (3, heads, 1, head_dim)).unbind(2)
-            if rotary is not None:
-                query, key = rotate(query, *rotary), rotate(key, *rotary)
+            bias = own_mask
+            if config.position_embedding_type == "rotary":
+                query, key = rotate(query, *angles), rotate(key, *angles)
+            elif config.position_embedding_type == "relative":
+                query, bias = layer.self_attn.relative(query, own_mask, *angles)
             kept += (torch.cat((of_target[2 * index], key), 3), torch.cat((of_target[2 * index + 1], value), 3))
             scores = (query * layer.self_attn.scaling) @ kept[-2].transpose(-1, -2)
-            context = (scores + own_mask).softmax(-1) @ kept[-1]  # (sentences, beams, heads, 1, head_dim)
+            context = (scores + bias).softmax(-1) @ kept[-1]  # (sentences, beams, heads, 1, head_dim)
             output = layer.self_attn.out_proj(context.flatten(2))
             states = layer.after(states, output, layer.self_attn_layer_norm)
 

@@ -17,7 +17,7 @@ DERIVED = {
     "eos_token_id", "decoder_start_token_id", "label_smoothing",
 }  # fmt: skip
 """Fields of the models' configs that follow from other sections."""
-ScanSplit = Literal["simple", "length", "addprim_jump", "addprim_turn_left"]
+ScanSplit = Literal["simple", "length", "addprim_jump", "addprim_turn_left", "length_26"]
 
 
 @dataclass(frozen=True, kw_only=True)
