@@ -1,4 +1,4 @@
-"""What every test shares: no network, nothing of the user's caches, one thread, tiny models of both families."""
+"""What every test shares: no network, nothing of the user's caches, one thread, tiny models of all families."""
 
 import os
 import random

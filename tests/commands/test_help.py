@@ -69,7 +69,7 @@ class TestHelp:
         assert "each entry of data.mix: " in text
         assert "weight Its share of the training pairs, " in text
 
-    @pytest.mark.parametrize("family", ["rnn_seq2seq", "transformer_seq2seq"])
+    @pytest.mark.parametrize("family", ["rnn_seq2seq", "transformer_seq2seq", "hybrid_seq2seq"])
     def test_lists_every_field_of_every_family(self, family):
         tokens = {"bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id"}
         assert {key.name for key in families()[family]} == model_fields(family) - DERIVED - tokens

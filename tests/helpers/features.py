@@ -16,7 +16,7 @@ from helpers.tiny import SOURCES, START, VOCAB, has_implementations, pad
 COLUMNS = {
     "RNN without attention": ["lstm-untied"],
     "RNN with attention": ["gru-bahdanau", "lstm-luong", "lstm-luong-fed"],
-    "hybrid": ["hybrid"],
+    "Hybrid": ["hybrid"],
     "Transformer": ["post-norm", "rotary"],
 }
 EVERY_COLUMN = [

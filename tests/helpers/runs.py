@@ -24,6 +24,7 @@ MODELS = {
         "normalize_before": True,
     },
 }  # fmt: skip
+MODELS["hybrid"] = {**MODELS["transformer"], "model_type": "hybrid_seq2seq"}
 
 
 SMALL = {

@@ -1,4 +1,4 @@
-"""What transformers and torch expect of a model's classes, outputs and config: both families keep it."""
+"""What transformers and torch expect of a model's classes, outputs and config: all families keep it."""
 
 import inspect
 import json

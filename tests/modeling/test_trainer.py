@@ -1,4 +1,4 @@
-"""Transformers' Trainer and peft's adapters train both families as any other model."""
+"""Transformers' Trainer and peft's adapters train all families as any other model."""
 
 import numpy as np
 import peft

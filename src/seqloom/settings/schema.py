@@ -336,7 +336,7 @@ class Settings:
     output_dir: str
     """Folder of the trained model."""
     model: dict[str, Any]
-    """``model_type`` (``rnn_seq2seq`` or ``transformer_seq2seq``) and fields of that model's config."""
+    """``model_type`` (``rnn_seq2seq``, ``transformer_seq2seq``, ``hybrid_seq2seq``) and fields of its config."""
     data: DataSettings = field(default_factory=DataSettings)
     """The pairs."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
