@@ -223,7 +223,7 @@ class HybridEncoderGraph(TransformerEncoderGraph):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[Kept, Kept]:
         """(sentences, source) each → (sentences, heads, source, head_dim) each; (sentences, 1, d_model) each"""
         of_source = self.read(input_ids, attention_mask)
-        size = len(input_ids), 1, self.d_model
+        size = input_ids.shape[0], 1, self.d_model
         return of_source, [of_source[0].new_zeros(size) for _ in range(self.num_states)]
 
 
