@@ -4,6 +4,7 @@ A layer holds a module, ``rnn``, and leaves to its `RecurrentCell` how that is m
 a module of the form that `RecurrentCell` describes and its entry in `CELLS`.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -19,14 +20,29 @@ State = tuple[torch.Tensor, ...]  # as many tensors as the cell carries from ste
 Module = Any  # an `nn.Module` that a cell built, and whose further methods it knows
 
 
+def fill_matrix(weight: torch.Tensor, limit: float | None, gates: int = 1) -> None:
+    """Fills a weight, unless it came from a checkpoint, uniformly in ± limit.
+
+    Args:
+        weight: (outputs, inputs).
+        limit: None: √(6 / (inputs + outputs)), which keeps activations and gradients of one size whatever the width
+            (Glorot & Bengio 2010).
+        gates: How many matrices stand in the weight, one below the other.
+    """
+    if limit is None:
+        limit = math.sqrt(6 / (weight.shape[0] // gates + weight.shape[1]))
+    init.uniform_(weight, -limit, limit)
+
+
 class RecurrentCell:
     """What a ``cell_type`` is. As it stands it serves a module, written in torch, that knows how to be one layer:
 
     - ``module_class(input_size, hidden_size, bidirectional)``: ``hidden_size`` is each direction's;
     - it has a parameter of its own, without which transformers leaves it as it was built;
     - ``module(inputs, lengths, *state)`` returns what `run` returns, and `torch.export` takes it for any length;
-    - ``module.init_weights(limit)`` initialises, by `transformers.initialization`, what its linear parts do not: those
-      are uniform in ± limit by then, with biases of zero.
+    - ``module.init_weights(limit)`` initialises, by `transformers.initialization`, what is not right yet: its linear
+      parts are filled by `fill_matrix` by then, each as one matrix, with biases of zero. Where one of them holds the
+      matrices of several gates, ``fill_matrix(linear.weight, limit, gates)`` gives each its own bound.
 
     Args:
         name: In words, for reports and cards: ``GRU``.
@@ -64,8 +80,8 @@ class RecurrentCell:
         """
         return module(inputs, lengths, *state)
 
-    def init_weights(self, module: Module, limit: float) -> None:
-        """Fills the parameters of what `build` made."""
+    def init_weights(self, module: Module, limit: float | None) -> None:
+        """Fills the parameters of what `build` made; ``limit`` as in `fill_matrix`."""
         module.init_weights(limit)
 
 
@@ -89,13 +105,13 @@ class TorchCell(RecurrentCell):
         last = last if isinstance(last, tuple) else (last,)  # (directions, batch, hidden / directions) each
         return outputs, *(part.transpose(0, 1).flatten(1) for part in last)
 
-    def init_weights(self, module: Module, limit: float) -> None:
+    def init_weights(self, module: Module, limit: float | None) -> None:
         """Uniform, recurrent matrices orthogonal (Bahdanau et al. 2015), biases zero but for the LSTM's forget gate,
         which starts open (Jozefowicz et al. 2015)."""
         for name, parameter in module.named_parameters():
             value = torch.zeros(parameter.shape, device=parameter.device)
             if name.startswith("weight_ih"):
-                value.uniform_(-limit, limit)
+                fill_matrix(value, limit, gates=len(value) // module.hidden_size)
             elif name.startswith("weight_hh"):
                 for gate in value.split(module.hidden_size):
                     nn.init.orthogonal_(gate)
@@ -125,8 +141,9 @@ class ParallelCell(nn.Module):
         self.proj = nn.Linear(input_size, self.num_directions * self.num_parts * hidden_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(self.num_biases, self.num_directions, hidden_size))
 
-    def init_weights(self, limit: float) -> None:
-        """Biases start at zero."""
+    def init_weights(self, limit: float | None) -> None:
+        """Matrices by `fill_matrix`, each for itself; biases zero."""
+        fill_matrix(self.proj.weight, limit, gates=self.num_directions * self.num_parts)
         init.zeros_(self.bias)
 
     def read(self, parts: State) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,8 +199,9 @@ class MinLstm(ParallelCell):
 
     num_parts = num_biases = 3
 
-    def init_weights(self, limit: float) -> None:
-        """The forget gate starts open, as the LSTM's (Feng et al. 2024, appendix)."""
+    def init_weights(self, limit: float | None) -> None:
+        """As the LSTM's, the forget gate starts open, by which it trains faster (Feng et al. 2024)."""
+        super().init_weights(limit)
         bias = torch.zeros(self.bias.shape, device=self.bias.device)
         bias[0] = 1.0
         init.copy_(self.bias, bias)

@@ -165,7 +165,7 @@ class HybridSeq2SeqPreTrainedModel(TransformerSeq2SeqPreTrainedModel):
         super()._init_weights(module)
         cell = CELLS[self.config.cell_type]
         if isinstance(module, cell.module_class):
-            cell.init_weights(module, (3 / self.config.d_model) ** 0.5)
+            cell.init_weights(module, None)
 
 
 class HybridSeq2SeqDecoder(HybridSeq2SeqPreTrainedModel, TransformerSeq2SeqStack):

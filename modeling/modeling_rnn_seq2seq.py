@@ -36,7 +36,7 @@ from .cache_rnn_seq2seq import (
     keep_where,
     state_layer,
 )
-from .cells_rnn_seq2seq import CELLS, State
+from .cells_rnn_seq2seq import CELLS, State, fill_matrix
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
@@ -131,12 +131,15 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform (Sutskever et al. 2014; Luong et al. 2015), biases zero; the cell initialises itself."""
+        """By the width (docs/training.md has what was measured), or in the config's range; biases zero; the cell
+        initialises itself."""
         super()._init_weights(module)
         limit = self.config.init_range
         cell = CELLS[self.config.cell_type]
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            init.uniform_(module.weight, -limit, limit)
+        if isinstance(module, nn.Embedding) and limit is None:
+            init.normal_(module.weight, std=2 * module.embedding_dim**-0.5)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            fill_matrix(module.weight, limit)
             bias = getattr(module, "bias", None)
             if bias is not None:
                 init.zeros_(bias)

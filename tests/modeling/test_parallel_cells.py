@@ -218,6 +218,17 @@ def test_long_padded_sentences_go_as_they_go_alone(name):
                 close(outputs.logits[:, 0], together[:, step], 2e-5)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_fresh_matrices_each_go_by_their_own_shape(cell, bidirectional):
+    module = cell.build(40, 64, bidirectional)
+    cell.init_weights(module, None)
+    limit = (6 / (40 + 64)) ** 0.5  # Glorot and Bengio 2010
+    for matrix in module.proj.weight.split(64):
+        assert 0.98 * limit < matrix.abs().max() <= limit
+    cell.init_weights(module, 0.1)
+    assert 0.099 < module.proj.weight.abs().max() <= 0.1
+
+
 def test_a_forget_gate_starts_open():
     module = tiny("min-lstm-bahdanau", noise=0.0).get_decoder().layers[0].rnn
     assert module.bias[:, 0].tolist() == [[1.0] * 16, [0.0] * 16, [0.0] * 16]
