@@ -30,6 +30,7 @@ from torch import nn
 
 from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.engine import decoder_for
+from seqloom.decoding.loading import eager_attention
 from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqEncoderOutput
 from seqloom.modeling.positions_transformer_seq2seq import rotate, sinusoids
@@ -51,7 +52,10 @@ class TransformerEncoderGraph(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[Kept, Kept]:
         """(sentences, source) each → (sentences, heads, source, head_dim) each; (sentences, 1, heads, 1, head_dim)"""
-        memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
+        # ONNX's exporter cannot take torch's fused attention apart where the mask is computed.
+        is_relative = self.encoder.config.position_embedding_type == "relative"
+        with eager_attention(self.encoder) if is_relative else contextlib.nullcontext():
+            memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
         attentions: Any = self.attentions
         of_source = [kept.contiguous() for each in attentions for kept in each.cross_keys_values(memory, None)]
         return of_source, [kept[:, None, :, :1].new_zeros(kept[:, None, :, :1].shape) for kept in of_source]
