@@ -33,7 +33,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
-from .positions_transformer_seq2seq import Angles, RelativePositions, count_positions, place, rotate
+from .positions_transformer_seq2seq import Angles, RelativePositions, adds_to_scores, count_positions, place, rotate
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -90,6 +90,7 @@ class TransformerSeq2SeqAttention(nn.Module):
             key = self.split_heads(self.k_proj(hidden_states))
             value = self.split_heads(self.v_proj(hidden_states))
             if self.relative is not None:
+                assert angles is not None
                 query, attention_mask = self.relative(query, attention_mask, *angles)
             elif angles is not None:
                 query, key = rotate(query, *angles), rotate(key, *angles)
@@ -239,7 +240,7 @@ class TransformerSeq2SeqStack(TransformerSeq2SeqPreTrainedModel):
     def __init__(self, config: TransformerSeq2SeqConfig, vocab_size: int, layers: Sequence[nn.Module]):
         super().__init__(config)
         self.embed_scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
-        self.is_relative = config.position_embedding_type == "relative"  # needs a mask even where nothing is masked
+        adds_to_scores(config)  # refuses early what the first step would
         self.embed_tokens = nn.Embedding(vocab_size, config.d_model)
         self.layers = nn.ModuleList(layers)
         self.layer_norm = nn.LayerNorm(config.d_model) if config.normalize_before else nn.Identity()
@@ -287,7 +288,7 @@ class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            allow_is_bidirectional_skip=not self.is_relative,
+            allow_is_bidirectional_skip=not adds_to_scores(self.config),
         )
         head_dim = self.config.d_model // self.config.encoder_attention_heads
         hidden_states, angles = self.add_positions(inputs_embeds, positions, head_dim, attention_mask, mask)
@@ -333,7 +334,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=None if past_key_values is None else past_key_values.self_attention_cache,
-            allow_is_causal_skip=not self.is_relative,
+            allow_is_causal_skip=not adds_to_scores(self.config),
         )
         cross_mask = create_bidirectional_mask(
             config=self.config,

@@ -7,6 +7,7 @@ Shapes: batch, length (new tokens), keys (all that they may look at), heads, hea
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
 
@@ -130,6 +131,22 @@ def encode_distances(
     return torch.cat(sinusoids(distances, d_model), dim=-1).to(dtype), index
 
 
+def adds_to_scores(config: TransformerSeq2SeqConfig) -> bool:
+    """Whether positions are relative, so that attention needs a mask to add them to, even where nothing is masked.
+
+    Raises:
+        ValueError: They are, and the attention has no such mask.
+    """
+    if config.position_embedding_type != "relative":
+        return False
+    if ALL_MASK_ATTENTION_FUNCTIONS.get(config._attn_implementation) not in (eager_mask, sdpa_mask):
+        raise ValueError(
+            "position_embedding_type='relative' adds something to every score of an attention, which "
+            f"attn_implementation={config._attn_implementation!r} has no place for: use 'eager' or 'sdpa'."
+        )
+    return True
+
+
 def place(
     config: TransformerSeq2SeqConfig,
     inputs_embeds: torch.Tensor,
@@ -148,20 +165,13 @@ def place(
         head_dim: Of the self-attention, for rotary positions.
         attention_mask, mask, is_causal: For relative positions: the mask as the model was given it, as it was made for
             the attention, and whether that hides what follows.
-
-    Raises:
-        ValueError: Positions are relative and the attention is of a kind that no bias can be added to.
     """
     dtype = inputs_embeds.dtype
     if config.position_embedding_type == "rotary":
         sine, cosine = sinusoids(positions, head_dim, config.rope_theta)
         return inputs_embeds, (sine[:, None].to(dtype), cosine[:, None].to(dtype))  # one for all heads
     if config.position_embedding_type == "relative":
-        if not isinstance(mask, torch.Tensor) or mask.dim() != 4:  # flash attention's has two, flex attention's is none
-            raise ValueError(
-                "position_embedding_type='relative' adds something to every score of an attention, which "
-                f"attn_implementation={config._attn_implementation!r} has no place for: use 'eager' or 'sdpa'."
-            )
+        assert mask is not None  # `adds_to_scores` saw to it
         keys = count_key_positions(attention_mask, mask.shape[-1], inputs_embeds)
         encodings, index = encode_distances(positions, keys, is_causal, config.d_model, dtype)
         return inputs_embeds, (encodings, index[:, None])

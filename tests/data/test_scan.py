@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from seqloom.data.scan import LONGEST_TRAINING_TARGETS, SPLITS, commands, interpret, load_scan
+from seqloom.data.scan import LONGEST_TRAINING_TARGETS, SPLITS, UNPUBLISHED, commands, interpret, load_scan
 
 # sha256 of `LC_ALL=C sort FILE` for the files of github.com/brendenlake/SCAN at commit c4b756c.
 PUBLISHED = {
@@ -168,6 +168,7 @@ def test_columns_and_unknown_split():
         "train": ["source", "target"],
         "test": ["source", "target"],
     }
-    assert set(SIZES) == {*SPLITS, *LONGEST_TRAINING_TARGETS}
+    published = {name.split("_", 2)[2].removesuffix(".txt") for name in PUBLISHED if name != "tasks.txt"}
+    assert set(SIZES) == {*SPLITS, *LONGEST_TRAINING_TARGETS} == {*UNPUBLISHED, *published}
     with pytest.raises(ValueError, match="simple, length, addprim_jump, addprim_turn_left, length_26"):
         load_scan("template")

@@ -96,6 +96,12 @@ def test_a_recurrent_model_is_refused(tmp_path, name, said):
     assert not (tmp_path / "saving-exported").exists()
 
 
+def test_relative_positions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="sinusoidal and rotary positions, and this Transformer has relative ones"):
+        exported(tmp_path, tiny("relative"), "ctranslate2")
+    assert not (tmp_path / "exported").exists()
+
+
 def test_it_runs_without_seqloom(tmp_path):
     """The folder is one of CTranslate2's, with its own names of ends and starts."""
     import ctranslate2

@@ -19,7 +19,7 @@ from seqloom.export.export import Request, export
 
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.slow
-TRIED = ("lstm-bahdanau", "min-gru-luong", "rotary-swiglu-pre-norm")
+TRIED = ("lstm-bahdanau", "min-gru-luong", "rotary-swiglu-pre-norm", "relative")
 """A model of each family, and of a parallel cell; the graphs themselves are tried over all models."""
 
 

@@ -51,7 +51,7 @@ def test_recurrent_config_refuses(fields, words):
             ["rotary", "d_model=24", "encoder_attention_heads=8", "odd size 3", "even"],
         ),
         ({"activation_function": "tanh"}, ["activation_function='tanh'", "relu, gelu, swiglu"]),
-        ({"position_embedding_type": "learned"}, ["position_embedding_type='learned'", "sinusoidal, rotary"]),
+        ({"position_embedding_type": "learned"}, ["position_embedding_type='learned'", "sinusoidal, rotary, relative"]),
         ({"encoder_layers": 0}, ["encoder_layers=0", "1 or more"]),
         ({"decoder_ffn_dim": 0}, ["decoder_ffn_dim=0", "1 or more"]),
         ({"encoder_attention_heads": 0}, ["encoder_attention_heads=0", "1 or more"]),

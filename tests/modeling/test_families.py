@@ -76,6 +76,7 @@ DESCRIPTIONS = {
     "pre-norm": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, pre-norm, sinusoidal positions",
     "gelu-separate": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with GELU, post-norm, sinusoidal positions",
     "rotary": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, rotary positions",
+    "relative": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, relative positions",
     "rotary-swiglu-pre-norm": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with SwiGLU, pre-norm, "
     "rotary positions",
     "untied-unscaled": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, sinusoidal positions",

@@ -22,6 +22,9 @@ from helpers.tiny import (
 from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from seqloom.modeling.positions_transformer_seq2seq import encode_distances
 
 SIDES = ["left", "right", "inside"]
 
@@ -389,6 +392,42 @@ def test_eager_is_sdpa(transformer, monkeypatch):
     close(results["eager"][1], results["sdpa"][1])
     for name, gradient in results["eager"][2].items():
         close(gradient, results["sdpa"][2][name])
+
+
+@pytest.mark.parametrize("implementation", ["flex_attention", "by itself"])
+def test_an_attention_that_takes_no_bias_refuses_relative_positions(implementation, monkeypatch):
+    model = tiny("relative")
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "by itself", lambda *args, **kwargs: None)  # with no mask of its own
+    model.set_attn_implementation(implementation)
+    with pytest.raises(ValueError, match=f"attn_implementation='{implementation}' has no place for: use 'eager' or"):
+        model(**batch())
+    with pytest.raises(ValueError, match="attn_implementation='flex_attention' has no place for"):
+        type(model)._from_config(model.config, attn_implementation="flex_attention")
+
+
+def test_a_distance_is_counted_in_tokens_and_has_no_end():
+    """The score between two tokens is the same wherever they stand, be they padded in between or thousands on."""
+    relative = tiny("relative").model.encoder.layers[0].self_attn.relative
+    query, mask = torch.randn(1, 2, 1, 8), torch.zeros(1, 1, 1, 3)
+
+    def added(queries, keys):
+        given = encode_distances(torch.tensor([queries]), torch.tensor([keys]), False, 16, torch.float32)
+        return relative(query.expand(1, 2, len(queries), 8), mask, given[0], given[1][:, None])[1]
+
+    close(added([2, 2], [0, 2, 1])[:, :, :1], added([2], [0, 2, 1]))
+    close(added([1], [0, 2, 1]), added([0], [-1, 1, 0]))
+    assert (added([1], [0, 2, 1]) - added([1], [2, 0, 1])).abs().max() > 1e-3  # before is not behind
+
+
+@pytest.mark.slow
+def test_relative_positions_reach_any_length():
+    model = tiny("relative")
+    source = torch.arange(3000)[None] % 15 + 3
+    with torch.no_grad():
+        memory = model.get_encoder()(source).last_hidden_state
+        turned = model.get_encoder()(source, torch.ones_like(source)).last_hidden_state
+    close(memory, turned)
+    assert memory.isfinite().all()
 
 
 @pytest.mark.parametrize("token", [2, -1, 0.5, True])

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 SPLITS = ("simple", "length", "addprim_jump", "addprim_turn_left")
 """Of the paper."""
+UNPUBLISHED = {
+    "simple": "seqloom's own draw, of the published sizes",
+    "length_26": "cut at 26 actions, after Newman et al. 2020",
+}
+"""The splits whose lines are in none of the published files, and what they are."""
 SEED = 2018
 """Fixes the order of the pairs, and with it the ``simple`` split."""
 LONGEST_TRAINING_TARGETS = {"length": 22, "length_26": 26}

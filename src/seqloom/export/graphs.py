@@ -30,6 +30,7 @@ from torch import nn
 
 from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.engine import decoder_for
+from seqloom.decoding.loading import eager_attention
 from seqloom.modeling import (
     HybridSeq2SeqForConditionalGeneration,
     RnnSeq2SeqForConditionalGeneration,
@@ -55,7 +56,10 @@ class TransformerEncoderGraph(nn.Module):
 
     def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Kept:
         """(sentences, source) each → (sentences, heads, source, head_dim) each"""
-        memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
+        # ONNX's exporter cannot take torch's fused attention apart where the mask is computed.
+        is_relative = self.encoder.config.position_embedding_type == "relative"
+        with eager_attention(self.encoder) if is_relative else contextlib.nullcontext():
+            memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
         attentions: Any = self.attentions
         return [kept.contiguous() for each in attentions for kept in each.cross_keys_values(memory, None)]
 

@@ -33,7 +33,7 @@ class MixSettings:
     revision: str | None = None
     """Commit, branch or tag of the Hub dataset."""
     split: ScanSplit | None = None
-    """Which published split of the built-in task (``dataset: scan`` alone)."""
+    """Which split of the built-in task (``dataset: scan`` alone)."""
     train_files: list[str] | None = None
     """Local training data."""
     source: str = "source"
@@ -56,7 +56,8 @@ class DataSettings:
     revision: str | None = None
     """Commit, branch or tag of the Hub dataset."""
     split: ScanSplit | None = None
-    """Which published split of the built-in task (``dataset: scan`` alone)."""
+    """Which split of the built-in task (``dataset: scan`` alone): Lake and Baroni's four, or ``length_26``, that of
+    lengths cut at 26 actions in place of 22."""
     train_files: list[str] | None = None
     """Local training data: two line-aligned text files (source, target), or any number of csv, tsv, json, jsonl or
     parquet files with the columns below. Each may be compressed with gzip."""
