@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 import seqloom  # noqa: F401 - registers the families
 from seqloom.decoding.engine import decoder_for
 from seqloom.figures import style
-from seqloom.figures.style import log_scale, look, new_figure, share_legend
+from seqloom.figures.style import log_scale, look, new_figure
 from seqloom.support.wording import table
 
 FIRST = "Transformer 6-6"
@@ -175,7 +175,7 @@ def in_words(results: Sequence[Result]) -> str:
 
 
 def draw(results: Sequence[Result]) -> Any:
-    """Milliseconds a token against length, a panel for each batch; and bytes of state."""
+    """Times as fast as the first against length, a panel for each batch; and bytes of state."""
     batches = sorted({one["batch"] for one in results})
     figure, panels = new_figure(len(batches) + 1, height=3.2)
     for panel, batch in zip(panels, [*batches, None], strict=True):
@@ -183,13 +183,14 @@ def draw(results: Sequence[Result]) -> Any:
         lengths = [one["length"] for one in of_batch]
         for index, name in enumerate(SYSTEMS):
             found = [one["systems"][name] for one in of_batch]
-            values = [one["state_bytes"] / 1024 if batch is None else one["milliseconds_a_step"] for one in found]
+            values = [one["state_bytes"] / 1024 if batch is None else one["ratio"] for one in found]
             panel.plot(lengths, values, label=name, **look(index))
         log_scale(panel, lengths)
-        panel.set_yscale("log")
+        if batch is None:
+            log_scale(panel, [2**power for power in range(1, 14, 2)], "y")
         panel.set_xlabel("length of the output, tokens")
-        panel.set_ylabel("KiB of state, a sentence" if batch is None else f"ms a step, {batch} together")
-    share_legend(figure, panels[0])
+        panel.set_ylabel("KiB of state, a sentence" if batch is None else f"times {FIRST}, {batch} together")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
