@@ -189,7 +189,7 @@ def draw(results: Sequence[Result]) -> Any:
         if batch is None:
             log_scale(panel, [2**power for power in range(1, 14, 2)], "y")
         panel.set_xlabel("length of the output, tokens")
-        panel.set_ylabel("KiB of state, a sentence" if batch is None else f"times {FIRST}, {batch} together")
+        panel.set_ylabel("KiB of state, a sentence" if batch is None else f"× {FIRST}, {batch} at a time")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     return figure
 

@@ -31,6 +31,7 @@ SMALL = {
     "rnn": {**MODELS["rnn"], "hidden_size": 8},
     "transformer": {**MODELS["transformer"], "d_model": 8, "encoder_layers": 1, "decoder_layers": 1},
 }
+SMALL["hybrid"] = {**SMALL["transformer"], "model_type": "hybrid_seq2seq"}
 
 
 def write_pairs(folder: Path, name: str, pairs: int) -> list[str]:
