@@ -33,7 +33,7 @@ from seqloom.settings.schema import Settings
 from seqloom.support.wording import listing, table
 from seqloom.training.devices import make_accelerator
 from seqloom.training.learner import make_learner
-from seqloom.training.material import Material, gather_material
+from seqloom.training.material import gather_material
 from seqloom.training.state import Run
 from seqloom.training.update import make_update
 from seqloom.training.validation import validate

@@ -48,9 +48,9 @@ INSIDE = {
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "jobs", "streaming", "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage",
-        "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder", "asked", "search",
-        "replay", "targets", "constraints", "values",
+        "jobs", "streaming", "translate", "engine", "lean_hybrid", "lean_rnn", "lean_transformer", "packed", "options",
+        "coverage", "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder",
+        "asked", "search", "replay", "targets", "constraints", "values",
     ),
     "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
@@ -214,7 +214,7 @@ class TestNames:
             "stream",
             "translate",
         }
-        for family in ("RnnSeq2Seq", "TransformerSeq2Seq"):
+        for family in ("RnnSeq2Seq", "TransformerSeq2Seq", "HybridSeq2Seq"):
             for part in ("Config", "PreTrainedModel", "Model", "ForConditionalGeneration"):
                 assert f"{family}{part}" in seqloom.__all__
         assert re.fullmatch(r"\d+\.\d+\.\d+\S*", seqloom.__version__)
@@ -224,8 +224,9 @@ class TestNames:
         code = (
             "import seqloom\n"
             "from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM\n"
-            "for name, fields in (('rnn', {'hidden_size': 8}), ('transformer', {'d_model': 8, 'encoder_layers': 1,\n"
-            "        'decoder_layers': 1, 'encoder_attention_heads': 1, 'decoder_attention_heads': 1})):\n"
+            "sizes = {'d_model': 8, 'encoder_layers': 1, 'decoder_layers': 1, 'encoder_attention_heads': 1,\n"
+            "         'decoder_attention_heads': 1}\n"
+            "for name, fields in (('rnn', {'hidden_size': 8}), ('transformer', sizes), ('hybrid', sizes)):\n"
             "    config = AutoConfig.for_model(f'{name}_seq2seq', vocab_size=9, **fields)\n"
             "    for auto in (AutoModel, AutoModelForSeq2SeqLM):\n"
             "        print(type(config).__name__, type(auto.from_config(config)).__name__)\n"
@@ -235,6 +236,8 @@ class TestNames:
             "RnnSeq2SeqConfig RnnSeq2SeqForConditionalGeneration",
             "TransformerSeq2SeqConfig TransformerSeq2SeqModel",
             "TransformerSeq2SeqConfig TransformerSeq2SeqForConditionalGeneration",
+            "HybridSeq2SeqConfig HybridSeq2SeqModel",
+            "HybridSeq2SeqConfig HybridSeq2SeqForConditionalGeneration",
         ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, is_rnn, tiny
+from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MarianConfig, MarianMTModel, T5Config, T5ForConditionalGeneration
 
@@ -80,6 +80,19 @@ def transformer_forward(model, targets: int, is_cached: bool = False) -> int:
     return encoder * c.encoder_layers + decoder * c.decoder_layers + products(targets, (d, c.decoder_vocab_size))
 
 
+def relative_forward(model, targets: int, is_cached: bool = False) -> tuple[int, int]:
+    """What relative positions add to `transformer_forward`, and how much of it are the encodings' products, which have
+    no gradient of their own."""
+    c, d, source = model.config, model.config.d_model, 2 * SOURCE - 1  # distances before and behind
+    if is_cached:  # a single query, projected, looks at every encoding with every head
+        steps = sum(products(1, (d, d)) + products(c.decoder_attention_heads, (d, t)) for t in range(1, targets + 1))
+        encoder = products(source, (d, d)) + products(SOURCE, (d, source))
+        return c.encoder_layers * encoder + c.decoder_layers * steps, 0
+    encodings = c.encoder_layers * products(source, (d, d)) + c.decoder_layers * products(targets, (d, d))
+    scores = c.encoder_layers * products(SOURCE, (d, source)) + c.decoder_layers * products(targets, (d, targets))
+    return encodings + scores, encodings
+
+
 class TestFlops:
     @pytest.mark.parametrize("name", RNNS)
     def test_rnn(self, name):
@@ -92,8 +105,12 @@ class TestFlops:
     @pytest.mark.parametrize("name", TRANSFORMERS)
     def test_transformer(self, name):
         model = tiny(name)
-        assert flops.training_flops(model, SOURCE, TARGET) == 3 * transformer_forward(model, TARGET)
-        assert flops.generation_flops(model, SOURCE, TARGET) == transformer_forward(model, TARGET, is_cached=True)
+        (more, constant), (more_cached, _) = (0, 0), (0, 0)
+        if model.config.position_embedding_type == "relative":
+            (more, constant), (more_cached, _) = relative_forward(model, TARGET), relative_forward(model, TARGET, True)
+        forward, cached = transformer_forward(model, TARGET), transformer_forward(model, TARGET, is_cached=True)
+        assert flops.training_flops(model, SOURCE, TARGET) == 3 * (forward + more) - constant
+        assert flops.generation_flops(model, SOURCE, TARGET) == cached + more_cached
 
     @pytest.mark.parametrize("name", ["lstm-untied", "post-norm"])
     def test_what_the_counter_alone_overlooks(self, name):
@@ -129,7 +146,7 @@ class TestFlops:
     def test_parameters(self, name):
         model = tiny(name)
         c = model.config
-        width = c.embedding_size if is_rnn(model) else c.d_model
+        width = getattr(c, "embedding_size", c.hidden_size)
         tables = 1 if c.share_encoder_decoder_embeddings and c.tie_word_embeddings else 2
         expected = tables * VOCAB * width
         if c.decoder_vocab_size != VOCAB:

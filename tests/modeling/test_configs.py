@@ -2,7 +2,7 @@
 
 import pytest
 
-from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
+from seqloom import HybridSeq2SeqConfig, RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_recurrent_config_refuses(fields, words):
             ["rotary", "d_model=24", "encoder_attention_heads=8", "odd size 3", "even"],
         ),
         ({"activation_function": "tanh"}, ["activation_function='tanh'", "relu, gelu, swiglu"]),
-        ({"position_embedding_type": "learned"}, ["position_embedding_type='learned'", "sinusoidal, rotary"]),
+        ({"position_embedding_type": "learned"}, ["position_embedding_type='learned'", "sinusoidal, rotary, relative"]),
         ({"encoder_layers": 0}, ["encoder_layers=0", "1 or more"]),
         ({"decoder_ffn_dim": 0}, ["decoder_ffn_dim=0", "1 or more"]),
         ({"encoder_attention_heads": 0}, ["encoder_attention_heads=0", "1 or more"]),
@@ -71,7 +71,7 @@ def test_transformer_config_refuses(fields, words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig])
+@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig, HybridSeq2SeqConfig])
 @pytest.mark.parametrize(
     ("field", "value"),
     [
