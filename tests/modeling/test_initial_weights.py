@@ -37,8 +37,8 @@ def norms(**fields):
     ],
 )
 def test_vectors_are_as_long_whatever_the_width(cell, attention, width):
-    """The tanh-RNN's, which saturate, are somewhat longer where there are more units; started in ± 0.1, its readouts are
-    more than 100 times as long at 1,024 as at 32."""
+    """The tanh-RNN's, which saturate, are somewhat longer where there are more units; started in ± 0.1, its readouts
+    are more than 100 times as long at 1,024 as at 32."""
     narrow, wide = (norms(hidden_size=size, cell_type=cell, attention=attention) for size in (32, width))
     for short, long in zip(narrow, wide, strict=True):
         assert 0.5 * short < long < 3 * short
