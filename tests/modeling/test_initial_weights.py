@@ -79,7 +79,7 @@ def test_configs_of_before_keep_their_range(tmp_path):
 
 @pytest.mark.slow
 def test_a_narrow_model_learns_a_batch_by_heart():
-    """As transformers' own test of overfitting asks, in half the updates: 1 to 19 over and over, the gradient clipped."""
+    """As transformers' own test of overfitting asks, in half its updates: 1 to 19 over and over."""
     model = fresh(hidden_size=48, vocab_size=99, cell_type="gru").train()
     ids = torch.arange(1, 20).repeat(4)[:64].expand(2, -1)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
