@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqloom.support.starting import garbage_left
 from seqloom.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ def __getattr__(name: str) -> Any:
 
 def _load() -> None:
     """Makes the public names, those of every family among them, which registers these."""
-    models = importlib.import_module(f"{__name__}.modeling")
-    from seqloom.decoding.coverage import coverage_beam_search
-    from seqloom.decoding.engine import decoder_for
-    from seqloom.decoding.loading import load_exported
-    from seqloom.decoding.streaming import stream
-    from seqloom.decoding.translate import Hypothesis, translate
+    with garbage_left():
+        models = importlib.import_module(f"{__name__}.modeling")
+        from seqloom.decoding.coverage import coverage_beam_search
+        from seqloom.decoding.engine import decoder_for
+        from seqloom.decoding.loading import load_exported
+        from seqloom.decoding.streaming import stream
+        from seqloom.decoding.translate import Hypothesis, translate
 
     public = (Hypothesis, coverage_beam_search, decoder_for, load_exported, stream, translate)
     names = {name: getattr(models, name) for name in models.__all__}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from seqloom.commands.command import Command, fields_of, parse
 from seqloom.commands.help import describe, known_keys, summary
 from seqloom.commands.sentences import sentence, tell_launcher
+from seqloom.support.starting import garbage_left
 from seqloom.support.wording import nearest, unknown
 
 
@@ -30,9 +32,12 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{' and '.join(lacking)} cannot be used: closed by whoever started this; leave it open.")
         call = parse(command, argv)
         check_keys(command, call.overrides)
-        import seqloom.modeling  # noqa: F401  registers the families
-        from seqloom.support.console import quieten_libraries
-
+        is_loaded = "seqloom.modeling" in sys.modules
+        with garbage_left():
+            import seqloom.modeling  # noqa: F401  registers the families
+            from seqloom.support.console import quieten_libraries
+        if not is_loaded:
+            gc.freeze()  # the libraries stay as long as the process: nobody need look through them again
         quieten_libraries()
         status = call.run() or 0
         sys.stdout.flush()  # a full disk shows now

@@ -27,7 +27,6 @@ import datasets
 import evaluate
 import jiwer
 import numpy as np
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from seqloom.scoring import significance
@@ -278,6 +277,8 @@ class Rouge(TextMetric):
     kinds: ClassVar[list[str]] = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
 
     def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
+        from rouge_score.rouge_scorer import RougeScorer  # and all of nltk with it
+
         scorer = RougeScorer(self.kinds, tokenizer=UnicodeTokenizer())
         scores = [scorer.score_multi(group, text) for text, group in zip(predictions, references, strict=True)]
         means = {kind: 100 * fmean(score[kind].fmeasure for score in scores) for kind in self.kinds}
