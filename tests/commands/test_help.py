@@ -64,7 +64,7 @@ class TestHelp:
         assert "--learning_rate Peak learning rate. (float, default 0.001)" in text or command is Evaluate
         assert "--num_beams Beams; 1 is greedy. (int, default 1)" in text
         assert "--data.split Which split" in text
-        assert "(simple|length|addprim_jump|addprim_turn_left or null, default null)" in text
+        assert "(simple|length|addprim_jump|addprim_turn_left|length_26 or null, default null)" in text
         assert "(list of str, default sacrebleu chrf)" in text
         assert "each entry of data.mix: " in text
         assert "weight Its share of the training pairs, " in text
