@@ -1,14 +1,15 @@
 """Data handling: sequential or parallel. Time of forward and backward pass against sequence length.
 
-A recurrent layer needs n steps, one after the other, for n tokens; self-attention sees all at once, but compares
-every token with every other (Vaswani et al. 2017, arXiv:1706.03762, section 4 and table 1). So time is expected to
+A recurrent layer needs n steps, one after the other, for n tokens, unless its gates ask nothing of the state (Feng et
+al. 2024, arXiv:2410.01201); self-attention sees all at once, but compares every token with every other (Vaswani et al.
+2017, arXiv:1706.03762, section 4 and table 1). So time is expected to
 grow with n for the one and with n² for the other, and more cores to help the other more. The families are built anew at
 equal width and depth: the candidates' weights play no part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +28,8 @@ from seqloom.comparison.instruments.training_steps import (
 )
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
-from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
+from seqloom.modeling.cells_rnn_seq2seq import CELLS
+from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS, RnnSeq2SeqConfig
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
 
@@ -80,6 +82,7 @@ def measure(
     result: dict[str, Any] = {
         "lengths": lengths, "width": width, "layers": layers, "batch_size": batch_size, "vocab_size": vocab_size,
         "heads": NUM_HEADS, "repeats": repeats, "longest_step": longest_step, "parameters": {}, "devices": [],
+        **parallel(recipes),
     }  # fmt: skip
     with cpu_threads(options.num_threads), torch.random.fork_rng():
         torch.manual_seed(options.seed)
@@ -102,6 +105,15 @@ def measure(
     return result
 
 
+def parallel(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Names of recurrent systems whose cells compute all steps together, and of those whose training does."""
+    recurrent = {name: RnnSeq2SeqConfig(**recipe) for name, recipe in recipes.items() if recipe}
+    return {
+        "parallel_cells": [name for name, config in recurrent.items() if CELLS[config.cell_type].is_parallel],
+        "parallel_training": [name for name, config in recurrent.items() if config.has_parallel_training],
+    }
+
+
 def section(result: dict[str, Any]) -> Section:
     """Words, tables and plots of what `measure` returned."""
     findings: list[str] = []
@@ -111,7 +123,12 @@ def section(result: dict[str, Any]) -> Section:
         times = series_of(device)
         where = f"{device['name']}: " if several else ""
         share = device["cpu_share"] if device["type"] == "cpu" else None
-        said = _growth(times) + _crossings(times) + _left_out(device) + disturbance(share, device["threads"])
+        said = (
+            _growth(times, result.get("parallel_cells", ()))
+            + _crossings(times)
+            + _left_out(device)
+            + disturbance(share, device["threads"])
+        )
         findings += [where + sentence for sentence in said]
         parts += _pictures(result, device, times)
     findings += _speedup(result) + _accelerator(result)
@@ -137,8 +154,8 @@ def section(result: dict[str, Any]) -> Section:
         ),
         limits=(
             "Equal width is not an equal number of parameters. The length at which lines cross depends on the machine, "
-            "the width and the batch: larger batches help the recurrent models more. Other implementations, of "
-            "recurrences as parallel scans, say, grow otherwise."
+            "the width and the batch: larger batches help the recurrent models more. Other implementations grow "
+            "otherwise."
         ),
         headline=_headline(result),
     )
@@ -155,13 +172,16 @@ def series_of(device: dict[str, Any]) -> dict[str, dict[str, Series]]:
     }
 
 
-def _growth(times: dict[str, dict[str, Series]]) -> list[str]:
+def _growth(times: dict[str, dict[str, Series]], parallel_cells: Collection[str]) -> list[str]:
     """Whether the exponents are the expected ones."""
-    recurrent, decoders = [], []
+    recurrent: list[tuple[str, bool]] = []
+    together: list[tuple[str, bool]] = []
+    decoders = []
     for name, series in times["encoder"].items():
         found = exponent(series, LONG_SEQUENCE)
         if name != TRANSFORMER and found is not None:
-            recurrent.append((f"{name}, exponent {found:.2f} {_range(series, LONG_SEQUENCE)}", abs(found - 1) <= NEAR))
+            case = (f"{name}, exponent {found:.2f} {_range(series, LONG_SEQUENCE)}", abs(found - 1) <= NEAR)
+            (together if name in parallel_cells else recurrent).append(case)
     rising = []
     for part, words in PARTS.items():
         series = times[part][TRANSFORMER]
@@ -184,6 +204,11 @@ def _growth(times: dict[str, dict[str, Series]]) -> list[str]:
             "A recurrent encoder does the same work for every token, one after the other, so its time should grow in "
             f"proportion to the length (exponent 1, give or take {NEAR:g}).",
             recurrent,
+        ),
+        *verdict(
+            "A recurrent encoder whose gates ask nothing of the state computes all steps together, and does the same "
+            f"work for every token all the same (exponent 1, give or take {NEAR:g}).",
+            together,
         ),
         *verdict(
             "Self-attention compares all pairs of tokens, so the Transformer's exponent should rise above 1, towards "
@@ -235,6 +260,7 @@ def _left_out(device: dict[str, Any]) -> list[str]:
 
 def _speedup(result: dict[str, Any]) -> list[str]:
     """What more cores give."""
+    trained_in_parallel = result.get("parallel_training", ())
     theory = (
         "In theory a recurrent layer needs n sequential operations for n tokens and self-attention one (Vaswani et al. "
         "2017, table 1), so more cores should help the Transformer more."
@@ -248,8 +274,15 @@ def _speedup(result: dict[str, Any]) -> list[str]:
     cases = [
         (f"Transformer {ours:.2f} times as fast, {name} {gain:.2f}", ours > max(1, gain))
         for name, gain in gains.items()
+        if name not in trained_in_parallel
     ]
-    return verdict(f"{theory} Measured with {place}.", cases)
+    together = [
+        (f"{name} {gain:.2f} times as fast", gain > 1) for name, gain in gains.items() if name in trained_in_parallel
+    ]
+    return [
+        *verdict(f"{theory} Measured with {place}.", cases),
+        *verdict("A recurrence whose steps are computed together should gain by more cores as well.", together),
+    ]
 
 
 def _accelerator(result: dict[str, Any]) -> list[str]:
