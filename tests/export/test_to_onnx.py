@@ -20,7 +20,7 @@ from seqloom.export.export import Request, export
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.slow
 TRIED = ("lstm-bahdanau", "min-gru-luong", "rotary-swiglu-pre-norm", "relative")
-"""A model of each family, and of a parallel cell; the graphs themselves are tried over all models."""
+"""One of each family, a parallel cell, a mask that is computed; the graphs themselves are tried over all models."""
 
 
 def exported(folder: Path, name: str, dtype: str = "float32") -> tuple:

@@ -248,10 +248,16 @@ def _usage(command: type[Command]) -> str:
     return "\n".join(lines)
 
 
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks a list of choices, written a|b, between them alone."""
+
+    wordsep_simple_re = re.compile(r"(\s+|(?<=\|))")
+
+
 def _entry(name: str, meaning: str) -> str:
     """A name, and beside it what it means; a long name has a line of its own."""
     indent = " " * COLUMN
-    lines = textwrap.wrap(meaning, _width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    lines = _Wrapper(_width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False).wrap(meaning)
     if len(name) + 4 <= COLUMN:
         return "\n".join([f"  {name}".ljust(COLUMN) + lines[0].lstrip(), *lines[1:]])
     return "\n".join([f"  {name}", *lines])
