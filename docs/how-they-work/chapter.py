@@ -49,6 +49,16 @@ def code(word: str) -> str:
     return f"`{word}`"
 
 
+def codes(words: list[str]) -> list[str]:
+    """Words as a table's headers."""
+    return [code(word) for word in words]
+
+
+def right(headers: list[str]) -> list[str]:
+    """Headers of columns of numbers."""
+    return [f"{header}:" for header in headers]
+
+
 def row(label: str, values: list[float]) -> list[str]:
     """A table's row of numbers."""
     return [label, *map(number, values)]
@@ -89,7 +99,7 @@ def pages(values: Values) -> dict[Path, str]:
         "table": table, "row": row, "rows": rows, "columns": columns, "far": far, "likeliest": likeliest,
         "log": math.log, "far_at": BACK[-1],
     }  # fmt: skip
-    environment.filters |= {"n": number, "v": vector, "c": code, "all": lambda words: [code(word) for word in words]}
+    environment.filters |= {"n": number, "v": vector, "c": code, "all": codes, "right": right}
     return {page: environment.get_template(f"chapter.{name}.md.jinja").render(values) for name, page in PAGES.items()}
 
 

@@ -50,13 +50,12 @@ def of_ids() -> Values:
         "words": words,
         "ids": toys.encode([SENTENCE], ENGLISH)[0].tolist(),
         "english": ENGLISH,
-        "french": FRENCH,
     }
 
 
 @torch.no_grad()
 def of_gru(model: Model) -> Values:
-    """Embeddings, gates and states of the encoder, and the decoder's first step."""
+    """Embeddings, gates and states of the encoder."""
     input_ids = toys.encode([SENTENCE], ENGLISH)
     encoder, layer = model.model.encoder, model.model.encoder.layers[0].rnn
     embeddings = encoder.embed_tokens(input_ids)[0]  # (length, width)
@@ -75,7 +74,6 @@ def of_gru(model: Model) -> Values:
     gates = torch.stack(steps, dim=1)  # (5, length, width)
     outputs = encoder(input_ids)
     agree(gates[4], outputs.last_hidden_state[0])
-    first = model(encoder_outputs=outputs, decoder_input_ids=torch.tensor([[1]])).logits[0, 0]
     unit = int((gates[1].amax(0) - gates[1].amin(0)).argmax())
     return {
         "parameters": model.num_parameters(),
@@ -88,7 +86,6 @@ def of_gru(model: Model) -> Values:
         "keep": numbers(gates[1]),
         "reset": numbers(gates[0]),
         "states": numbers(gates[4]),
-        "next": ranked(first),
     }
 
 
@@ -135,7 +132,6 @@ def of_gradient(rnn: Model, gru: Model) -> Values:
     agree(torch.tensor(norms), torch.tensor(measured))
     return {
         "words": [*LONG.split(), "</s>"],
-        "first_slopes": numbers(slopes[-1])[:SHOWN],
         "slope": round(float(slopes.mean()), 4),
         "slopes": numbers(slopes.flatten()),
         "tanh": [float(f"{value:.4g}") for value in products],
@@ -197,10 +193,12 @@ def of_head(model: Model) -> Values:
     attention = encoder.layers[0].self_attn
     outputs = encoder(toys.encode([SENTENCE], ENGLISH), output_hidden_states=True, output_attentions=True)
     states, size = outputs.hidden_states[0][0], attention.head_dim
-    query, key, value = (
-        projection(states).split(size, dim=-1)[HEAD]
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
+    of_heads = [
+        projection(states).split(size, dim=-1) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    ]
+    given = [(q @ k.T / math.sqrt(size)).softmax(-1) @ v for q, k, v in zip(*of_heads, strict=True)]
+    agree(attention.out_proj(torch.cat(given, dim=-1)), attention(states[None])[0][0])
+    query, key, _ = (parts[HEAD] for parts in of_heads)
     products = query @ key.T
     scores = products / math.sqrt(size)
     weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
@@ -224,7 +222,6 @@ def of_head(model: Model) -> Values:
         "powers": numbers(scores[word].exp()),
         "sum": round(float(scores[word].exp().sum()), 4),
         "weights": numbers(weights[word]),
-        "output": numbers(weights[word] @ value)[:SHOWN],
         "all_scores": numbers(scores),
         "every": [[numbers(head) for head in layer[0]] for layer in outputs.attentions],
     }
@@ -286,7 +283,6 @@ def of_decoder(model: Model) -> Values:
         "path": [round(p, 4) for p in path],
         "product": round(math.prod(path), 4),
         "mask": [[numbers(head) for head in layer[0]] for layer in outputs.decoder_attentions],
-        "crossed": [[numbers(head) for head in layer[0]] for layer in outputs.cross_attentions],
         "beams": BEAMS,
         "tree": tree,
         "best": best["text"],
