@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "modeling").glob("*.py"))
 MODULES = sorted((ROOT / "src" / "seqloom").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py")]
+SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*/*.py")]
 ROOMS = (
     "__main__", "commands", "comparison", "export", "distillation", "training", "sharing", "scoring", "attention",
     "decoding", "data", "settings", "run_folder", "figures", "support", "modeling", "version",
@@ -248,7 +248,7 @@ class TestTests:
         folders = {
             path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS if path.name.startswith("test_")
         }
-        assert folders <= {".", "benchmarks", *ROOMS}
+        assert folders <= {".", "benchmarks", "docs", *ROOMS}
         others = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if not path.name.startswith("test_")}
         assert others <= {"conftest.py", "helpers", *folders}
 
