@@ -31,7 +31,8 @@ INSIDE = {
         "help", "command",
     ),
     "comparison": (
-        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
+        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
+        "sections",
     ),
     "export": (
         "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",
@@ -43,7 +44,8 @@ INSIDE = {
     ),
     "sharing": ("push", "card", "history", "sources", "verify", "hub", "files", "code", "privacy"),
     "scoring": (
-        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
+        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "estimates",
+        "normalization",
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
