@@ -71,7 +71,7 @@ def judged(cases: Iterable[Case]) -> dict[Verdict, list[str]]:
 
 
 def told(expected: str, cases: Iterable[Case]) -> list[str]:
-    """What was expected, and where it was seen, was not, and is not clear, in one finding; none if there are no cases."""
+    """What was expected, and where it was seen, was not, and is not clear, in one finding; none of no cases."""
     found = judged(cases)
     words = [expected, *(f"{verdict}: {'; '.join(texts)}." for verdict, texts in found.items())]
     return [" ".join(words)] if found else []

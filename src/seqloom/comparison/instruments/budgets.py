@@ -145,7 +145,7 @@ def to_quality(
 
     Returns:
         By the names of `SPENT`: ``mean``, ``low`` and ``high`` over the runs, None where one never was as good;
-        ``runs``, each one's own; ``between``, the two bounds of each, of which the upper one is None where it never was.
+        ``runs``, each one's own; ``between``, the bounds of each, of which the upper one is None where it never was.
     """
     if quality is None or not runs:
         return None
@@ -154,11 +154,11 @@ def to_quality(
     for name in SPENT:
         places, between = [], []
         for run in runs:
-            spent = {
-                "seconds": run.seconds, "updates": run.steps, "tokens": run.tokens,
+            spent: dict[str, list[float]] = {
+                "seconds": run.seconds, "updates": [*map(float, run.steps)], "tokens": run.tokens,
                 "flops": [count * training_flops for count in run.tokens],
-            }[name]  # fmt: skip
-            place, bounds = reached(spent, [sign * score for score in run.scores[metric]], sign * quality)
+            }  # fmt: skip
+            place, bounds = reached(spent[name], [sign * score for score in run.scores[metric]], sign * quality)
             places.append(place)
             between.append(bounds)
         known = [place for place in places if place is not None]

@@ -123,14 +123,15 @@ def gaps(
     sign, found = 1 if higher_is_better else -1, []
     sides = [[name for name, one in traits.items() if one.has_cross_attention is is_so] for is_so in (False, True)]
     for name, other in itertools.product(*sides):
-        pairs = [
-            tuple([_part(run, lengths, bucket) for run in systems[system]] for system in (other, name))
+        short, long = (
+            ([_part(run, lengths, bucket) for run in systems[other]],
+             [_part(run, lengths, bucket) for run in systems[name]])
             for bucket in (buckets[0], buckets[-1])
-        ]
-        behind = [sign * (system_score(ours) - system_score(theirs)) for ours, theirs in pairs]
+        )  # fmt: skip
+        behind = [sign * (system_score(ours) - system_score(theirs)) for ours, theirs in (short, long)]
         change = None
         if bootstrap_samples > 1 and len(buckets) > 1:
-            estimate = gap_change(*pairs, bootstrap_samples)
+            estimate = gap_change(short, long, bootstrap_samples)
             change = kept(dataclasses.replace(estimate, value=sign * estimate.value))
         found.append({"without": name, "with": other, "short": behind[0], "long": behind[1], "change": change})
     return found

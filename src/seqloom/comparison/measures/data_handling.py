@@ -246,7 +246,7 @@ def _growth(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> l
 
 
 def _crossings(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> list[str]:
-    """From which length on the Transformer is the slower one, and between which lengths the control leaves that open."""
+    """From which length on the Transformer is the slower one, between those that the control leaves open."""
     half = 0.0
     if spread := Estimate.by_control(0.0, controls):
         half = spread.interval()[1]
@@ -303,11 +303,8 @@ def _speedup(result: dict[str, Any]) -> list[str]:
     ours = gains.pop(TRANSFORMER)
     place = f"{measured['cores']} threads instead of one, {measured['length']:,} tokens, whole model"
     again = measured.get("again", {})
-    controls = log_ratios(
-        pair
-        for name, times in measured["milliseconds"].items()
-        for pair in zip(times, again.get(name, []), strict=False)
-    )
+    both = [(times, again.get(name, [])) for name, times in measured["milliseconds"].items()]
+    controls = log_ratios(pair for times in both for pair in zip(*times, strict=False))
     cases = []
     for name, gain in gains.items():
         text = f"Transformer {ours:.2f} times as fast, {name} {gain:.2f}"

@@ -199,8 +199,8 @@ def section(result: dict[str, Any]) -> Section:
         + (f" (updates: {updates})" if updates else "")
         + ", its best validation on commands held out of the training split was kept, and it was scored on the split's "
         "test commands with the recipe's own decoding.",
-        limits=f"Solved means at least {SOLVED:.0f} % exact match, failed less than {FAILED:.0f} %, each with all of the "
-        "score's 95 % interval (Wilson's, and of several seeds their spread with it). SCAN is a small "
+        limits=f"Solved means at least {SOLVED:.0f} % exact match, failed less than {FAILED:.0f} %, each with all "
+        "of the score's 95 % interval (Wilson's, and of several seeds their spread with it). SCAN is a small "
         "artificial language. Scores on length and addprim differ much from seed to seed (Lake and Baroni report so "
         "too), so one seed is an example, not an estimate.",
         headline={f"SCAN {split}, exact match": {name: f"{by[split]:.1f} %" for name, by in scores.items()}

@@ -172,9 +172,9 @@ def section(result: dict[str, Any]) -> Section:
             "makes by their generate(). Sources are random tokens, as many as are "
             f"written; the end is suppressed until the length is reached, so all write equally many. Beams: {beams}; "
             f"no sampling. The encoder's pass is part of the time. Each time is a median of {result['repeats']} calls "
-            f"or more after a warm-up, the candidates in turn. {spread_in_words(controls)} A token's time is the call's over all tokens of all "
-            "sentences, so at one sentence a call it is what a reader waits for. Kept is what the next token needs: "
-            "every tensor of past_key_values after a greedy call of generate() with one sentence (state, keys and "
+            f"or more after a warm-up, the candidates in turn. {spread_in_words(controls)} "
+            "A token's time is the call's over all tokens of all sentences, so at one sentence a call it is what a reader "
+            "waits for. Kept is what the next token needs: every tensor of past_key_values after a greedy call of generate() with one sentence (state, keys and "
             "values), and the encoder's outputs where the decoder still reads them, as an attention does whose values "
             "they are; tried by spoiling them."
         ),

@@ -78,7 +78,7 @@ def _heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
         return Case(f"{title} ({text})", None)
     if key in MEASURED and len({models[name]["update_rows"] for name in known}) > 1 and key.startswith("training"):
         return Case(f"{title} (of batches of different size)", None)
-    bounds: list[Interval | None] = []
+    bounds: list[Interval] = []
     for one, other in ((lightest, heaviest), (largest, least)):
         ratio = known[one] / known[other]
         if key not in MEASURED:
@@ -88,9 +88,9 @@ def _heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
         estimate = Estimate.by_control(math.log(ratio), log_ratios(pairs))
         # Several pairs of extremes could have been these: each gets its share of the doubt.
         level = LEVEL / (len(MEASURED) * len(recurrent) * len(others))
-        bounds.append(_widened(estimate.interval(level)) if estimate else None)
-    if None in bounds:
-        return Case(f"{title} ({lightest} {known[lightest] / known[heaviest]:.2g} times {heaviest})", None)
+        if estimate is None:
+            return Case(f"{title} ({lightest} {ratio:.2g} times {heaviest})", None)
+        bounds.append(_widened(estimate.interval(level)))
     (low, _), (_, high) = bounds
     one, other = (largest, least) if high <= 0 else (lightest, heaviest)
     return Case(f"{title} ({one} {known[one] / known[other]:.2g} times {other})", (low, high), ABOVE)

@@ -139,7 +139,8 @@ def ahead(result: dict[str, Any], budget: str) -> tuple[list[str], list[str]]:
     means = {name: float(np.mean(scores)) for name, scores in result["equal"][budget]["scores"].items() if scores}
     names = sorted(means, key=lambda name: (-1 if result["higher_is_better"] else 1) * means[name])
     pairs = len(names) * (len(names) - 1) / 2
-    first, rest = [], []
+    first: list[str] = []
+    rest: list[str] = []
     for name in names:
         known = difference(result, budget, names[0], name) if name != names[0] else None
         (rest if Case(name, known).verdict(LEVEL / max(pairs, 1)) == "SEEN" else first).append(name)
@@ -176,10 +177,10 @@ def section(result: dict[str, Any]) -> Section:
         parts=parts,
         how="From the training logs: every validation's score against the target tokens learnt from, the seconds of "
         "training (validations not counted) and FLOPs (tokens times the counted training FLOPs of a target token of a "
-        "typical pair). Between validations the score is interpolated on a straight line. Ahead is who is so beyond the "
-        "spread of the runs (Welch's interval of several seeds each), or, of one run each, beyond what so many validated "
-        "sentences leave open (Wilson's intervals); then these trained models are told apart, and not their recipes."
-        + left_out,
+        "typical pair). Between validations the score is interpolated on a straight line. Ahead is who is so "
+        "beyond the spread of the runs (Welch's interval of several seeds each), or, of one run each, beyond what so "
+        "many validated sentences leave open (Wilson's intervals); then these trained models are told apart, and not "
+        "their recipes." + left_out,
         limits="A learning-rate schedule that ends with the run makes a score in its middle lower than that of a run "
         "which would have ended there, so the run whose budget all others share is favoured. Seconds are those of the "
         "machine that trained, and losses of different tokenizers cannot be compared.",

@@ -110,8 +110,8 @@ def section(result: dict[str, Any]) -> Section:
             f"Errors are losses on {result['tested']} fresh sequences, divided by the loss of who remembers nothing: "
             "always answering 1 (adding problem), or blanks and then any symbol (copy task). A training ends when the "
             f"mean loss of {result['window']} updates is below {result['solved_below']:.0%} of that: the task is "
-            "solved. Clipping is at norm 1. Whether one system is better is tested over all tasks and lengths: the mean of "
-            "the differences between the trainings of two systems, with Student's interval of it."
+            "solved. Clipping is at norm 1. Whether one system is better is tested over all tasks and lengths: the "
+            "mean of the differences between the trainings of two systems, with Student's interval of it."
         ),
         limits=(
             "Small networks, few updates and one seed: who solves a task after twice the updates is not seen here, and "

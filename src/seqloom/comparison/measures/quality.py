@@ -22,7 +22,7 @@ from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import recorded
 from seqloom.comparison.verdicts import TRAINED, Case, Verdict, judged
 from seqloom.scoring import metrics
-from seqloom.scoring.against import decoding_in_words, paired_tests
+from seqloom.scoring.against import decoding_in_words, paired_tests, settings_read
 from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
     check_same_sentences,
@@ -37,6 +37,7 @@ from seqloom.scoring.significance import (
     SEED,
     Statistics,
     holm,
+    system_interval,
     system_score,
 )
 from seqloom.support.console import has_terminal
@@ -187,7 +188,8 @@ def section(result: dict[str, Any]) -> Section:
         how=(
             f"The {result['sentences']:,} sentences of the {result['split']} split, the same for all. Intervals: the "
             f"percentiles 2.5 and 97.5 of {result['samples']:,} bootstrap resamples of the sentences (Koehn 2004; seed "
-            f"{SEED}, the same resamples for all); of shares of right sentences or tokens Wilson's (1927). Pairs: paired bootstrap as sacrebleu has it; approximate "
+            f"{SEED}, the same resamples for all); of shares of right sentences or tokens Wilson's (1927). "
+            "Pairs: paired bootstrap as sacrebleu has it; approximate "
             f"randomisation with {result['samples']:,} swaps (Riezler & Maxwell 2005); for exact match of one run "
             "each, McNemar's exact test; for several seeds each, Welch's test of the difference over its error by the "
             "resampled sentences and the spread of the seeds together. The last of these that applies decides, at p < "
@@ -238,11 +240,12 @@ def remarks(result: dict[str, Any]) -> list[str]:
     candidates, said = result["candidates"], []
     ways: dict[str, list[str]] = {}
     for candidate in candidates:
-        ways.setdefault(decoding_in_words(candidate["generation"]), []).append(candidate["name"])
+        ways.setdefault(decoding_in_words(settings_read(candidate["generation"])), []).append(candidate["name"])
     if len(ways) > 1:
-        told = "; ".join(f"{together(names)} with {way or 'nothing that is known'}" for way, names in ways.items())
+        told = "; ".join(f"{together(names)} with {way}" for way, names in ways.items())
         said.append(
-            f"The candidates were not decoded with the same settings ({told}), so that differences may be the decoding's."
+            f"The candidates were not decoded with the same settings ({told}): a difference may be the decoding's, not "
+            "the models'."
         )
     for candidate in candidates:
         if candidate.get("empty"):
