@@ -2,12 +2,15 @@
 
 import copy
 import json
+import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny import ONE_LAYER, SEPARATE, tiny
-from transformers import BartConfig, BartForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, MarianConfig, T5Config
 
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments import clock as clock_module
@@ -16,6 +19,7 @@ from seqloom.comparison.measures import data_handling, generation
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import recorded
 from seqloom.data.tokenization import train_tokenizer
+from seqloom.scoring.estimates import student_quantile
 from seqloom.settings.schema import TokenizerSettings
 from seqloom.support import machine
 
@@ -87,9 +91,18 @@ class TestArithmetic:
         assert training_steps.too_much({128: 400.0, 256: 400.0}, 512, longest_step=0.7)["seconds"] == pytest.approx(0.8)
         assert training_steps.too_much({}, 512, longest_step=0.001) is None
 
-    def test_verdict(self):
-        assert clock_module.verdict("E.", [("a", True), ("b", False), ("c", True)]) == ["E. SEEN: a; c. NOT SEEN: b."]
-        assert clock_module.verdict("E.", []) == []
+    def test_errors_of_exponents(self):
+        """As numpy's own fit has it, of points of unit error."""
+        lengths = [256, 512, 1024, 2048]
+        expected = np.linalg.inv(np.stack([np.log(lengths), np.ones(4)]) @ np.stack([np.log(lengths), np.ones(4)]).T)
+        assert clock_module.slope_error(lengths) == pytest.approx(math.sqrt(expected[0, 0]))
+
+    def test_control_in_words(self):
+        assert "differed from itself by 2.0% (root mean square of 2 pairs)" in clock_module.spread_in_words(
+            [math.log(1.02), -math.log(1.02)]
+        )
+        assert "timed no control" in clock_module.spread_in_words([])
+        assert clock_module.log_ratios([(2.0, 1.0), (None, 1.0), (1.0, None)]) == [math.log(2)]
 
     def test_disturbance_is_told(self):
         (said,) = clock_module.disturbance(0.5, threads=1)
@@ -158,19 +171,28 @@ def steps_result():
     return result
 
 
-def steps_of(encoder: dict, transformer: dict, decoder: dict | None = None) -> dict:
-    """A result with the given series of milliseconds."""
+def steps_of(encoder: dict, transformer: dict, decoder: dict | None = None, noise: float = 0.01) -> dict:
+    """A result with the given series of milliseconds, whose control is as far from itself as the noise."""
     rows = {NO_ATTENTION: encoder, LUONG: encoder, TRANSFORMER: transformer}
     text = {name: {str(length): value for length, value in series.items()} for name, series in rows.items()}
     parts = {part: copy.deepcopy(text) for part in training_steps.PARTS}
     if decoder:
         parts["decoder"][LUONG] = {str(length): value for length, value in decoder.items()}
     skipped = {part: {name: {} for name in rows} for part in parts}
-    device = {"name": "CPU", "type": "cpu", "threads": 1, "cpu_share": 1.0, "milliseconds": parts, "skipped": skipped}
+    signs = {part: 1 if part == "encoder" else -1 for part in parts}
+    control = {
+        part: {n: value * math.exp(signs[part] * noise) for n, value in parts[part][NO_ATTENTION].items()}
+        for part in parts
+    }
+    device = {
+        "name": "CPU", "type": "cpu", "threads": 1, "cpu_share": 1.0, "milliseconds": parts, "skipped": skipped,
+        "control": control,
+    }  # fmt: skip
     return {
         "lengths": LENGTHS, "width": 16, "layers": 1, "batch_size": 4, "vocab_size": 64, "heads": 4, "repeats": 3,
         "longest_step": 4.0, "parameters": dict.fromkeys(rows, 1000), "devices": [device],
-        "speedup": {"length": 512, "cores": 4, "milliseconds": {NO_ATTENTION: [8, 4], TRANSFORMER: [9, 3]}},
+        "speedup": {"length": 512, "cores": 4, "milliseconds": {NO_ATTENTION: [8, 4], TRANSFORMER: [9, 3]},
+                    "again": {NO_ATTENTION: [8.1, 4.1], TRANSFORMER: [8.9, 2.95]}},
     }  # fmt: skip
 
 
@@ -292,11 +314,36 @@ class TestDataHandling:
 
     def test_crossings(self):
         section = data_handling.section(steps_of(powers(300, 1), powers(1, 2)))
-        assert f"slower than {NO_ATTENTION} from about 300 tokens on" in finding(section, "The Transformer's encoder")
+        said = finding(section, "The Transformer's encoder")
+        between = re.search(rf"slower than {NO_ATTENTION} from about 300 tokens on \((\d+) to (\d+)\)", said)
+        low, high = (math.log(int(bound) / 300) for bound in between.groups())
+        # Each is as far from the crossing as the control's noise, in Student's measure for two names and 24 controls.
+        assert low == pytest.approx(-high, abs=0.01) == pytest.approx(-0.01 * student_quantile(0.025, 24), abs=0.01)
         section = data_handling.section(steps_of(powers(2, 1), powers(1, 1)))
         assert "up to 2,048 tokens (2.0 times as fast there)" in finding(section, "The Transformer's encoder")
         section = data_handling.section(steps_of(powers(1, 1), powers(2, 1)))
         assert "at all lengths measured (16 to 2,048)" in finding(section, "The Transformer's decoder")
+
+    def test_what_the_control_leaves_open(self):
+        """The same result, of a control that is far from itself: nothing is seen, and nothing is not."""
+        transformer = {length: length + length**2 / 500 for length in LENGTHS}
+        for noise in (0.5, None):
+            result = steps_of(powers(3, 1.05), transformer, powers(3, 1.3), noise or 0.0)
+            if noise is None:  # as an earlier version kept it
+                del result["devices"][0]["control"], result["speedup"]["again"]
+            section = data_handling.section(result)
+            for start in ("A recurrent encoder", "Self-attention compares", "a recurrent decoder with attention"):
+                said = finding(section, start)
+                assert "NOT CLEAR: " in said
+                assert "SEEN" not in said
+            assert "not clearly slower than" in finding(section, "The Transformer's encoder")
+        assert "NOT CLEAR: " in finding(section, "sequential operations")
+
+    def test_two_that_are_the_same(self):
+        """The first system under three names: none is slower, none grows faster."""
+        section = data_handling.section(steps_of(powers(1, 1.0), powers(1, 1.0), noise=0.02))
+        assert "not clearly slower" in finding(section, "The Transformer's encoder")
+        assert ". SEEN" not in finding(section, "Self-attention compares")
 
     def test_speedup(self):
         result = steps_of(powers(1, 1), powers(1, 1))
@@ -304,8 +351,10 @@ class TestDataHandling:
         assert "4 threads instead of one, 512 tokens, whole model. SEEN: " in said
         assert f" SEEN: Transformer 3.00 times as fast, {NO_ATTENTION} 2.00" in said
         result["speedup"]["milliseconds"][TRANSFORMER] = [9, 9]
+        result["speedup"]["again"] = {NO_ATTENTION: [8.1, 4.1], TRANSFORMER: [8.9, 9.1]}
         assert "NOT SEEN: Transformer 1.00" in finding(data_handling.section(result), "sequential operations")
         result["speedup"]["milliseconds"] = {NO_ATTENTION: [4, 8], TRANSFORMER: [9, 10]}  # slower, but by less
+        result["speedup"]["again"] = {NO_ATTENTION: [4.04, 8.08], TRANSFORMER: [9.05, 9.95]}
         assert "NOT SEEN: Transformer 0.90" in finding(data_handling.section(result), "sequential operations")
         result["speedup"] = {"length": 512, "cores": 1, "milliseconds": {NO_ATTENTION: [], TRANSFORMER: []}}
         assert "may use 1 core." in finding(data_handling.section(result), "sequential operations")
@@ -380,9 +429,11 @@ def calls_of(short: float, long: float, kind: str, growth: tuple[float, float] =
         "description": "", "kind": kind, "parameters": 1, "limit": None, "seconds": {"1": seconds},
         "bytes": kept | {"longer_source": 100 * growth[0], "longer_output": 100 * growth[1]},
     }  # fmt: skip
+    control = {"1": {"16": 1.01 * seconds["1"]["16"], "128": seconds["1"]["128"] / 1.01}}
     return {
         "device": "CPU", "threads": 1, "repeats": 1, "batch_sizes": [1], "batch_length": 16, "lengths": [16, 128],
         "length_batch": 1, "beams": [1], "candidates": {"it": candidate}, "cpu_share": 1.0,
+        "control": {"seconds": {"1": control}},
     }  # fmt: skip
 
 
@@ -434,12 +485,37 @@ class TestGenerating:
         def encoder(source):
             return 4 * config.hidden_size * (source + states * config.encoder_layers)
 
+        def kept(source):
+            """Values too: attention weighs the encoder's outputs, which is what they are, at every step."""
+            return cache(source) + (4 * source * config.hidden_size if config.attention != "none" else 0)
+
         assert generate_calls.weigh(model, torch.arange(3, 20), [4, 9])["bytes"] == {
+            "kept": {"4": kept(4), "9": kept(9)},
             "cache": {"4": cache(4), "9": cache(9)},
             "encoder": {"4": encoder(4), "9": encoder(9)},
-            "longer_source": cache(9),
-            "longer_output": cache(4),
+            "longer_source": kept(9),
+            "longer_output": kept(4),
         }
+
+    def test_keys_that_are_the_values(self):
+        """A dot product asks the encoder's outputs themselves: one matrix, kept once."""
+        model = tiny("gru-luong-dot")
+        config = model.config
+        kept = 4 * (config.decoder_layers * config.hidden_size + 9 * config.hidden_size)
+        found = generate_calls.weigh(model, torch.arange(3, 20), [4, 9])["bytes"]
+        assert found["kept"]["9"] == found["cache"]["9"] == kept
+
+    @pytest.mark.parametrize("make", [BartConfig, T5Config, MarianConfig], ids=lambda make: make.__name__)
+    def test_models_of_others_read_their_cache_alone(self, make):
+        sizes = {"num_layers": 1, "d_kv": 8, "num_heads": 2, "d_ff": 16} if make is T5Config else {
+            "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "forced_eos_token_id": None,
+        }  # fmt: skip
+        ids = {"vocab_size": 20, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
+        model = AutoModelForSeq2SeqLM.from_config(make(d_model=16, **sizes, **ids)).eval()
+        bytes_ = generate_calls.weigh(model, torch.arange(3, 20), [4, 9])["bytes"]
+        assert bytes_["kept"] == bytes_["cache"]
+        assert bytes_["longer_source"] > bytes_["kept"]["4"]
 
     @pytest.mark.parametrize("name", ["post-norm", "rotary"])
     def test_bytes_of_a_transformer(self, name):
@@ -451,6 +527,7 @@ class TestGenerating:
             return 4 * 2 * config.decoder_layers * config.d_model * (source + target)
 
         assert generate_calls.weigh(model, torch.arange(3, 20), [4, 9])["bytes"] == {
+            "kept": {"4": cache(4, 4), "9": cache(9, 9)},
             "cache": {"4": cache(4, 4), "9": cache(9, 9)},
             "encoder": {"4": 4 * 4 * config.d_model, "9": 4 * 9 * config.d_model},
             "longer_source": cache(9, 4),
@@ -531,6 +608,18 @@ class TestGenerating:
         assert "it 3.00 times as long with 1 sentence a call; other 12.00 times" in finding(section, "5 beams instead")
         (row,) = [values for name, values in section.headline.items() if "time a token" in name]
         assert row == {"it": "2 ms", "other": "0.5 ms"}
+
+    def test_of_two_that_are_the_same_none_is_the_fastest(self):
+        result = calls_of(2, 2, "rnn")
+        result["candidates"]["twin"] = copy.deepcopy(result["candidates"]["it"])
+        result["candidates"]["slow"] = copy.deepcopy(result["candidates"]["it"])
+        result["candidates"]["twin"]["seconds"]["1"]["1"]["16"] *= 1.01
+        result["candidates"]["slow"]["seconds"]["1"]["1"]["16"] *= 3
+        said = finding(generation.section(result), "Fastest with 1 sentence a call")
+        assert "not clear with 1 beam (not told apart: it 2 ms a token, twin 2.02 ms a token; slow takes 3.00" in said
+        del result["control"]
+        said = finding(generation.section(result), "Fastest with 1 sentence a call")
+        assert "takes" not in said
 
     def test_a_call_counts_all_its_tokens(self):
         candidate = {"seconds": {"1": {"8": {"32": 0.512}}}}

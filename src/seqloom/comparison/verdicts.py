@@ -95,17 +95,20 @@ def kept(estimate: Estimate | None) -> dict[str, Any] | None:
     return {"value": estimate.value, "error": estimate.error, "freedom": estimate.freedom}
 
 
-def told_apart(values: Mapping[str, float], controls: Sequence[float]) -> tuple[list[str], dict[str, float]]:
+def told_apart(
+    values: Mapping[str, float], controls: Sequence[float], number: int = 1
+) -> tuple[list[str], dict[str, float]]:
     """The quickest, and the others with what they take of its time.
 
     Args:
         values: Times by name.
         controls: Logarithms of the ratios of things that are the same, timed twice.
+        number: Of such questions in one finding.
 
     Returns:
         The names that the control does not tell from the quickest, in their own order; and the ratios of the rest.
     """
-    best, pairs = min(values.values()), len(values) * (len(values) - 1) / 2  # any two of them could be the extremes
+    best, pairs = min(values.values()), number * len(values) * (len(values) - 1) / 2  # any two could be the extremes
     first, behind = [], {}
     for name, value in values.items():
         known = Estimate.by_control(math.log(value / best), controls)

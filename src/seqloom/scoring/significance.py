@@ -213,7 +213,7 @@ def gap_change(
 
     Of several runs each, for other seeds and sentences; else for these trained models. A few sentences may all come out
     alike by chance, so each set gets two more: one that a alone has right, and one that b alone has (Bonett & Price
-    2012, whose interval this is where a sentence is right or wrong).
+    2012, whose interval this is, or a little more, where a sentence is right or wrong).
 
     Args:
         short, long: Statistics of the runs of a and of b, of the one and of the other sentences; scores in percent.

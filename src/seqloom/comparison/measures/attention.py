@@ -342,7 +342,7 @@ def _finding(data: dict[str, Any]) -> str:
         return f"{EXPECTED} Not to be seen here, for want of a model with attention and one without. {said}"
     about = f" {TRAINED}" if data.get("runs", 1) == 1 else ""
     found = data["gaps"] if "gaps" in data else _earlier_gaps(ends, attends, metrics.higher_is_better(data["metric"]))
-    return f"{told(EXPECTED + about, _cases(found))[0]} {said}"
+    return f"{told(EXPECTED + about, cases_of(found))[0]} {said}"
 
 
 def _earlier_gaps(
@@ -361,7 +361,7 @@ def _earlier_gaps(
     ]  # fmt: skip
 
 
-def _cases(found: Sequence[dict[str, Any]]) -> list[Case]:
+def cases_of(found: Sequence[dict[str, Any]]) -> list[Case]:
     """Whether a gap grows with the length."""
     return [
         Case(
@@ -393,7 +393,7 @@ def _recall_finding(probe: dict[str, Any]) -> str:
     )
     found = probe["gaps"] if "gaps" in probe else _earlier_gaps(ends, attends, higher_is_better=True)
     return (
-        f"{' '.join(told(expected, _cases(found)))} Token accuracy on {first_low} to {first_high} and on {low} to "
+        f"{' '.join(told(expected, cases_of(found)))} Token accuracy on {first_low} to {first_high} and on {low} to "
         f"{high} letters: {said}."
     )
 

@@ -40,7 +40,7 @@ from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.verdicts import Case, told
 from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
 from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
-from seqloom.scoring.estimates import Estimate
+from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
 
@@ -130,12 +130,12 @@ def section(result: dict[str, Any]) -> Section:
         share = device["cpu_share"] if device["type"] == "cpu" else None
         controls = controls_of(device)
         disturbed = [where + sentence for sentence in disturbance(share, device["threads"])]
-        said = _growth(times, controls) + _crossings(times, controls) + _left_out(device)
+        said = growth(times, controls) + crossings(times, controls) + _left_out(device)
         findings += [where + sentence for sentence in said] + disturbed
         cautions += disturbed
         spreads.append(where + spread_in_words(controls))
         parts += _pictures(result, device, times)
-    findings += _speedup(result) + _accelerator(result)
+    findings += speedup(result) + _accelerator(result)
     on = " and ".join(
         f"the CPU ({plural(device['threads'], 'thread')})" if device["type"] == "cpu" else device["name"]
         for device in result["devices"]
@@ -196,7 +196,7 @@ def series_of(device: dict[str, Any]) -> dict[str, dict[str, Series]]:
     }
 
 
-def _growth(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> list[str]:
+def growth(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> list[str]:
     """Whether the exponents are the expected ones."""
     recurrent, decoders = [], []
     for name, series in times["encoder"].items():
@@ -245,11 +245,11 @@ def _growth(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> l
     ]
 
 
-def _crossings(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> list[str]:
+def crossings(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> list[str]:
     """From which length on the Transformer is the slower one, between those that the control leaves open."""
     half = 0.0
     if spread := Estimate.by_control(0.0, controls):
-        half = spread.interval()[1]
+        half = spread.interval(LEVEL / max(1, len(times["model"]) - 1))[1]
     sentences = []
     for part, words in PARTS.items():
         ours, said = times[part][TRANSFORMER], []
@@ -290,7 +290,7 @@ def _left_out(device: dict[str, Any]) -> list[str]:
     return [f"Not measured: {'; '.join(said)}."] if said else []
 
 
-def _speedup(result: dict[str, Any]) -> list[str]:
+def speedup(result: dict[str, Any]) -> list[str]:
     """What more cores give."""
     theory = (
         "In theory a recurrent layer needs n sequential operations for n tokens and self-attention one (Vaswani et al. "

@@ -111,7 +111,7 @@ def _variances(result: dict[str, Any], name: str, split: str) -> list[tuple[floa
     return found
 
 
-def _bounds(result: dict[str, Any], name: str, split: str) -> Interval | None:
+def bounds_of(result: dict[str, Any], name: str, split: str) -> Interval | None:
     """The 95 % interval of a score in percent; None where an earlier version kept no number of commands."""
     variances, mean = _variances(result, name, split), fmean(result["scores"][name][split])
     if variances is None:
@@ -134,6 +134,20 @@ def _gap(result: dict[str, Any], name: str, others: Sequence[str]) -> Estimate |
     )
 
 
+def expected(result: dict[str, Any], others: Sequence[str]) -> list[str]:
+    """Whether models are worse on the other splits."""
+    cases = []
+    for name, by in result["scores"].items():
+        gap = fmean(by["simple"]) - fmean(fmean(by[split]) for split in others)
+        cases.append(Case(f"{name} {gap:.1f} points", _gap(result, name, others), (CLEAR, math.inf)))
+    return told(
+        "Expected (Lake and Baroni 2018): models are worse on commands put together in new ways than on held-out "
+        f"commands of the known kind; on the other splits, in the mean, by more than {CLEAR:.0f} points."
+        + ("" if _runs(result) > 1 else f" {TRAINED}"),
+        cases,
+    )
+
+
 def section(result: dict[str, Any]) -> Section:
     """What the scores say."""
     scores = {name: {split: fmean(values) for split, values in by.items()} for name, by in result["scores"].items()}
@@ -141,23 +155,14 @@ def section(result: dict[str, Any]) -> Section:
     findings = []
     for split in splits:
         said = ", ".join(f"{name} {by[split]:.1f} %" for name, by in scores.items())
-        bounds = {name: _bounds(result, name, split) for name in scores}
+        bounds = {name: bounds_of(result, name, split) for name in scores}
         solved = [name for name, known in bounds.items() if known is not None and known[0] >= SOLVED]
         failed = [name for name, known in bounds.items() if known is not None and known[1] < FAILED]
         ends = [f"solved by {', '.join(solved)}"] * bool(solved) + [f"failed by {', '.join(failed)}"] * bool(failed)
         findings.append(f"Split {split}: {said}" + (f" ({'; '.join(ends)})." if ends else "."))
     others = [split for split in splits if split != "simple"]
     if "simple" in splits and others:
-        cases = []
-        for name, by in scores.items():
-            gap = by["simple"] - fmean(by[split] for split in others)
-            cases.append(Case(f"{name} {gap:.1f} points", _gap(result, name, others), (CLEAR, math.inf)))
-        findings += told(
-            "Expected (Lake and Baroni 2018): models are worse on commands put together in new ways than on held-out "
-            f"commands of the known kind; on the other splits, in the mean, by more than {CLEAR:.0f} points."
-            + ("" if _runs(result) > 1 else f" {TRAINED}"),
-            cases,
-        )
+        findings += expected(result, others)
     figure, (panel,) = new_figure()
     width = 0.8 / len(scores)
     for number, (name, by) in enumerate(scores.items()):

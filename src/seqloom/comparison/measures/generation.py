@@ -141,7 +141,7 @@ def section(result: dict[str, Any]) -> Section:
     controls = controls_of(result)
     cautions = disturbance(result["cpu_share"], result["threads"]) if result["device"] == "CPU" else []
     findings = [
-        *_by_length(result, controls), *_fastest(result, controls), *_beams(result), *_state(result),
+        *by_length(result, controls), *fastest(result, controls), *_beams(result), *_state(result),
         *_skipped(result), *cautions,
     ]  # fmt: skip
     on = result["device"] if result["device"] != "CPU" else f"the CPU, {plural(result['threads'], 'thread')}"
@@ -173,10 +173,10 @@ def section(result: dict[str, Any]) -> Section:
             f"written; the end is suppressed until the length is reached, so all write equally many. Beams: {beams}; "
             f"no sampling. The encoder's pass is part of the time. Each time is a median of {result['repeats']} calls "
             f"or more after a warm-up, the candidates in turn. {spread_in_words(controls)} "
-            "A token's time is the call's over all tokens of all sentences, so at one sentence a call it is what a reader "
-            "waits for. Kept is what the next token needs: every tensor of past_key_values after a greedy call of generate() with one sentence (state, keys and "
-            "values), and the encoder's outputs where the decoder still reads them, as an attention does whose values "
-            "they are; tried by spoiling them."
+            "A token's time is the call's over all tokens of all sentences, so at one sentence a call it is what a "
+            "reader waits for. Kept is what the next token needs: every tensor of past_key_values after a greedy call"
+            " of generate() with one sentence (state, keys and values), and the encoder's outputs where the decoder "
+            "still reads them, as an attention does whose values they are; tried by spoiling them."
         ),
         limits=(
             "At these lengths much of a step is the cost of calling it, whatever it computes; a compiled or exported "
@@ -188,7 +188,7 @@ def section(result: dict[str, Any]) -> Section:
     )
 
 
-def _by_length(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
+def by_length(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
     """How the time of a token changes from the shortest to the longest sentence."""
     steady, growing = [], []
     for name, candidate in result["candidates"].items():
@@ -211,7 +211,7 @@ def _by_length(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
     ]
 
 
-def _fastest(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
+def fastest(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
     """Who is fastest for one sentence, and for many, as far as the control tells them apart."""
     sentences = []
     sizes = result["batch_sizes"]
@@ -225,7 +225,7 @@ def _fastest(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
             known = {name: value for name, value in times.items() if value is not None}
             if len(known) < 2:
                 continue
-            first, behind = told_apart(known, controls)
+            first, behind = told_apart(known, controls, len(result["beams"]))
             others = "; ".join(
                 f"{name} takes {ratio:.2f} times as long" for name, ratio in sorted(behind.items(), key=lambda x: x[1])
             )

@@ -311,12 +311,12 @@ def findings(result: dict[str, Any]) -> list[str]:
     """What was expected, and whether it was seen."""
     systems = result["systems"]
     return [
-        _falls("rnn", "initial", systems, "At initialisation (recurrent matrices orthogonal)"),
-        _falls("uniform", "initial", systems, "With torch's uniform initialisation of the tanh-RNN"),
-        _falls("rnn", "trained", systems, f"Trained on the adding problem of {result['trained_on']} numbers"),
+        falls("rnn", "initial", systems, "At initialisation (recurrent matrices orthogonal)"),
+        falls("uniform", "initial", systems, "With torch's uniform initialisation of the tanh-RNN"),
+        falls("rnn", "trained", systems, f"Trained on the adding problem of {result['trained_on']} numbers"),
         _attends(systems),
-        _explodes(result["gains"], result.get("gain_factors", {})),
-        *(_candidates_findings(result["candidates"]) if result["candidates"] else []),
+        explodes(result["gains"], result.get("gain_factors", {})),
+        *(candidates_findings(result["candidates"]) if result["candidates"] else []),
     ]
 
 
@@ -332,7 +332,7 @@ def _apart(ones: Sequence[float] | None, others: Sequence[float] | None) -> Esti
     return Estimate.of(ones).minus(Estimate.of(others))
 
 
-def _falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
+def falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
     """Does the tanh-RNN's gradient fall faster than LSTM's and GRU's?"""
     gated = ("lstm", "gru")
     cases = [
@@ -367,7 +367,7 @@ def _attends(systems: dict[str, Any]) -> str:
     )
 
 
-def _explodes(gains: dict[str, list[float]], of_gains: dict[str, list[float]]) -> str:
+def explodes(gains: dict[str, list[float]], of_gains: dict[str, list[float]]) -> str:
     """Does a larger recurrent matrix make it grow?"""
     cases = []
     for gain, norms in gains.items():
@@ -387,7 +387,7 @@ def _evenness(norms: Sequence[float]) -> float | None:
     return min(norms) / max(norms) if max(norms) > 0 else None
 
 
-def _candidates_findings(models: dict[str, Any]) -> list[str]:
+def candidates_findings(models: dict[str, Any]) -> list[str]:
     """Does attention bring the gradient to every source position more evenly?"""
     sentences = []
     for kind, when in (("initial", "With fresh weights"), ("trained", "Trained")):

@@ -38,7 +38,7 @@ def findings_of(result: dict[str, Any], mark: str) -> tuple[list[str], list[str]
         Findings, and those that a reader of the first table must know.
     """
     models, findings = result["models"], []
-    cases = [case for key, title in HEAVINESS.items() if (case := _heavier(models, key, title)) is not None]
+    cases = [case for key, title in HEAVINESS.items() if (case := heavier(models, key, title)) is not None]
     if cases:
         said = ". ".join(f"{verdict} in: {'; '.join(texts)}" for verdict, texts in judged(cases).items())
         findings.append(f"Expected: the Transformer is heavier than the RNN (Wu et al. 2020). {said}.")
@@ -47,7 +47,7 @@ def findings_of(result: dict[str, Any], mark: str) -> tuple[list[str], list[str]
         findings.append("The peak memories of training are of batches of different size, so they cannot be compared.")
     cautions = disturbed({name: model.get("cpu_shares", []) for name, model in models.items()})
     if mark:
-        findings += [_to_quality(models, key, mark, is_disturbed=bool(cautions)) for key in REASONS]
+        findings += [to_quality_finding(models, key, mark, is_disturbed=bool(cautions)) for key in REASONS]
     machines = {machine for model in models.values() if model["to_quality"] for machine in model["trained_on"]}
     if len(machines) > 1:
         findings.append(
@@ -65,7 +65,7 @@ def sides(models: dict[str, Any], names: Sequence[str]) -> tuple[list[str], list
     return (recurrent, others) if recurrent and others else ([], [])
 
 
-def _heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
+def heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
     """Whether every Transformer has more of it than every recurrent model."""
     known = {name: model[key] for name, model in models.items() if model[key] is not None}
     recurrent, others = sides(models, list(known))
@@ -101,7 +101,7 @@ def _widened(bounds: Interval) -> Interval:
     return bounds[0] - SAME, bounds[1] + SAME
 
 
-def _to_quality(models: dict[str, Any], key: str, mark: str, *, is_disturbed: bool) -> str:
+def to_quality_finding(models: dict[str, Any], key: str, mark: str, *, is_disturbed: bool) -> str:
     """What a validation score took."""
     spent = {name: (model["to_quality"] or {}).get(key) for name, model in models.items()}
     said = ", ".join(f"{name} {_in_words(stat)}" for name, stat in spent.items())

@@ -173,7 +173,7 @@ def section(result: dict[str, Any]) -> Section:
     return Section(
         title="Learning curves",
         question="What does each model make of the same updates, data, time and number of operations?",
-        findings=[*_findings(result), *cautions],
+        findings=[*findings_of(result), *cautions],
         parts=parts,
         how="From the training logs: every validation's score against the target tokens learnt from, the seconds of "
         "training (validations not counted) and FLOPs (tokens times the counted training FLOPs of a target token of a "
@@ -211,7 +211,7 @@ def _draw(panel: Axes, curves: dict[str, Any], at: float, budget: str) -> None:
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
 
 
-def _findings(result: dict[str, Any]) -> list[str]:
+def findings_of(result: dict[str, Any]) -> list[str]:
     """Who is ahead at each budget, whether they agree, and what was expected."""
     curves = result["curves"]
     if len(curves) < 2:

@@ -125,7 +125,7 @@ def section(result: dict[str, Any]) -> Section:
 def findings(result: dict[str, Any]) -> list[str]:
     """Who solved what; what was expected, and whether it was seen."""
     runs = result["runs"]
-    return [*_solved(runs), _gates(runs), _clipping(runs), _norms(runs)]
+    return [*_solved(runs), gates(runs), clipping(runs), norms(runs)]
 
 
 NAMES = {"adding": "adding problem", "copy": "copy task"}
@@ -183,7 +183,7 @@ def _solved(runs: list[dict[str, Any]]) -> list[str]:
     return sentences
 
 
-def _gates(runs: list[dict[str, Any]]) -> str:
+def gates(runs: list[dict[str, Any]]) -> str:
     """Did LSTM and GRU remember what the tanh-RNN does not? Of all tasks and lengths together: one training each is a
     draw, but there are several."""
     cases = []
@@ -212,7 +212,7 @@ def in_percent(values: list[float]) -> str:
     return "{:.0%} [{:.0%}, {:.0%}]".format(known.value, *known.interval())
 
 
-def _clipping(runs: list[dict[str, Any]]) -> str:
+def clipping(runs: list[dict[str, Any]]) -> str:
     """Did clipping matter, and where?"""
     helped, harmed, gains = [], [], []
     for run, plain in _pairs(runs):
@@ -231,7 +231,7 @@ def _clipping(runs: list[dict[str, Any]]) -> str:
     return " ".join(told(expected, [Case(text, Estimate.of(gains))]))
 
 
-def _norms(runs: list[dict[str, Any]]) -> str:
+def norms(runs: list[dict[str, Any]]) -> str:
     """Whose gradients exploded?"""
     here = _clipped(runs, False) or runs
     largest = {system: max(run["largest_norm"] for run in _find(here, system=system)) for system in _systems(runs)}
