@@ -202,7 +202,7 @@ def names_of_subjects(request: Request) -> list[str]:
 def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]:
     """The settings of every training, by candidate: one a seed."""
     found: dict[str, list[Settings]] = {}
-    if is_given(request.overrides, "training.num_threads"):
+    if any(word.partition("=")[0] == "--training.num_threads" for word in request.overrides):
         raise ValueError(
             "training.num_threads is not for a comparison, whose report states one number of threads for all that it "
             f"times: give --num_threads (now {request.num_threads})."

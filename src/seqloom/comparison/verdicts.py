@@ -52,7 +52,9 @@ class Case:
         low, high = self.known.interval(level) if isinstance(self.known, Estimate) else self.known
         if math.isnan(low) or math.isnan(high):
             return "NOT CLEAR"
-        if self.expected[0] < low and high < self.expected[1]:
+        if (self.expected[0] < low or low == -math.inf == self.expected[0]) and (
+            high < self.expected[1] or high == math.inf == self.expected[1]
+        ):
             return "SEEN"
         if high <= self.expected[0] or self.expected[1] <= low:
             return "NOT SEEN"
