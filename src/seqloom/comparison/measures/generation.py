@@ -206,7 +206,7 @@ def by_length(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
             elif looks_back is False:
                 steady.append(Case(text, known, (-math.inf, math.log1p(SAME))))
     return [
-        *told("Without attention a token should cost the same however long the sentence is.", steady),
+        *told("Without attention a token should cost no more in a longer sentence.", steady),
         *told("With attention every token looks back at more in a longer sentence, so it should cost more.", growing),
     ]
 
