@@ -80,6 +80,9 @@ STAGES = (
         (*TRAINED, "--seconds", "1", "--most_sentences", "128", "--batches", "64", "--beams", "1", *FEW),
         3,
     ),
+    Stage(
+        "layers", "layers.py", (), ("--tokens", "512", "--lengths", "16", "512", "--width", "64", "--rounds", "6"), 2
+    ),
     Stage("costs", "costs.py", (), ("--quick", "--rounds", "6", "--parts", "curves", "starts", *FEW), 6),
 )  # fmt: skip
 

@@ -15,7 +15,8 @@ from common import Result
 from common import table as training_table
 from decoding_speed import case, engines_of, quality_table, threads_of
 from engines import STOCK
-from pictures import draw_curves, draw_decoding, draw_starts
+from layers import layers_table
+from pictures import draw_curves, draw_decoding, draw_layers, draw_starts
 
 from seqloom.figures.style import save
 from seqloom.support import disk
@@ -121,6 +122,15 @@ def markdown(records: dict[str, Result], pictures: dict[Path, Any], place: Path)
     for name, heading in (("training_speed", "A training step"), ("whole_run", "A whole run")):
         if (record := records.get(name)) is not None:
             parts += [f"## {heading}", ran(record, records["bench"]), training_table(record["results"])]
+    if (record := records.get("layers")) is not None:
+        words = (
+            f"Milliseconds of forward and backward pass of one layer of {record['width']}, {record['tokens']:,} tokens "
+            f"in sequences of so many steps, {plural(record['threads'], 'thread')}; how many times as fast the first "
+            "is as the second, with 95 % in brackets. Axes are logarithmic."
+        )
+        caption = "Milliseconds of a layer against the length of its sequences"
+        parts += ["## A layer", ran(record, records["bench"]), words]
+        parts += [picture("layers", caption, draw_layers(record["results"])), layers_table(record["results"])]
     if (record := records.get("costs")) is not None:
         parts += ["## Costs", ran(record, records["bench"]), *costs_parts(record, picture)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"

@@ -114,3 +114,24 @@ def draw_starts(starts: Sequence[Result]) -> Any:
         panel.set_xlabel(label)
         panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize="small")
     return figure
+
+
+def draw_layers(results: Sequence[Result]) -> Any:
+    """Milliseconds of every layer against the length."""
+    figure, (panel,) = new_figure(height=3.9)
+    lengths = [result["length"] for result in results]
+    values = []
+    for number, name in enumerate(results[0]["milliseconds"]):
+        middle = [result["milliseconds"][name] for result in results]
+        bars = [
+            [abs(result["intervals"][name][end] - result["milliseconds"][name]) for result in results] for end in (0, 1)
+        ]
+        panel.errorbar(lengths, middle, yerr=bars, label=name, elinewidth=1, **look(number))
+        values += middle
+    log_scale(panel, lengths)
+    log_scale(panel, [step * 10.0**power for power in range(-3, 7) for step in (1, 2, 5)], "y")
+    panel.set_ylim(min(values) / 1.3, max(values) * 1.3)
+    panel.set_xlabel("steps of a sequence")
+    panel.set_ylabel("milliseconds, forward and backward")
+    share_legend(figure, panel)
+    return figure

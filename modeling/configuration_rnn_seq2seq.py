@@ -22,7 +22,9 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         hidden_size: Width of the state. A bidirectional encoder gives half of it to each direction.
         embedding_size: Width of the embeddings; default: ``hidden_size``.
         encoder_layers, decoder_layers: Recurrent layers on each side.
-        cell_type: ``rnn`` (tanh; Elman 1990), ``lstm`` (Hochreiter & Schmidhuber 1997) or ``gru`` (Cho et al. 2014).
+        cell_type: ``rnn`` (tanh; Elman 1990), ``lstm`` (Hochreiter & Schmidhuber 1997) or ``gru`` (Cho et al. 2014); or
+            one whose gates read the inputs alone, so that sequences that are known are computed at once: ``min_gru``,
+            ``min_lstm`` (Feng et al. 2024) or ``ssru`` (Kim et al. 2019).
         bidirectional: Read the source from both ends (Schuster & Paliwal 1997).
         bridge: How the decoder's first state comes from the encoder's last: ``dense`` (tanh of a matrix; Bahdanau et
             al. 2015), ``copy`` (Sutskever et al. 2014) or ``zeros``.
@@ -32,7 +34,9 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         input_feeding: Feed Luong's attentional vector into the next step. The decoder then runs step by step.
         dropout: On embeddings, between layers and before the output matrix.
         label_smoothing: ε of the loss.
-        init_range: Matrices start uniform in ± this (Luong et al. 2015: 0.1), recurrent ones orthogonal.
+        init_range: Matrices and embeddings start uniform in ± this (Luong et al. 2015, with 1,000 units: 0.1). None, the
+            default, goes by the width: matrices as Glorot & Bengio 2010, each gate's by itself, embeddings
+            N(0, 4 / ``embedding_size``). Recurrent matrices are orthogonal either way.
         use_cache: Keep the state while generating.
 
     Raises:
@@ -50,7 +54,7 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
     attention: str = "luong"
     attention_score: str = "general"
     input_feeding: bool = False
-    init_range: float | int = 0.1
+    init_range: float | int | None = None
 
     def __post_init__(self, **kwargs):
         if self.embedding_size is None:
@@ -61,8 +65,11 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         """Refuses fields that contradict each other."""
         super().validate_fields()
         self.check_counts("embedding_size")
-        if not 0 < self.init_range <= 100:
-            raise ValueError(f"init_range={self.init_range}: it must be a number more than 0 and at most 100.")
+        if self.init_range is not None and not 0 < self.init_range <= 100:
+            raise ValueError(
+                f"init_range={self.init_range}: it must be a number more than 0 and at most 100, or None, by which "
+                "weights follow the width."
+            )
         self.check_choices(cell_type=CELLS, bridge=BRIDGES, attention=ATTENTIONS, attention_score=ATTENTION_SCORES)
         if self.bidirectional and self.hidden_size % 2:
             raise ValueError(
@@ -123,6 +130,11 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
     def has_cross_attention(self) -> bool:
         """With either attention."""
         return self.attention != "none"
+
+    @property
+    def has_parallel_training(self) -> bool:
+        """With a parallel cell, where no step of the decoder waits for what the step before looked up."""
+        return CELLS[self.cell_type].is_parallel and self.attention != "bahdanau" and not self.input_feeding
 
 
 __all__ = ["RnnSeq2SeqConfig"]

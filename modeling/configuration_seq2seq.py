@@ -36,6 +36,7 @@ QUESTIONS = (
     "has_decoder_self_attention",
     "has_cross_attention",
     "has_constant_state",
+    "has_parallel_training",
 )
 
 
@@ -156,6 +157,11 @@ class Seq2SeqConfig(PreTrainedConfig):
         The encoder's outputs and what attention keeps of the source are not counted: they grow with the source alone.
         """
         return not self.has_decoder_self_attention
+
+    @property
+    def has_parallel_training(self) -> bool:
+        """Where the target is known, all steps are computed together on either side: none waits for the one before."""
+        return not (self.has_recurrent_encoder or self.has_recurrent_decoder)
 
     def _unanswered(self, name: str) -> NotImplementedError:
         return NotImplementedError(

@@ -29,7 +29,7 @@ from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 from transformers.utils.generic import merge_with_config_defaults
 
 from .cache_rnn_seq2seq import RecurrentStateLayer, state_layer
-from .cells_rnn_seq2seq import CELLS, State
+from .cells_rnn_seq2seq import CELLS, State, fill_matrix
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
@@ -132,12 +132,15 @@ class RnnSeq2SeqPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Uniform (Sutskever et al. 2014; Luong et al. 2015), biases zero; the cell initialises itself."""
+        """By the width (docs/training.md has what was measured), or in the config's range; biases zero; the cell
+        initialises itself."""
         super()._init_weights(module)
         limit = self.config.init_range
         cell = CELLS[self.config.cell_type]
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            init.uniform_(module.weight, -limit, limit)
+        if isinstance(module, nn.Embedding) and limit is None:
+            init.normal_(module.weight, std=2 * module.embedding_dim**-0.5)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            fill_matrix(module.weight, limit)
             bias = getattr(module, "bias", None)
             if bias is not None:
                 init.zeros_(bias)
@@ -227,6 +230,13 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
     def first_state(self, encoder_outputs: RnnSeq2SeqEncoderOutput) -> State:
         """The bridge: the encoder's last states → the decoder's first."""
         finals = cast(State, (encoder_outputs.final_hidden, encoder_outputs.final_cell)[: self.num_states])
+        expected = (self.config.encoder_layers, self.config.hidden_size)
+        if any(final is None or final.shape[1:] != expected for final in finals):
+            found = ", ".join("no" if final is None else "×".join(map(str, final.shape[1:])) for final in finals)
+            raise ValueError(
+                f"encoder_outputs has last states of {found} (layers × width), but this decoder starts from "
+                f"{self.num_states} of {expected[0]}×{expected[1]}: pass what this model's own encoder returned."
+            )
         states = [final[:, self.origins] for final in finals]  # (batch, layers, hidden)
         if self.config.bridge == "zeros":
             states = [torch.zeros_like(state) for state in states]
@@ -242,11 +252,11 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         if cache is not None and cache.is_initialized:
             *state, feed = cache.tensors
             return tuple(state), feed, cache.keys
-        memory = encoder_outputs.last_hidden_state
+        first, memory = self.first_state(encoder_outputs), encoder_outputs.last_hidden_state
         assert memory is not None
         keys = None if self.attention is None else self.attention.key_proj(memory)  # (batch, source, hidden)
         feed = memory.new_zeros(memory.shape[0], self.feed_size) if self.config.input_feeding else None
-        return self.first_state(encoder_outputs), feed, keys
+        return first, feed, keys
 
     def advance(self, embeds: torch.Tensor, state: State, feed: torch.Tensor | None, source: tuple):
         """Reads target tokens: all at once where no step needs what the step before it gave, else one.

@@ -21,14 +21,14 @@ MODULES = sorted((ROOT / "src" / "seqloom").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py")]
 ROOMS = (
-    "__main__", "commands", "comparison", "export", "training", "sharing", "scoring", "attention", "decoding", "data",
-    "settings", "run_folder", "figures", "support", "modeling", "version",
+    "__main__", "commands", "comparison", "export", "distillation", "training", "sharing", "scoring", "attention",
+    "decoding", "data", "settings", "run_folder", "figures", "support", "modeling", "version",
 )  # fmt: skip
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "export", "plot", "push", "score", "train", "translate", "shell", "sentences",
-        "help", "command",
+        "attend", "compare", "demo", "distill", "export", "plot", "push", "score", "train", "translate", "shell",
+        "sentences", "help", "command",
     ),
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
@@ -38,11 +38,12 @@ INSIDE = {
         "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",
         "forms",
     ),
+    "distillation": ("sequences", "choosing", "folder", "students"),
     "training": (
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
-        "clearing", "initialisation", "checkpoints", "stopping", "state", "states", "devices", "signals",
+        "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "states", "devices", "signals",
     ),
-    "sharing": ("push", "card", "history", "sources", "verify", "hub", "files", "code", "privacy"),
+    "sharing": ("push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
     "scoring": (
         "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "estimates",
         "normalization",

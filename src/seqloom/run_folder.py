@@ -13,6 +13,8 @@
     checkpoints/weights/step-….safetensors       weights of the last or best validations, for averaging
     trackers/                                    what TensorBoard and the like were told
     export.json                                  of an exported model's folder: which engine runs it, what was checked
+    train.jsonl, distillation.json               of a distilled set's folder: what a teacher says, and how it came about
+    student.yaml                                 of such a folder: the settings that learn from it
     .seqloom.json                                the marker: seqloom made this folder, and what it holds
     .seqloom.lock                                who works in it, for as long as somebody does
 
@@ -41,10 +43,13 @@ CURVE = "training_curve.png"
 PREDICTIONS = "predictions.jsonl"
 SCORES = "scores.json"
 EXPORT = "export.json"
+DISTILLED_PAIRS = "train.jsonl"
+DISTILLATION = "distillation.json"
+STUDENT = "student.yaml"
 TRACKERS = "trackers"
 MARKER = ".seqloom.json"
 LOCK = ".seqloom.lock"
-RUN, COMPARISON, SCORED, EXPORTED = "run", "comparison", "scores", "export"
+RUN, COMPARISON, SCORED, EXPORTED, DISTILLED = "run", "comparison", "scores", "export", "distilled"
 """What a marked folder can hold."""
 
 RECORDED = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}
@@ -119,6 +124,15 @@ def is_run(folder: Path) -> bool:
 def is_exported(folder: Path) -> bool:
     """Whether what is in it is run by another engine than PyTorch, or by another program of it."""
     return (folder / EXPORT).is_file() and read_object(folder / EXPORT).get("engine") != "transformers"
+
+
+def distilled_by(file: Path) -> dict[str, Any] | None:
+    """What is known of a file's pairs if ``seqloom distill`` wrote it: the content of `DISTILLATION` beside it."""
+    path = file.parent / DISTILLATION
+    if file.name != DISTILLED_PAIRS or not path.is_file():
+        return None
+    about = read_object(path)
+    return about if {"teacher", "kind", "decoding", "data", "pairs", "file"} <= set(about) else None
 
 
 def is_finished(folder: Path) -> bool:

@@ -359,6 +359,23 @@ class TestDataHandling:
         result["speedup"] = {"length": 512, "cores": 1, "milliseconds": {NO_ATTENTION: [], TRANSFORMER: []}}
         assert "may use 1 core." in finding(data_handling.section(result), "sequential operations")
 
+    def test_parallel_recurrence_is_told_apart(self):
+        recipes = {
+            "minLSTM, Bahdanau attention": {"cell_type": "min_lstm", "attention": "bahdanau"},
+            NO_ATTENTION: {"cell_type": "ssru", "attention": "none"},
+            LUONG: {"cell_type": "gru", "attention": "luong"},
+            TRANSFORMER: {},
+        }
+        told = data_handling.parallel(recipes)
+        assert told == {
+            "parallel_cells": ["minLSTM, Bahdanau attention", NO_ATTENTION], "parallel_training": [NO_ATTENTION],
+        }  # fmt: skip
+        section = data_handling.section(steps_of(powers(3, 1.05), powers(1, 1), powers(3, 1.3)) | told)
+        assert f"SEEN: {NO_ATTENTION}, exponent 1.05" in finding(section, "whose gates ask nothing of the state")
+        assert NO_ATTENTION not in finding(section, "one after the other")
+        assert NO_ATTENTION not in finding(section, "sequential operations")
+        assert f"SEEN: {NO_ATTENTION} 2.00 times as fast" in finding(section, "gain by more cores as well")
+
     def test_busy_machine_is_told(self):
         result = steps_of(powers(1, 1), powers(1, 1))
         assert not [text for text in data_handling.section(result).findings if "other work" in text]

@@ -47,6 +47,13 @@ def test_encoder_decoders_of_transformers(config):
     assert (traits.is_recurrent, traits.is_transformer, traits.has_constant_state) == (False, True, False)
 
 
+def test_configs_of_older_models_are_believed(monkeypatch):
+    monkeypatch.delattr(Seq2SeqConfig, "has_parallel_training")
+    monkeypatch.delattr(RnnSeq2SeqConfig, "has_parallel_training")
+    traits = traits_of(RnnSeq2SeqConfig())
+    assert (traits.is_recurrent, traits.has_parallel_training) == (True, None)
+
+
 def test_sides_are_looked_at():
     traits = traits_of(parts(MambaConfig(), BertConfig()))
     assert (traits.has_recurrent_encoder, traits.has_recurrent_decoder) == (True, False)

@@ -75,6 +75,22 @@ class TestMixing:
         assert provenance["pairs"] == {"train": len(found)}
         assert provenance == json.loads(json.dumps(provenance))
 
+    def test_none_of_its_own(self, texts, sets, data):
+        """The section's validation pairs, and what else is mixed; a single other set is taken as it is."""
+        found, provenance = texts(weight=0)
+        assert {text[0] for text in found} == {"b", "c"}
+        assert [entry["weight"] for entry in provenance["mix"]] == [3, 2]
+        assert [file["name"] for file in provenance["splits"]["train"]] == ["b.jsonl"]
+        found, provenance = texts(weight=0, mix=[{**sets["b"], "weight": 7}])
+        assert found == [f"b{number}" for number in range(40)]
+        assert provenance["mix"][0]["drawn"] == provenance["mix"][0]["pairs"] == provenance["pairs"]["train"] == 40
+        found, provenance = texts(weight=0, mix=[{**sets["b"], "weight": 7}], streaming=True)
+        assert found == [f"b{number}" for number in range(40)]
+        assert provenance["mix"][0]["drawn"] == "streamed"
+
+    def test_no_weight_needs_others(self, tmp_path, data):
+        refused(tmp_path, data, "data.weight is 0.0; it must be more than 0", data={"weight": 0})
+
     def test_the_first_to_end(self, texts):
         found, _ = texts(stopping_strategy="first_exhausted")
         counts = {name: sum(text[0] == name for text in found) for name in "abc"}

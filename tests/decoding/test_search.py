@@ -324,7 +324,7 @@ class TestEngine:
             for text in texts(5)
         ]
 
-    @pytest.mark.parametrize("name", ["pre-norm", "rotary-swiglu-pre-norm", "lstm-luong", "gru-bahdanau"])
+    @pytest.mark.parametrize("name", ["pre-norm", "rotary-swiglu-pre-norm", "lstm-luong", "gru-bahdanau", "ssru"])
     @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
     def test_precision(self, name, dtype):
         """Coarser scores are close to the exact ones."""

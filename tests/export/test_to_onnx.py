@@ -19,8 +19,8 @@ from seqloom.export.export import Request, export
 
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.slow
-TRIED = ("lstm-bahdanau", "rotary-swiglu-pre-norm")
-"""A model of each family; the graphs themselves are tried over all models."""
+TRIED = ("lstm-bahdanau", "min-gru-luong", "rotary-swiglu-pre-norm")
+"""A model of each family, and of a parallel cell; the graphs themselves are tried over all models."""
 
 
 def exported(folder: Path, name: str, dtype: str = "float32") -> tuple:

@@ -22,11 +22,15 @@ ONE_LAYER = {"encoder_layers": 1, "decoder_layers": 1}
 RNNS = {
     "rnn": {"cell_type": "rnn", "attention": "none", "bidirectional": False, "bridge": "copy", "embedding_size": 12},
     "gru": {"cell_type": "gru", "attention": "none", "encoder_layers": 3, "decoder_layers": 2, "embedding_size": 10},
-    "lstm-untied": {"attention": "none", "bidirectional": False, "bridge": "copy", "tie_word_embeddings": False},
+    "lstm-untied": {
+        "attention": "none", "bidirectional": False, "bridge": "copy", "tie_word_embeddings": False, "init_range": None,
+    },
     "rnn-bahdanau": {
         "cell_type": "rnn", "attention": "bahdanau", "bidirectional": False, "encoder_layers": 1, "bridge": "zeros",
     },
-    "gru-bahdanau": {"cell_type": "gru", "attention": "bahdanau", "embedding_size": 10, **ONE_LAYER},
+    "gru-bahdanau": {
+        "cell_type": "gru", "attention": "bahdanau", "embedding_size": 10, "init_range": None, **ONE_LAYER,
+    },
     "lstm-bahdanau": {"attention": "bahdanau", "encoder_layers": 3, "decoder_layers": 2, "bridge": "copy", **SEPARATE},
     "lstm-luong": {"attention": "luong", "embedding_size": 10},
     "gru-luong-dot": {
@@ -38,6 +42,9 @@ RNNS = {
         "cell_type": "rnn", "input_feeding": True, "bidirectional": False, "bridge": "copy", "embedding_size": 10,
         **SEPARATE,
     },
+    "ssru": {"cell_type": "ssru", "attention": "none", "decoder_layers": 3, "embedding_size": 10},
+    "min-gru-luong": {"cell_type": "min_gru", "attention": "luong", "bridge": "copy"},
+    "min-lstm-bahdanau": {"cell_type": "min_lstm", "attention": "bahdanau", "bidirectional": False, **ONE_LAYER},
 }  # fmt: skip
 
 

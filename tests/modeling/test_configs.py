@@ -24,7 +24,9 @@ from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
         ({"dropout": 1.0}, ["dropout=1.0", "less than 1"]),
         ({"dropout": -0.1}, ["dropout=-0.1", "at least 0"]),
         ({"label_smoothing": 1}, ["label_smoothing=1", "less than 1"]),
-        ({"init_range": 0}, ["init_range=0", "more than 0"]),
+        ({"init_range": 0}, ["init_range=0", "more than 0", "None"]),
+        ({"init_range": "wide"}, ["init_range", "wide"]),
+        ({"init_range": True}, ["init_range", "bool"]),
         ({"decoder_vocab_size": 9}, ["decoder_vocab_size=9", "vocab_size=32000", "share_encoder_decoder_embeddings"]),
     ],
 )

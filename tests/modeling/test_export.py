@@ -101,7 +101,7 @@ def exported_program(module, inputs, shapes):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["lstm-luong", "gru-bahdanau", "rnn", "post-norm"])
+@pytest.mark.parametrize("name", ["lstm-luong", "gru-bahdanau", "rnn", "min-gru-luong", "post-norm"])
 def test_exported_encoder_reads_other_batches_and_lengths(name):
     encoder = Encoder(tiny(name))
     shapes = ({0: BATCH, 1: SOURCE},) * 2
@@ -119,7 +119,7 @@ def test_exported_encoder_reads_other_batches_and_lengths(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["lstm-luong", "gru", "post-norm"])
+@pytest.mark.parametrize("name", ["lstm-luong", "gru", "ssru", "post-norm"])
 def test_exported_decoder_reads_other_batches_and_lengths(name):
     model = tiny(name)
     encoder, decoder = Encoder(model), Decoder(model)

@@ -20,6 +20,7 @@ from seqloom import (
     register_family,
 )
 from seqloom.modeling import CONFIG_CLASSES
+from seqloom.modeling.cells_rnn_seq2seq import ParallelCell
 from seqloom.modeling.configuration_seq2seq import QUESTIONS
 
 NAMES_IN_WORDS = {
@@ -33,6 +34,9 @@ NAMES_IN_WORDS = {
     "gru-luong-dot": "GRU, Luong attention",
     "lstm-luong-fed": "LSTM, Luong attention",
     "rnn-luong-fed": "tanh-RNN, Luong attention",
+    "ssru": "SSRU, no attention",
+    "min-gru-luong": "minGRU, Luong attention",
+    "min-lstm-bahdanau": "minLSTM, Bahdanau attention",
     **dict.fromkeys(TRANSFORMERS, "Transformer"),
 }
 TRANSFORMER = "Transformer encoder-decoder (Vaswani et al. 2017): 2+3 layers, 16 wide, 2 and 4 heads, "
@@ -57,6 +61,12 @@ DESCRIPTIONS = {
     "Luong attention (dot, input feeding)",
     "rnn-luong-fed": "tanh-RNN encoder-decoder: 2+2 layers, 16 wide, embeddings 10 wide, unidirectional encoder, "
     "Luong attention (general, input feeding)",
+    "ssru": "SSRU encoder-decoder: 2+3 layers, 16 wide, embeddings 10 wide, bidirectional encoder, "
+    "no attention (Sutskever et al. 2014)",
+    "min-gru-luong": "minGRU encoder-decoder: 2+2 layers, 16 wide, embeddings 16 wide, bidirectional encoder, "
+    "Luong attention (general)",
+    "min-lstm-bahdanau": "minLSTM encoder-decoder: 1+1 layers, 16 wide, embeddings 16 wide, unidirectional encoder, "
+    "Bahdanau attention",
     "post-norm": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, sinusoidal positions",
     "pre-norm": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, pre-norm, sinusoidal positions",
     "gelu-separate": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with GELU, post-norm, sinusoidal positions",
@@ -87,7 +97,7 @@ def test_answers_are_what_the_model_does(model):
     assert config.has_decoder_self_attention == bool(outputs.decoder_attentions)
     assert config.has_cross_attention == bool(outputs.cross_attentions)
     recurrent = [
-        any(isinstance(module, nn.RNNBase) for module in part.modules())
+        any(isinstance(module, (nn.RNNBase, ParallelCell)) for module in part.modules())
         for part in (model.get_encoder(), model.get_decoder())
     ]
     assert [config.has_recurrent_encoder, config.has_recurrent_decoder] == recurrent
@@ -142,7 +152,10 @@ def family_that_answers(*answered: str, model_type: str = "reticent_seq2seq") ->
     return strict(type("ReticentConfig", (Seq2SeqConfig,), {**body, "__module__": __name__}))
 
 
-REQUIRED = [*(question for question in QUESTIONS if question != "has_constant_state"), "describe"]
+REQUIRED = [
+    *(question for question in QUESTIONS if question not in ("has_constant_state", "has_parallel_training")),
+    "describe",
+]
 
 
 @pytest.mark.parametrize("left_out", REQUIRED)
@@ -161,6 +174,26 @@ def test_a_state_is_constant_unless_the_decoder_looks_at_its_own_tokens(grows):
     config_class = family_that_answers(*REQUIRED)
     config_class.has_decoder_self_attention = property(lambda self: grows)
     assert config_class().has_constant_state is not grows
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder", None])
+def test_training_is_parallel_unless_a_side_is_recurrent(side):
+    config_class = family_that_answers(*REQUIRED)
+    for name in ("encoder", "decoder"):
+        setattr(config_class, f"has_recurrent_{name}", property(lambda self, answer=name == side: answer))
+    assert config_class().has_parallel_training is (side is None)
+
+
+@pytest.mark.parametrize(
+    ("cell", "fields", "is_parallel"),
+    [
+        ("ssru", {"attention": "none"}, True), ("min_gru", {"attention": "luong"}, True),
+        ("min_lstm", {"attention": "bahdanau"}, False), ("min_gru", {"input_feeding": True}, False),
+        ("gru", {"attention": "none"}, False), ("lstm", {}, False),
+    ],
+)  # fmt: skip
+def test_training_is_parallel_where_the_cell_is_and_nothing_is_fed(cell, fields, is_parallel):
+    assert RnnSeq2SeqConfig(cell_type=cell, **fields).has_parallel_training is is_parallel
 
 
 @pytest.mark.parametrize(

@@ -114,13 +114,17 @@ def assert_is_fresh(config, name, value):
         expected = torch.zeros_like(value)
         if "bias_ih" in name and config.cell_type == "lstm":
             expected.view(4, -1)[1] = 1  # the forget gate
+        elif name.endswith("rnn.bias") and config.cell_type == "min_lstm":
+            expected[0] = 1
         assert torch.equal(value, expected)
-    elif config.model_type == "rnn_seq2seq":
+    elif getattr(config, "init_range", None) is not None:
         assert 0.8 * config.init_range < value.abs().max() <= config.init_range
-    elif "embed" in name or "shared" in name or "lm_head" in name:
-        assert 0.8 < value.std() * config.d_model**0.5 < 1.2
+    elif "embed" in name or "shared" in name or ("lm_head" in name and config.model_type == "transformer_seq2seq"):
+        length = 2 if config.model_type == "rnn_seq2seq" else 1  # of a row
+        assert 0.8 * length < value.std() * value.shape[1] ** 0.5 < 1.2 * length
     else:
-        limit = (6 / sum(value.shape)) ** 0.5  # Glorot and Bengio 2010
+        gates = {"lstm": 4, "gru": 3}[config.cell_type] if "weight_ih" in name else 1
+        limit = (6 / (value.shape[0] / gates + value.shape[1])) ** 0.5  # Glorot and Bengio 2010
         assert 0.9 * limit < value.abs().max() <= limit
 
 

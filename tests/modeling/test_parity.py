@@ -208,7 +208,7 @@ def naive_transformer(model, source, target):
 
 
 def naive_cell(kind, rnn, suffix):
-    """A step of torch's own cell with the weights of one direction of ``rnn``; the state is (hidden, cell or None)."""
+    """A step of the cell with the weights of one direction of ``rnn``; the state is (hidden, cell or None)."""
     weights = {
         f"{part}": getattr(rnn, f"{part}_l0{suffix}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     }
@@ -222,21 +222,45 @@ def naive_cell(kind, rnn, suffix):
     return step
 
 
+def naive_parallel_cell(kind, rnn, suffix):
+    """The same for cells whose gates read the inputs alone: Feng et al. 2024, sections 3.1 and 3.2; Kim et al. 2019."""
+    index, parts = int(suffix != ""), {"min_gru": 2, "min_lstm": 3, "ssru": 2}[kind]
+    size = rnn.hidden_size
+    rows = slice(index * parts * size, (index + 1) * parts * size)
+
+    def step(inputs, state):
+        before = state[0]
+        if kind == "ssru":  # no bias but the gate's
+            forget, value = (rnn.proj.weight[rows] @ inputs).split(size)
+            forget = torch.sigmoid(forget + rnn.bias[0, index])
+            return forget * before + (1 - forget) * value, None
+        *gates, candidate = (rnn.proj.weight[rows] @ inputs + rnn.bias[:, index].flatten()).split(size)
+        if kind == "min_gru":
+            update = torch.sigmoid(gates[0])
+            return (1 - update) * before + update * candidate, None
+        forget, let_in = map(torch.sigmoid, gates)
+        return forget / (forget + let_in) * before + let_in / (forget + let_in) * candidate, None
+
+    return step
+
+
 def naive_rnn(model, source, target):
     """One sentence through the recurrent encoder-decoder, step by step, as the papers write it."""
     config, decoder = model.config, model.model.decoder
     kind = config.cell_type
+    cell = naive_parallel_cell if kind in ("min_gru", "min_lstm", "ssru") else naive_cell
+    given = torch.relu if kind == "ssru" else lambda state: state  # what a layer gives of the state that it carries
 
     outputs, finals = [model.model.encoder.embed_tokens.weight[token] for token in source], []
     for layer in model.model.encoder.layers:
         readings, ends = [], []
         for suffix in ("", "_reverse") if config.bidirectional else ("",):
-            step = naive_cell(kind, layer.rnn, suffix)
+            step = cell(kind, layer.rnn, suffix)
             state = (torch.zeros(layer.rnn.hidden_size), torch.zeros(layer.rnn.hidden_size))
             reading = []
             for inputs in reversed(outputs) if suffix else outputs:
                 state = step(inputs, state)
-                reading.append(state[0])
+                reading.append(given(state[0]))
             readings.append(reading[::-1] if suffix else reading)
             ends.append(state)
         outputs = [torch.cat(parts) for parts in zip(*readings, strict=True)]
@@ -269,7 +293,7 @@ def naive_rnn(model, source, target):
         weights = torch.stack(scores).softmax(0)
         return sum(weight * output for weight, output in zip(weights, outputs, strict=True))
 
-    steps = [naive_cell(kind, layer.rnn, "") for layer in decoder.layers]
+    steps = [cell(kind, layer.rnn, "") for layer in decoder.layers]
     attentional, logits = torch.zeros(config.embedding_size), []
     for token in target:
         embedding = decoder.embed_tokens.weight[token]
@@ -281,7 +305,7 @@ def naive_rnn(model, source, target):
             inputs = torch.cat((embedding, attentional))
         for index, step in enumerate(steps):
             states[index] = step(inputs, states[index])
-            inputs = states[index][0]
+            inputs = given(states[index][0])
         if config.attention == "bahdanau":
             readout = torch.tanh(decoder.readout.weight @ torch.cat((inputs, embedding, context)))
         elif config.attention == "luong":  # h̃ = tanh(W [c; h]): equation 5 of Luong et al. 2015

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 CODE = {
     "rnn": {
         "cache_rnn_seq2seq.py", "cells_rnn_seq2seq.py", "configuration_rnn_seq2seq.py", "export_rnn_seq2seq.py",
-        "modeling_rnn_seq2seq.py",
+        "modeling_rnn_seq2seq.py", "scan_rnn_seq2seq.py",
     },
     "transformer": {"configuration_transformer_seq2seq.py", "modeling_transformer_seq2seq.py"},
 }  # fmt: skip

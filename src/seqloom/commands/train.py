@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from seqloom.commands.command import Command
 from seqloom.commands.shell import run
@@ -48,28 +48,38 @@ class Train(Command):
         from seqloom.scoring.naming import check_config
         from seqloom.settings.reading import load_settings
         from seqloom.support.machine import PARENT, end_with_parent
-        from seqloom.training.run import run_training
-        from seqloom.training.signals import Stopped
 
         if parent := os.environ.pop(PARENT, None):
             end_with_parent(int(parent))
         is_first = os.environ.get("RANK", "0") == "0"
         settings = load_settings(self.config, self.overrides, print if is_first else lambda text: None)
         check_config(self.config, settings, self.overrides)
-        try:
-            run_training(settings, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run)
-        except Stopped as stopped:
-            if is_first:
-                print(stopped)
-            return 128 + stopped.signal
-        except RuntimeError as error:
-            if not is_lost_connection(error):
-                raise
-            raise LostConnection(
-                "another process of this run ended, so this one ends too; what happened, its own words say. "
-                f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})"
-            ) from None
-        return None
+        return trained(settings, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run)
+
+
+def trained(settings: Settings, **how: Any) -> int | None:
+    """Trains, as `run_training` is told how; returns the exit status, unless that is 0.
+
+    Raises:
+        ValueError: As for `run_training`; or another process of the run ended.
+    """
+    from seqloom.training.run import run_training
+    from seqloom.training.signals import Stopped
+
+    try:
+        run_training(settings, **how)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(stopped)
+        return 128 + stopped.signal
+    except RuntimeError as error:
+        if not is_lost_connection(error):
+            raise
+        raise LostConnection(
+            "another process of this run ended, so this one ends too; what happened, its own words say. "
+            f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})"
+        ) from None
+    return None
 
 
 class LostConnection(ValueError):

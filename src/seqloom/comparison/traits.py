@@ -25,6 +25,10 @@ HYBRID = {
 """Those that do both."""
 
 
+ANSWERED = [question for question in QUESTIONS if question != "has_parallel_training"]
+"""What every config answers that does; those that travel with older models know no more."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a model is. Every answer may be None: not known."""
@@ -40,6 +44,8 @@ class Traits:
     has_cross_attention: bool | None = None
     has_constant_state: bool | None = None
     """What is kept of a sentence does not grow with the output."""
+    has_parallel_training: bool | None = None
+    """No step waits for the one before where the target is known."""
 
     @property
     def is_recurrent(self) -> bool | None:
@@ -70,7 +76,7 @@ class Traits:
 
 def traits_of(config: PreTrainedConfig) -> Traits:
     """What a model of any make is, by its config."""
-    if all(hasattr(type(config), question) for question in QUESTIONS):
+    if all(hasattr(type(config), question) for question in ANSWERED):
         return _of_answers(config)
     name = config.model_type or type(config).__name__
     if not type(config).__module__.startswith("transformers.models."):
@@ -87,6 +93,7 @@ def traits_of(config: PreTrainedConfig) -> Traits:
         has_decoder_self_attention=decoder_attends,
         has_cross_attention=True,
         has_constant_state=None if decoder_attends is None else not decoder_attends,
+        has_parallel_training=None if _any(recurrent_encoder, recurrent_decoder) is not False else True,
     )
 
 
@@ -120,7 +127,7 @@ def _of_answers(config: PreTrainedConfig) -> Traits:
     answers: dict[str, Any] = {}
     for question in QUESTIONS:
         try:
-            answers[question] = getattr(config, question)
+            answers[question] = getattr(config, question, None)
         except NotImplementedError:
             answers[question] = None
     name = answers.pop("name_in_words") or config.model_type

@@ -69,6 +69,8 @@ def load_pairs(settings: DataSettings, seed: int, splits: Sequence[str] = SPLITS
     if settings.mix and "train" in splits:
         found["train"], mixed = _mix(found["train"], settings, seed, provenance, origins["train"])
         provenance = {**provenance, "mix": mixed}
+        if not settings.weight:  # its own training pairs are none of them
+            origins["train"] = mixed[0]["train"] if len(mixed) == 1 else files_of(mixed)
 
     found = {split: found[split] for split in SPLITS if split in splits and split in found}
     counts = {split: len(data) if isinstance(data, Dataset) else "streamed" for split, data in found.items()}
@@ -134,8 +136,11 @@ def refuse_gap(gap: str) -> None:
 def _mix(
     train: Data, settings: DataSettings, seed: int, provenance: dict[str, Any], origin: Any
 ) -> tuple[Data, list[dict[str, Any]]]:
-    """Training pairs drawn from ``data`` and every set of ``data.mix``, and what each of them is and gave."""
+    """Training pairs drawn from ``data``, unless its weight is 0, and every set of ``data.mix``, and what each of them
+    is and gave."""
     sets, described = [train], [{**provenance, "train": origin, "weight": settings.weight}]
+    if not settings.weight:
+        sets, described = [], []
     for number, mixed in enumerate(settings.mix):
         section, fields = f"data.mix[{number}]", asdict(mixed)
         weight, source = fields.pop("weight"), DataSettings(**fields, streaming=settings.streaming)
@@ -148,6 +153,10 @@ def _mix(
             raise ValueError(str(error) if section in str(error) else f"{section}: {error}") from None
         sets.append(data)
         described.append({**about, "train": origin, "weight": weight})
+    sets = [data if data.features == PAIR else data.cast(PAIR) for data in sets]
+    if len(sets) == 1:  # all of it, in its own order
+        described[0] |= {name: "streamed" if settings.streaming else len(sets[0]) for name in ("pairs", "drawn")}
+        return sets[0], described
     weights = [entry["weight"] for entry in described]
     draw = functools.partial(
         interleave_datasets,
@@ -163,7 +172,12 @@ def _mix(
     for number, entry in enumerate(described):
         entry["pairs"] = "streamed" if settings.streaming else len(sets[number])
         entry["drawn"] = "streamed" if settings.streaming else drawn[number]
-    return draw([data if data.features == PAIR else data.cast(PAIR) for data in sets]), described
+    return draw(sets), described
+
+
+def files_of(mixed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The files, as `describe_file` tells of them, that mixed sets are read from."""
+    return [file for entry in mixed if isinstance(entry["train"], list) for file in entry["train"]]
 
 
 def check_unchanged(before: dict[str, Any], now: dict[str, Any]) -> None:

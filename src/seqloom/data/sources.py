@@ -19,11 +19,13 @@ import datasets
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset_builder, load_from_disk
 
+from seqloom import run_folder
 from seqloom.data import lines
 from seqloom.data.scan import load_scan
 from seqloom.data.tables import read_table
 from seqloom.settings.replaced import TABLES, kind_of
 from seqloom.settings.schema import DataSettings, MixSettings
+from seqloom.support.disk import sha256
 from seqloom.support.wording import listing
 from seqloom.support.xet import with_cure
 
@@ -246,18 +248,21 @@ def _pick(row: dict[str, Any], names: dict[str, str]) -> dict[str, str | None]:
 
 
 def describe_file(path: str, stream: bool) -> dict[str, Any]:
-    """A file's name, size and content; its date instead of the latter where a stream is to begin at once."""
+    """A file's name, size and content; its date instead of the latter where a stream is to begin at once. And of a
+    distilled set, who was its teacher."""
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path} (in {Path.cwd()}); check the data settings.")
     state = Path(path).stat()
-    described = {"name": Path(path).name, "bytes": state.st_size}
+    described: dict[str, Any] = {"name": Path(path).name, "bytes": state.st_size}
     if stream:
-        return {**described, "modified": state.st_mtime_ns}
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return {**described, "sha256": digest.hexdigest()}
+        described["modified"] = state.st_mtime_ns
+    else:
+        described["sha256"] = sha256(Path(path))
+    if about := run_folder.distilled_by(Path(path)):
+        is_same = all(about["file"].get(name) == described[name] for name in ("bytes", "sha256") if name in described)
+        told = {name: about[name] for name in ("teacher", "kind", "decoding", "pairs") if name in about}
+        described["distilled"] = {**told, "sources": about["data"]["name"], "changed_since": not is_same}
+    return described
 
 
 def _reason(error: BaseException) -> str:

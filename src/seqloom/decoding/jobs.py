@@ -26,6 +26,7 @@ def translate_by_jobs(
     num_jobs: int,
     *,
     chunk: int = 1000,
+    first: int = 0,
     seed: int = 0,
     **options: Any,
 ) -> Iterator[Any]:
@@ -34,21 +35,27 @@ def translate_by_jobs(
     Args:
         opener: Gives the model and its tokenizer, in each process.
         sources: Texts, of which some chunks are held at a time; there may be no end to them.
-        num_jobs: Processes; the threads of this one are divided among them.
+        num_jobs: Processes; the threads of this one are divided among them. One is this process itself.
         chunk: Sources that a process takes at a time, and sorts by length.
+        first: The number of the first chunk, where others were translated before.
         seed: Of what is drawn; each chunk has its own, so the number of processes changes nothing.
         options: For `translate`.
 
     Raises:
         ValueError: As `translate`, or a process has died.
     """
+    texts, numbers = iter(sources), itertools.count(first)
+    if num_jobs == 1:
+        model, tokenizer = opener()
+        while some := list(itertools.islice(texts, chunk)):
+            torch.manual_seed(seed + next(numbers))
+            yield from translate(model, tokenizer, some, **options)
+        return
     threads = max(1, torch.get_num_threads() // num_jobs)
-    texts = iter(sources)
     with ProcessPoolExecutor(
         num_jobs, multiprocessing.get_context("spawn"), initializer=_start, initargs=(opener, threads)
     ) as pool:
         waiting: deque[Future[list[Any]]] = deque()
-        numbers = itertools.count()
         try:
             while True:
                 while len(waiting) < (1 + AHEAD) * num_jobs and (some := list(itertools.islice(texts, chunk))):

@@ -18,10 +18,11 @@ from torch import nn
 
 from seqloom.decoding.packed import PackedLinear
 from seqloom.decoding.targets import NARROWER
-from seqloom.modeling.cells_rnn_seq2seq import CELLS
+from seqloom.modeling.cells_rnn_seq2seq import CELLS, ParallelCell
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqForConditionalGeneration
 
 States = tuple[torch.Tensor, ...]  # (rows, hidden) each, of one layer
+Advance = Callable[[torch.Tensor, States], States]  # inputs and states of a layer → its output, then its new states
 
 
 class RnnState:
@@ -134,7 +135,7 @@ def rows_of(sentences: torch.Tensor, beams: int) -> torch.Tensor:
     return (sentences[:, None] * beams + torch.arange(beams, device=sentences.device)).flatten()
 
 
-def lstm_step(rnn: Any, dtype: torch.dtype) -> Callable[[torch.Tensor, States], States]:
+def lstm_step(rnn: Any, dtype: torch.dtype) -> Advance:
     """(Hochreiter & Schmidhuber 1997), in torch's order of gates: one product."""
     gates = PackedLinear.of(rnn.weight_ih_l0, rnn.weight_hh_l0, bias=rnn.bias_ih_l0 + rnn.bias_hh_l0, dtype=dtype)
 
@@ -143,12 +144,13 @@ def lstm_step(rnn: Any, dtype: torch.dtype) -> Callable[[torch.Tensor, States], 
         both = gates(torch.cat((inputs, hidden), dim=-1))  # (rows, 4 · hidden)
         let_in, forget, candidate, let_out = both.chunk(4, dim=-1)
         cell = forget.sigmoid() * cell + let_in.sigmoid() * candidate.tanh()
-        return let_out.sigmoid() * cell.tanh(), cell
+        hidden = let_out.sigmoid() * cell.tanh()
+        return hidden, hidden, cell
 
     return step
 
 
-def gru_step(rnn: Any, dtype: torch.dtype) -> Callable[[torch.Tensor, States], States]:
+def gru_step(rnn: Any, dtype: torch.dtype) -> Advance:
     """(Cho et al. 2014), in torch's order of gates: the candidate keeps input and state apart."""
     of_inputs = PackedLinear.of(rnn.weight_ih_l0, bias=rnn.bias_ih_l0, dtype=dtype)
     of_hidden = PackedLinear.of(rnn.weight_hh_l0, bias=rnn.bias_hh_l0, dtype=dtype)
@@ -160,18 +162,28 @@ def gru_step(rnn: Any, dtype: torch.dtype) -> Callable[[torch.Tensor, States], S
         gates = (from_inputs[:, : 2 * size] + from_hidden[:, : 2 * size]).sigmoid_()
         reset, update = gates.chunk(2, dim=-1)
         candidate = torch.addcmul(from_inputs[:, 2 * size :], reset, from_hidden[:, 2 * size :]).tanh_()
-        return (torch.lerp(candidate, hidden, update),)
+        hidden = torch.lerp(candidate, hidden, update)
+        return hidden, hidden
 
     return step
 
 
-def tanh_step(rnn: Any, dtype: torch.dtype) -> Callable[[torch.Tensor, States], States]:
+def tanh_step(rnn: Any, dtype: torch.dtype) -> Advance:
     """(Elman 1990): one product."""
     both = PackedLinear.of(rnn.weight_ih_l0, rnn.weight_hh_l0, bias=rnn.bias_ih_l0 + rnn.bias_hh_l0, dtype=dtype)
-    return lambda inputs, state: (both(torch.cat((inputs, state[0]), dim=-1)).tanh_(),)
+    return lambda inputs, state: (both(torch.cat((inputs, state[0]), dim=-1)).tanh_(),) * 2
 
 
-STEPS = {nn.LSTM: lstm_step, nn.GRU: gru_step, nn.RNN: tanh_step}
+def parallel_step(rnn: Any, dtype: torch.dtype) -> Advance:
+    """A cell's own step, of what one product gave: its gates ask nothing of the state."""
+    projected = PackedLinear([rnn.proj], dtype)
+    return lambda inputs, state: rnn.step(projected(inputs), *state)
+
+
+STEPS: dict[type, Callable[[Any, torch.dtype], Advance]] = {
+    nn.LSTM: lstm_step, nn.GRU: gru_step, nn.RNN: tanh_step, ParallelCell: parallel_step,
+}  # fmt: skip
+"""By the class of a layer's ``rnn``, or one that it is derived from."""
 
 
 class LeanRnn:
@@ -201,11 +213,17 @@ class LeanRnn:
         self.output = PackedLinear([model.lm_head], dtype)
 
     @staticmethod
-    def step_of(cell: Any, rnn: Any, dtype: torch.dtype) -> Callable[[torch.Tensor, States], States]:
-        """One step of a layer: lean for torch's cells, any other's own."""
-        if type(rnn) in STEPS:
-            return STEPS[type(rnn)](rnn, dtype)
-        return lambda inputs, state: tuple(cell.run(rnn, inputs[:, None], None, state)[1:])
+    def step_of(cell: Any, rnn: Any, dtype: torch.dtype) -> Advance:
+        """One step of a layer: lean where one is known, else the cell's own."""
+        for kind, lean_step in STEPS.items():
+            if isinstance(rnn, kind):
+                return lean_step(rnn, dtype)
+
+        def step(inputs: torch.Tensor, state: States) -> States:
+            outputs, *after = cell.run(rnn, inputs[:, None], None, state)
+            return outputs[:, 0], *after
+
+        return step
 
     def start(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, beams: int) -> RnnState:
         """Reads the sources.
@@ -236,8 +254,7 @@ class LeanRnn:
         elif state.feed is not None:
             inputs = torch.cat((embeds, state.feed), dim=-1)
         for advance, before in zip(self.steps, state.layers, strict=True):
-            after = advance(inputs, before)
-            inputs = after[0]  # (rows, hidden)
+            inputs, *after = advance(inputs, before)  # (rows, hidden) each
             for part, new in zip(before, after, strict=True):
                 part.copy_(new)
         if self.attention is None:

@@ -56,7 +56,7 @@ def translate(
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
     decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
-    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+    num_return_sequences: Literal[1] | None = ..., return_tokens: Literal[False] = ..., **generate_kwargs: Any,
 ) -> str: ...  # fmt: skip
 @overload
 def translate(
@@ -64,7 +64,7 @@ def translate(
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
     decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
-    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+    num_return_sequences: Literal[1] | None = ..., return_tokens: Literal[False] = ..., **generate_kwargs: Any,
 ) -> list[str]: ...  # fmt: skip
 @overload
 def translate(
@@ -72,7 +72,7 @@ def translate(
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
     decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[False] = ..., output_attentions: Literal[False] = ...,
-    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+    num_return_sequences: Literal[1] | None = ..., return_tokens: Literal[False] = ..., **generate_kwargs: Any,
 ) -> Iterator[str]: ...  # fmt: skip
 @overload
 def translate(
@@ -80,7 +80,7 @@ def translate(
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
     decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
-    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+    num_return_sequences: Literal[1] | None = ..., return_tokens: Literal[False] = ..., **generate_kwargs: Any,
 ) -> Hypothesis: ...  # fmt: skip
 @overload
 def translate(
@@ -88,7 +88,7 @@ def translate(
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
     decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
-    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+    num_return_sequences: Literal[1] | None = ..., return_tokens: Literal[False] = ..., **generate_kwargs: Any,
 ) -> list[Hypothesis]: ...  # fmt: skip
 @overload
 def translate(
@@ -96,14 +96,14 @@ def translate(
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
     decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
     return_hypotheses: Literal[True], output_attentions: bool = ...,
-    num_return_sequences: Literal[1] | None = ..., **generate_kwargs: Any,
+    num_return_sequences: Literal[1] | None = ..., return_tokens: Literal[False] = ..., **generate_kwargs: Any,
 ) -> Iterator[Hypothesis]: ...  # fmt: skip
 @overload
 def translate(
     model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, sources: str | Iterable[str], *,
     batch_tokens: int = ..., read_ahead: int = ..., coverage_penalty: float = ..., dtype: str | None = ...,
     decoder: Decoder | None = ..., target_prefix: str | Sequence[str] = ..., progress: bool = ...,
-    return_hypotheses: bool = ..., output_attentions: bool = ..., **generate_kwargs: Any,
+    return_hypotheses: bool = ..., return_tokens: bool = ..., output_attentions: bool = ..., **generate_kwargs: Any,
 ) -> Any: ...  # fmt: skip
 def translate(
     model: GenerativeModel,
@@ -113,6 +113,7 @@ def translate(
     batch_tokens: int = 4096,
     read_ahead: int = 10_000,
     return_hypotheses: bool = False,
+    return_tokens: bool = False,
     output_attentions: bool = False,
     coverage_penalty: float = 0.0,
     dtype: str | None = None,
@@ -133,6 +134,8 @@ def translate(
         batch_tokens: Padded source tokens decoded together, each counted once for every beam.
         read_ahead: Texts that are sorted by length among themselves, and held at a time.
         return_hypotheses: Give a `Hypothesis` instead of a text: with scores and tokens.
+        return_tokens: Give a text and the ids of its tokens, the end token included if it was reached, which costs
+            nothing more.
         output_attentions: And with the cross-attention; implies ``return_hypotheses``.
         coverage_penalty: β of Wu et al. 2016; more than 0 re-ranks the beams by `coverage_beam_search`.
         dtype: ``"float32"``, ``"bfloat16"`` or, on a CPU, ``"int8"``, of a model of seqloom's; default: its own. The
@@ -165,7 +168,9 @@ def translate(
             f"target_prefix has {len(target_prefix):,} texts for {'an iterator' if total is None else f'{total:,}'} "
             "of sources; give one for each of a list, or a single text for all."
         )
-    how = _How(batch_tokens, return_hypotheses, output_attentions, dtype, decoder)
+    if return_tokens and (return_hypotheses or output_attentions):
+        raise ValueError("return_tokens is given with hypotheses, which have their tokens: leave it out.")
+    how = _How(batch_tokens, return_hypotheses, return_tokens, output_attentions, dtype, decoder)
 
     def outputs() -> Iterator[Any]:
         texts = iter([sources] if isinstance(sources, str) else sources)
@@ -206,6 +211,7 @@ class _How:
 
     batch_tokens: int
     return_hypotheses: bool
+    return_tokens: bool
     output_attentions: bool
     dtype: str | None
     decoder: Decoder | None
@@ -240,11 +246,13 @@ def _decode(
     model.eval()
     try:
         for batch, sequences, inputs in _found(model, tokenizer, encoded, how, prefixes, generate_kwargs):
-            found: list[str] | list[Hypothesis]
+            found: list[str] | list[Hypothesis] | list[tuple[str, list[int]]]
             if how.return_hypotheses or how.output_attentions:
                 found = _hypotheses(model, tokenizer, sequences, inputs, how.output_attentions)
             else:
                 found = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+                if how.return_tokens:
+                    found = list(zip(found, _ids(model, sequences), strict=True))
             num_returned = len(found) // len(batch)
             for row, index in enumerate(batch):
                 mine = found[row * num_returned : (row + 1) * num_returned]
@@ -370,6 +378,12 @@ def _hypotheses(
             )
         )
     return hypotheses
+
+
+def _ids(model: GenerativeModel, sequences: torch.Tensor) -> list[list[int]]:
+    """The tokens of each output, without the one that it begins with and what follows its end."""
+    lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
+    return [ids[1 : 1 + length] for ids, length in zip(sequences.tolist(), lengths, strict=True)]
 
 
 def _scores_of(

@@ -45,12 +45,11 @@ def check_settings(settings: Settings) -> None:
     """What the types do not say."""
     data, training = settings.data, settings.training
     _check_place(data, "data")
-    _check_weight(data.weight, "data.weight")
     for number, entry in enumerate(data.mix):
         _check_weight(entry.weight, f"data.mix[{number}].weight")
         _check_place(entry, f"data.mix[{number}]")
-    _check_weight(data.weight, "data.weight")
-    weights = [data.weight, *(entry.weight for entry in data.mix)]
+    _check_own_weight(data)
+    weights = [weight for weight in (data.weight, *(entry.weight for entry in data.mix)) if weight]
     if max(weights) > MOST_UNEQUAL * min(weights):
         raise ValueError(
             f"data.weight and the weights of data.mix are {min(weights)} to {max(weights)}: of the smallest hardly "
@@ -74,6 +73,7 @@ def check_settings(settings: Settings) -> None:
         raise ValueError("give training.max_steps or training.num_train_epochs, so that the run has an end.")
     check_shared(settings)
     _check_options(settings)
+    _check_distillation(settings)
     for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
         value = getattr(training, name)
         if value is not None and value <= 0:
@@ -113,6 +113,25 @@ def _check_place(data: DataSettings | MixSettings, where: str) -> None:
 def _check_weight(weight: float, name: str) -> None:
     if weight <= 0:
         raise ValueError(f"{name} is {weight}; it must be more than 0.")
+
+
+def _check_own_weight(data: DataSettings) -> None:
+    """As of every set; but of none of its own pairs one can learn where there are others."""
+    if data.weight or not data.mix:
+        _check_weight(data.weight, "data.weight")
+
+
+def _check_distillation(settings: Settings) -> None:
+    distillation = settings.distillation
+    if distillation.temperature <= 0:
+        raise ValueError(
+            f"distillation.temperature is {distillation.temperature}; it must be more than 0 (1 or 2, say)."
+        )
+    if distillation.teacher is not None and settings.training.loss_chunk_tokens is not None:
+        raise ValueError(
+            f"training.loss_chunk_tokens is {settings.training.loss_chunk_tokens}, which keeps no scores, but "
+            "distillation.teacher is held against the student's scores: leave one of them out."
+        )
 
 
 def _check_options(settings: Settings) -> None:
@@ -183,7 +202,7 @@ def check_shared(settings: Settings | ScoringSettings) -> None:
     """What runs and scorings have in common: the split that is scored, and the bounds of numbers."""
     if settings.data.streaming and "train" in (settings.evaluation.split, getattr(settings, "split", None)):
         raise ValueError("the split to score is train, which data.streaming reads as a stream: score another one.")
-    _check_weight(settings.data.weight, "data.weight")
+    _check_own_weight(settings.data)
     check_bounds(settings)
 
 

@@ -99,7 +99,7 @@ class DataSettings:
     ``train_split``."""
     weight: float = 1.0
     """This section's own share of the training pairs where others are mixed in; shares are in proportion to the
-    weights."""
+    weights. 0: none of its training pairs, its validation and test pairs alone."""
     stopping_strategy: Literal["first_exhausted", "all_exhausted"] = "all_exhausted"
     """When an epoch of mixed sets is over: when the first of them is used up, or when all are, the smaller ones being
     read again as often as that takes."""
@@ -239,6 +239,26 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """A teacher's probabilities in the training loss (word-level distillation: Hinton et al. 2015, Kim and Rush 2016).
+    What a teacher says as a set of pairs, sequence-level distillation, is made by ``seqloom distill``."""
+
+    teacher: str | None = None
+    """Folder or Hub name of the teacher, any seq2seq model of transformers with this run's very vocabulary; null: none.
+    None of its own code is run."""
+    teacher_revision: str | None = None
+    """Commit, branch or tag of a teacher from the Hub."""
+    alpha: float = 0.5
+    """Share of the teacher in the loss, from 0 to 1: (1 - alpha) x the loss of the labels + alpha x temperature² x the
+    divergence of the student's probabilities from the teacher's."""
+    temperature: float = 1.0
+    """Divides the scores of both before they become probabilities; more than 1 tells more of unlikely tokens."""
+    top_k: int | None = None
+    """How many of the teacher's likeliest tokens are learnt from at every position, their probabilities made to add up
+    to 1; null: all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
     """Decoding; written into the model's generation config."""
 
@@ -343,6 +363,8 @@ class Settings:
     """The tokenizer."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     """The optimisation."""
+    distillation: DistillationSettings = field(default_factory=DistillationSettings)
+    """A teacher in the loss."""
     generation: GenerationSettings = field(default_factory=GenerationSettings)
     """The decoding."""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

@@ -38,6 +38,9 @@ def check_used(settings: Settings) -> None:
         _refuse("training", training, ("average_kind",), "training.average_checkpoints, which is 0")
     if training.eval_metric is None:
         _refuse("training", training, ("eval_samples",), "training.eval_metric, which is null")
+    if settings.distillation.teacher is None:
+        names = ("teacher_revision", "alpha", "temperature", "top_k")
+        _refuse("distillation", settings.distillation, names, "distillation.teacher, which is null")
     if hub.push_to_hub is None:
         _refuse("hub", hub, ("hub_private_repo", "hub_revision", "hub_strategy"), "hub.push_to_hub, which is null")
     if settings.generation.num_beams == 1:

@@ -25,6 +25,7 @@ from seqloom.settings.typed import build
 from seqloom.sharing.history import base_model, begun, course, curve, hyper_parameters, metric_name, origin_of
 from seqloom.sharing.privacy import last_part, shareable_log, shareable_record, shareable_settings, without_places
 from seqloom.sharing.sources import data_name_of, data_section, is_on_hub, split_name
+from seqloom.sharing.teachers import distilled_from, licence_note, teachings
 from seqloom.support import disk
 from seqloom.support.wording import as_code, fenced, in_markdown, table
 
@@ -85,14 +86,15 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
     results = _eval_results(settings, record) if evaluation else []
     start = origin_of(settings, record)
     hub, coverage = settings.hub, settings.generation.coverage_penalty
-    data_name = data_name_of(settings, record)
+    data_name, taught = data_name_of(settings, record), distilled_from(record)
     card_data = ModelCardData(
         language=list(dict.fromkeys(hub.language)) or None,
         license=hub.license or "unknown",
         library_name="transformers",
         pipeline_tag=_pipeline_tag(hub),
         tags=list(dict.fromkeys(["seqloom", "seq2seq", config.model_type,
-                                 *([] if start else ["trained-from-scratch"]), "custom_code", *hub.tags])),
+                                 *([] if start else ["trained-from-scratch"]),
+                                 *(["distilled"] if teachings(record) else []), "custom_code", *hub.tags])),
         base_model=base_model(start),
         datasets=[settings.data.dataset] if settings.data.dataset and is_on_hub(record) else None,
         metrics=[result.metric_type for result in results] or None,
@@ -107,14 +109,14 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         template_str=files("seqloom.model_cards").joinpath("template.md").read_text(encoding="utf-8"),
         title=in_markdown(name),
         summary=f"{config.describe()}. {record['model']['parameters']:,} parameters, {begun(start)} with "
-        f"seqloom on {data_name}{_languages(hub.language)}.",
+        f"seqloom on {data_name}{_languages(hub.language)}{f', {taught}' if taught else ''}.",
         snippet=SNIPPET.format(**words),
         decoding="in its generation config"
         if not coverage
         else "in its generation config, but for the coverage penalty: "
         f"for that, `seqloom.translate(model, tokenizer, texts, coverage_penalty={coverage:g})`",
         pipeline_snippet=PIPELINE_SNIPPET.format(**words),
-        licence=_licence(hub.license),
+        licence=" ".join(filter(None, (_licence(hub.license), licence_note(record)))),
         scores="\n\n".join(filter(None, (_scores(settings, record), check)))
         if with_scores
         else _unverified(settings, record),
@@ -285,6 +287,8 @@ def _limits(settings: Settings, record: dict[str, Any], evaluation: dict[str, An
         f"It learnt from {number} of {data_name} and knows {beyond}: expect other domains and other spellings to "
         "fare worse."
     )
+    if teachings(record):
+        lines.append("It was taught by another model, whose mistakes are in what it learnt.")
     sides = [("source", data.max_source_length), ("target", data.max_target_length)]
     bounds = " or ".join(f"{limit:,} {side} tokens" for side, limit in sides if limit is not None)
     if bounds:

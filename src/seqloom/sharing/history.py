@@ -10,6 +10,7 @@ from seqloom.modeling import Seq2SeqConfig
 from seqloom.scoring import metrics
 from seqloom.settings.schema import Settings
 from seqloom.sharing.privacy import last_part, without_places
+from seqloom.sharing.teachers import distilled_from
 from seqloom.support.wording import as_code, in_markdown, plural, table, value_in_words
 
 KINDS = {
@@ -121,6 +122,7 @@ def hyper_parameters(settings: Settings, record: dict[str, Any], config: Seq2Seq
     of_buffer = f" (of the stream's first {plan['pairs']:,} pairs)" if plan.get("of") == "buffer" else ""
     rows = {
         **({"begun with": _start(start)} if start else {}),
+        **({"taught": distilled_from(record)} if distilled_from(record) else {}),
         **({"frozen": _frozen(start, model)} if model.get("frozen") else {}),
         "tokenizer": _tokenizer(settings, config),
         "optimizer": f"{name}, β {training.adam_beta1:g} and {training.adam_beta2:g}, ε {training.adam_epsilon:g}"
@@ -164,6 +166,8 @@ def curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[di
     notes = ["Losses are nats per target token."]
     if smoothing:
         notes.append(f"The training loss is taken with label smoothing {smoothing:g}, the validation loss without.")
+    if settings.distillation.teacher:
+        notes.append("The training loss is that of the labels mixed with the teacher's; the validation loss is not.")
     if metric:
         decoded = min(settings.training.eval_samples or 10**9, record["data"]["pairs"]["validation"])
         notes.append(f"{metric_name(metric)} is of greedy outputs for {plural(decoded, 'validation pair')}.")

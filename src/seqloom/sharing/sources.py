@@ -7,6 +7,7 @@ from typing import Any
 from seqloom.data.overlap import overlap_in_words
 from seqloom.settings.schema import Settings
 from seqloom.sharing.privacy import last_part, without_places
+from seqloom.sharing.teachers import teachers_section
 from seqloom.support.wording import as_code, in_markdown, table
 
 
@@ -74,8 +75,8 @@ def data_section(settings: Settings, record: dict[str, Any], data_name: str) -> 
         parts.append(f"The validation pairs were cut from the training data: {in_markdown(data['cut'])}.")
     if "overlap" in data:
         parts.append(overlap_in_words(data["overlap"], data["pairs"]))
-    parts = [" ".join(parts), table(["split", "pairs:", "from"], rows)]
-    if mixed := data.get("mix"):
+    parts = [" ".join(parts), table(["split", "pairs:", "from"], rows), *teachers_section(record)]
+    if len(mixed := data.get("mix") or ()) > 1:
         sets = [
             [_source_name(entry), f"{entry['weight']:g}", _number(entry["pairs"]), _number(entry["drawn"])]
             for entry in mixed

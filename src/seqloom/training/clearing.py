@@ -139,7 +139,8 @@ def check_inputs(folder: Path, inputs: Iterable[str]) -> None:
 
 def inputs_of(settings: Settings) -> list[str]:
     """What a run reads: names of files and folders, some perhaps on the Hub."""
-    return [*settings.data.places(), *filter(None, (settings.tokenizer.path, settings.training.init_from))]
+    named = (settings.tokenizer.path, settings.training.init_from, settings.distillation.teacher)
+    return [*settings.data.places(), *filter(None, named)]
 
 
 def _entries(folder: Path) -> list[Path]:

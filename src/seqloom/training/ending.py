@@ -24,7 +24,7 @@ from seqloom.training.restoring import check_best_is_whole
 from seqloom.training.state import Run
 from seqloom.training.validation import validate
 
-OF_CHECKPOINTS = {"log", "settings", "start", "resumed", "fast_layers"}
+OF_CHECKPOINTS = {"log", "settings", "start", "teacher", "resumed", "fast_layers"}
 """Of the progress, what the record has elsewhere or needs no more."""
 
 
@@ -47,6 +47,7 @@ def finish(run: Run, material: Material) -> dict[str, Any]:
             "weights": chosen,
         },
         "start": progress.start,
+        **({"teacher": progress.teacher} if progress.teacher else {}),
         "resumed": progress.resumed,
         "data": material.record(settings),
         "progress": {name: value for name, value in history.items() if name not in OF_CHECKPOINTS}

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqloom.data.sources import describe_file
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.loading import Seq2SeqLM, tokenizer_of, whole_model
-from seqloom.run_folder import CONFIG
 from seqloom.settings.schema import TrainingSettings
 from seqloom.sharing.files import WEIGHTS
 from seqloom.sharing.privacy import last_part
+from seqloom.sharing.teachers import commit_of
 from seqloom.support.machine import total_memory
 
 LISTED = 6
@@ -197,7 +196,7 @@ def initialise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name:
     folder = Path(name)
     weights = [path for path in sorted(folder.glob("*")) if path.name.endswith((*WEIGHTS, ".bin"))]
     files = [describe_file(str(path), stream=False) for path in weights]
-    return Taken(name, None if folder.is_dir() else _commit(name), files, total - begun, begun, frozen_new, line)
+    return Taken(name, None if folder.is_dir() else commit_of(name), files, total - begun, begun, frozen_new, line)
 
 
 def _load(name: str) -> Seq2SeqLM:
@@ -207,12 +206,6 @@ def _load(name: str) -> Seq2SeqLM:
         raise ValueError(
             f"training.init_from is {name!r}, which is no model that can be taken over: {' '.join(str(error).split())}"
         ) from error
-
-
-def _commit(name: str) -> str | None:
-    """The commit of a model of the Hub that was just loaded, as the cache has it: transformers does not tell."""
-    config = try_to_load_from_cache(name, CONFIG)
-    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def _tables(model: PreTrainedModel, wanted: Iterable[str]) -> list[tuple[str, str, bool]]:

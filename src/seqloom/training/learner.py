@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from seqloom.data.tokenization import check_matches, target_tokenizer
 from seqloom.data.updates import UpdateStream
+from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.decoding.options import check_options, options_of, try_options
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings
@@ -23,6 +24,7 @@ from seqloom.training.devices import prepare
 from seqloom.training.initialisation import fresh_model, frozen_parameters, initialise
 from seqloom.training.material import Material
 from seqloom.training.state import Progress, Run
+from seqloom.training.teaching import make_teacher
 
 
 def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, material: Material) -> Run:
@@ -42,6 +44,11 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
             taken = initialise(model, tokenizer, training.init_from, training.init_parameters)
         say(accelerator, str(taken))
         progress.start = taken.record()
+    teacher = None
+    if settings.distillation.teacher is not None:
+        teacher, progress.teacher = make_teacher(
+            settings, model, tokenizer, accelerator, material.train_stream, material.pairs.splits["validation"]
+        )
     max_steps = material.max_steps(settings)
     optimizer, scheduler = make_optimizer(model, settings, max_steps)
     average = make_average(model, settings, accelerator)
@@ -50,14 +57,14 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     run = Run(
         settings, folder, accelerator, wrapped, optimizer, scheduler, tokenizer, material.train_stream,
         material.validation_stream, material.validation_pairs(training.eval_samples), max_steps, progress,
-        average=average,
+        average=average, teacher=teacher,
     )  # fmt: skip
     if material.checkpoint is None:
         use_fast_layers(run)
     return run
 
 
-def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_stream: UpdateStream) -> PreTrainedModel:
+def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_stream: UpdateStream) -> Seq2SeqLM:
     """A model of the settings' family, for the tokenizer's vocabularies, with its generation config."""
     fields = {name: value for name, value in settings.model.items() if name != "model_type"}
     config = model_config_class(settings.model["model_type"])(

@@ -63,7 +63,7 @@ def check_output_folder(folder: Path, settings: Settings, resume: bool, overwrit
         run_folder.check_marker(folder)
     if resume and is_run:
         earlier = load_settings(folder / run_folder.SETTINGS)
-        for section in ("model", "data", "tokenizer"):
+        for section in ("model", "data", "tokenizer", "distillation"):
             then, now = (values.to_dict()[section] for values in (earlier, settings))
             others = [name for name in {**then, **now} if then.get(name) != now.get(name) and name != "num_proc"]
             if others:

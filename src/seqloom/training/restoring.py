@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
 from seqloom import run_folder
+from seqloom.sharing.teachers import is_same_teacher
 from seqloom.support import disk
 from seqloom.support.console import say
 from seqloom.support.locks import Lock
@@ -30,13 +32,15 @@ def restore(run: Run, checkpoint: Path | None, *, dry_run: bool = False) -> None
         dry_run: Write nothing.
 
     Raises:
-        ValueError: It is of another engine than this run's, or reading it could run code; or, found by a dry run as by
-            the end of the run, nothing is left to train and the best model is damaged.
+        ValueError: It is of another engine or teacher than this run's, or reading it could run code; or, found by a dry
+            run as by the end of the run, nothing is left to train and the best model is damaged.
     """
     if checkpoint is None:
         run.progress.settings = run.settings.to_dict()["training"]
         return
+    teacher = run.progress.teacher
     run.progress = checkpoints.load_checkpoint(checkpoint, run.accelerator, run.kept)
+    check_teacher(run.progress.teacher, teacher)
     set_hyper_parameters(run)
     say(run.accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
     before = run.progress.settings
@@ -47,6 +51,19 @@ def restore(run: Run, checkpoint: Path | None, *, dry_run: bool = False) -> None
     check_best(run, dry_run=dry_run)
     if is_over(run):
         say(run.accelerator, "this run is over already: nothing is left to train; its model is scored and saved again.")
+
+
+def check_teacher(before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
+    """Refuses to go on with another teacher than a run began with, by the digests of its files.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if before is not None and now is not None and not is_same_teacher(before["teacher"], now["teacher"]):
+        raise ValueError(
+            f"the teacher {now['teacher']['name']} changed since the run began: going on would mix what two of them "
+            "say; bring back what was there, or train anew into another output_dir."
+        )
 
 
 def set_hyper_parameters(run: Run) -> None:

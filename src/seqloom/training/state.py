@@ -19,6 +19,7 @@ from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.settings.schema import Settings
 from seqloom.support.layers import Choice
 from seqloom.training.states import Stateful
+from seqloom.training.teaching import Teacher
 
 
 @dataclass
@@ -48,6 +49,8 @@ class Progress:
     """How layers compute, as `seqloom.support.layers.measure` found it when the run began; None: as torch does."""
     start: dict[str, Any] | None = None
     """What ``training.init_from`` gave it, as `initialise` tells; None where it began from nothing."""
+    teacher: dict[str, Any] | None = None
+    """Whose probabilities are in its loss, as `make_teacher` tells; None where nobody's are."""
     settings: dict[str, Any] = field(default_factory=dict)
     """``training`` as the last start had it, so that the next one sees what is other."""
     resumed: list[dict[str, Any]] = field(default_factory=list)
@@ -78,6 +81,8 @@ class Run:
     """Into which every batch is cut further, since it did not fit into memory."""
     average: AveragedModel | None = None
     """The weights' exponential moving average, with ``training.ema_decay``."""
+    teacher: Teacher | None = None
+    """With ``distillation.teacher``."""
 
     @property
     def kept(self) -> dict[str, Stateful]:

@@ -57,7 +57,10 @@ def accumulate_gradients(run: Run, position: EpochPosition) -> float:
         # Gradients travel between processes once, with the last micro-batch.
         with contextlib.nullcontext() if index == last else accelerator.no_sync(run.model):
             inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            loss = run.model(**inputs, num_items_in_batch=position.num_tokens, use_cache=False, **run.loss_options).loss
+            outputs = run.model(**inputs, num_items_in_batch=position.num_tokens, use_cache=False, **run.loss_options)
+            loss = outputs.loss
+            if run.teacher is not None:
+                loss = run.teacher.mixed(loss, outputs.logits, inputs, position.num_tokens)
             # DistributedDataParallel takes the mean over processes where a sum is wanted.
             accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()

@@ -1,7 +1,8 @@
 """Data handling: sequential or parallel. Time of forward and backward pass against sequence length.
 
-A recurrent layer needs n steps, one after the other, for n tokens; self-attention sees all at once, but compares
-every token with every other (Vaswani et al. 2017, arXiv:1706.03762, section 4 and table 1). So time is expected to
+A recurrent layer needs n steps, one after the other, for n tokens, unless its gates ask nothing of the state (Feng et
+al. 2024, arXiv:2410.01201); self-attention sees all at once, but compares every token with every other (Vaswani et al.
+2017, arXiv:1706.03762, section 4 and table 1). So time is expected to
 grow with n for the one and with n² for the other, and more cores to help the other more. The families are built anew at
 equal width and depth: the candidates' weights play no part.
 """
@@ -9,7 +10,7 @@ equal width and depth: the candidates' weights play no part.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +40,8 @@ from seqloom.comparison.instruments.training_steps import (
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.verdicts import Case, told
 from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
-from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
+from seqloom.modeling.cells_rnn_seq2seq import CELLS
+from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS, RnnSeq2SeqConfig
 from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
@@ -93,6 +95,7 @@ def measure(
     result: dict[str, Any] = {
         "lengths": lengths, "width": width, "layers": layers, "batch_size": batch_size, "vocab_size": vocab_size,
         "heads": NUM_HEADS, "repeats": repeats, "longest_step": longest_step, "parameters": {}, "devices": [],
+        **parallel(recipes),
     }  # fmt: skip
     with cpu_threads(options.num_threads), torch.random.fork_rng():
         torch.manual_seed(options.seed)
@@ -117,6 +120,15 @@ def measure(
     return result
 
 
+def parallel(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Names of recurrent systems whose cells compute all steps together, and of those whose training does."""
+    recurrent = {name: RnnSeq2SeqConfig(**recipe) for name, recipe in recipes.items() if recipe}
+    return {
+        "parallel_cells": [name for name, config in recurrent.items() if CELLS[config.cell_type].is_parallel],
+        "parallel_training": [name for name, config in recurrent.items() if config.has_parallel_training],
+    }
+
+
 def section(result: dict[str, Any]) -> Section:
     """Words, tables and plots of what `measure` returned."""
     findings: list[str] = []
@@ -130,8 +142,9 @@ def section(result: dict[str, Any]) -> Section:
         share = device["cpu_share"] if device["type"] == "cpu" else None
         controls = controls_of(device)
         disturbed = [where + sentence for sentence in disturbance(share, device["threads"])]
-        said = growth(times, controls) + crossings(times, controls) + _left_out(device)
-        findings += [where + sentence for sentence in said] + disturbed
+        said = growth(times, controls, result.get("parallel_cells", ()))
+        findings += [where + sentence for sentence in (*said, *crossings(times, controls), *_left_out(device))]
+        findings += disturbed
         cautions += disturbed
         spreads.append(where + spread_in_words(controls))
         parts += _pictures(result, device, times)
@@ -158,8 +171,8 @@ def section(result: dict[str, Any]) -> Section:
         ),
         limits=(
             "Equal width is not an equal number of parameters. The length at which lines cross depends on the machine, "
-            "the width and the batch: larger batches help the recurrent models more. Other implementations, of "
-            "recurrences as parallel scans, say, grow otherwise."
+            "the width and the batch: larger batches help the recurrent models more. Other implementations grow "
+            "otherwise."
         ),
         headline=_headline(result),
         cautions=cautions,
@@ -196,15 +209,20 @@ def series_of(device: dict[str, Any]) -> dict[str, dict[str, Series]]:
     }
 
 
-def growth(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> list[str]:
+def growth(
+    times: dict[str, dict[str, Series]], controls: Sequence[float], parallel_cells: Collection[str] = ()
+) -> list[str]:
     """Whether the exponents are the expected ones."""
-    recurrent, decoders = [], []
+    recurrent: list[Case] = []
+    together: list[Case] = []
+    decoders = []
     for name, series in times["encoder"].items():
         found = exponent(series, LONG_SEQUENCE)
         if name != TRANSFORMER and found is not None:
             known = _of_exponent(found, [_within(series, LONG_SEQUENCE)], controls)
             text = f"{name}, exponent {found:.2f} {_range(series, LONG_SEQUENCE)}"
-            recurrent.append(Case(text, known, (1 - NEAR, 1 + NEAR)))
+            case = Case(text, known, (1 - NEAR, 1 + NEAR))
+            (together if name in parallel_cells else recurrent).append(case)
     rising = []
     for part, words in PARTS.items():
         series = times[part][TRANSFORMER]
@@ -231,6 +249,11 @@ def growth(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> li
             "A recurrent encoder does the same work for every token, one after the other, so its time should grow in "
             f"proportion to the length (exponent 1, give or take {NEAR:g}).",
             recurrent,
+        ),
+        *told(
+            "A recurrent encoder whose gates ask nothing of the state computes all steps together, and does the same "
+            f"work for every token all the same (exponent 1, give or take {NEAR:g}).",
+            together,
         ),
         *told(
             "Self-attention compares all pairs of tokens, so the Transformer's exponent should rise above 1, towards "
@@ -292,6 +315,7 @@ def _left_out(device: dict[str, Any]) -> list[str]:
 
 def speedup(result: dict[str, Any]) -> list[str]:
     """What more cores give."""
+    trained_in_parallel = result.get("parallel_training", ())
     theory = (
         "In theory a recurrent layer needs n sequential operations for n tokens and self-attention one (Vaswani et al. "
         "2017, table 1), so more cores should help the Transformer more."
@@ -305,13 +329,19 @@ def speedup(result: dict[str, Any]) -> list[str]:
     again = measured.get("again", {})
     both = [(times, again.get(name, [])) for name, times in measured["milliseconds"].items()]
     controls = log_ratios(pair for times in both for pair in zip(*times, strict=False))
-    cases = []
+    cases, together = [], []
+    quicker = Case("", Estimate.by_control(math.log(ours), controls))
     for name, gain in gains.items():
-        text = f"Transformer {ours:.2f} times as fast, {name} {gain:.2f}"
-        quicker = Case(text, Estimate.by_control(math.log(ours), controls))
+        if name in trained_in_parallel:
+            known = Estimate.by_control(math.log(gain), controls)
+            together.append(Case(f"{name} {gain:.2f} times as fast", known))
+            continue
         more = Estimate.by_control(math.log(ours / gain), controls, 2**0.5)  # of four timings
-        cases.append(Case(text, more, also=quicker))
-    return told(f"{theory} Measured with {place}.", cases)
+        cases.append(Case(f"Transformer {ours:.2f} times as fast, {name} {gain:.2f}", more, also=quicker))
+    return [
+        *told(f"{theory} Measured with {place}.", cases),
+        *told("A recurrence whose steps are computed together should gain by more cores as well.", together),
+    ]
 
 
 def _accelerator(result: dict[str, Any]) -> list[str]:
