@@ -31,7 +31,8 @@ INSIDE = {
         "sentences", "help", "command",
     ),
     "comparison": (
-        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
+        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
+        "sections",
     ),
     "export": (
         "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",
@@ -44,7 +45,8 @@ INSIDE = {
     ),
     "sharing": ("push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
     "scoring": (
-        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
+        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "estimates",
+        "normalization",
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
