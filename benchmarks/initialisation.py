@@ -1,12 +1,12 @@
-"""What weights should start from: small models of every rule after a few hundred updates, over widths, cells, attentions.
+"""What weights should start from: small models of every rule after a few hundred updates, over widths and cells.
 
-    python benchmarks/initialisation.py --widths 32 128 512
+    python benchmarks/initialisation.py --widths 32 128 512 --cells rnn lstm gru --attentions none luong bahdanau
     python benchmarks/initialisation.py --task multi30k --data DIR --widths 128 --learning_rates 0.001 0.002 0.004
     python benchmarks/initialisation.py --family transformer --learning_rates 0.0003 0.0006 0.0012
     python benchmarks/initialisation.py --tables runs/a.json runs/b.json      # trains nothing
 
-Data, batches, optimizer and clipping are `seqloom train`'s, by the task's recipe; only the weights are filled anew. Each
-value is the validation loss after all updates with the best of the learning rates, the mean over seeds.
+Data, batches, optimizer and clipping are `seqloom train`'s, by the task's recipe; only the weights are filled anew.
+Each value is the validation loss after all updates with the best of the learning rates, the mean over seeds.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ import torch
 from common import Result, end_in_one_sentence, save
 from torch import nn
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import Settings
 from seqloom.support.wording import listing, table
 from seqloom.training.devices import make_accelerator
 from seqloom.training.learner import make_learner
-from seqloom.training.material import Material, gather_material
+from seqloom.training.material import gather_material
 from seqloom.training.state import Run
 from seqloom.training.update import make_update
 from seqloom.training.validation import validate
@@ -48,13 +49,16 @@ KEYS = ("task", "family", "vocabulary", "cell", "attention", "width")
 """What a column of the table is of."""
 
 
+Rule = Callable[[PreTrainedModel], None]
+
+
 def glorot(weight: torch.Tensor) -> float:
     """The bound of Glorot and Bengio 2010."""
     return math.sqrt(6 / sum(weight.shape))
 
 
 def fill(
-    model: nn.Module, limit: Callable[[torch.Tensor], float], spread: Callable[[int], float], inputs: bool = False
+    model: PreTrainedModel, limit: Callable[[torch.Tensor], float], spread: Callable[[int], float], inputs: bool = False
 ) -> None:
     """Matrices uniform in ± ``limit``, every gate's by its own shape; embeddings normal with ``spread`` of their width;
     recurrent matrices, biases and norms stay as they are. ``inputs`` scales what reads embeddings up to undo theirs."""
@@ -71,30 +75,30 @@ def fill(
                         bound = limit(gate)
                         nn.init.uniform_(gate, -bound, bound)
                     if inputs and ".layers.0." in name:
-                        embedding = model.model.decoder.embed_tokens.embedding_dim  # type: ignore[union-attr]
+                        embedding = model.model.decoder.embed_tokens.embedding_dim
                         weight[:, :embedding].div_(spread(embedding))
-    if not model.config.tie_word_embeddings:  # type: ignore[union-attr]
-        nn.init.normal_(model.lm_head.weight, std=spread(model.lm_head.in_features))  # type: ignore[union-attr, arg-type]
+    if not model.config.tie_word_embeddings:
+        nn.init.normal_(model.lm_head.weight, std=spread(model.lm_head.in_features))
 
 
-def as_torch(model: nn.Module) -> None:
+def as_torch(model: PreTrainedModel) -> None:
     """What the modules of torch fill themselves with: ± 1 / √inputs (cells: ± 1 / √hidden), embeddings N(0, 1)."""
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding, nn.RNNBase)) and name != "lm_head":
             module.reset_parameters()
 
 
-def uniform(limit: float) -> Callable[[nn.Module], None]:
+def uniform(limit: float) -> Rule:
     """All of them in ± this."""
     return functools.partial(fill, limit=lambda _: limit, spread=lambda _: limit / math.sqrt(3))
 
 
-def by_width(spread: Callable[[int], float], **options: bool) -> Callable[[nn.Module], None]:
+def by_width(spread: Callable[[int], float], **options: bool) -> Rule:
     """Glorot's, with embeddings of this standard deviation."""
     return functools.partial(fill, limit=glorot, spread=spread, **options)
 
 
-RULES: dict[str, Callable[[nn.Module], None]] = {
+RULES: dict[str, Rule] = {
     "default": lambda _: None,
     "±0.1": uniform(0.1),
     "±0.2": uniform(0.2),
@@ -206,7 +210,7 @@ def settings_of(
     return load_settings(CONFIGS / f"{recipe}.yaml", [*given, *args.more])
 
 
-def train(run: Run, rule: Callable[[nn.Module], None], seed: int) -> Result:
+def train(run: Run, rule: Rule, seed: int) -> Result:
     """Fills a model by the rule and trains it: ``first`` and last validation ``loss``; infinite where it became no
     number."""
     with torch.no_grad():
@@ -214,7 +218,7 @@ def train(run: Run, rule: Callable[[nn.Module], None], seed: int) -> Result:
     torch.manual_seed(seed)
     first = validate(run)["loss"]
     try:
-        while run.progress.step < run.max_steps:  # type: ignore[operator]
+        while run.progress.step < run.max_steps:
             for position in run.train_stream.epoch(run.progress.epoch):
                 make_update(run, position)
                 run.progress.step += 1

@@ -14,9 +14,15 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_hybrid_seq2seq import HybridSeq2SeqConfig
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from .configuration_seq2seq import QUESTIONS, Seq2SeqConfig
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
+from .modeling_hybrid_seq2seq import (
+    HybridSeq2SeqForConditionalGeneration,
+    HybridSeq2SeqModel,
+    HybridSeq2SeqPreTrainedModel,
+)
 from .modeling_rnn_seq2seq import RnnSeq2SeqForConditionalGeneration, RnnSeq2SeqModel, RnnSeq2SeqPreTrainedModel
 from .modeling_transformer_seq2seq import (
     TransformerSeq2SeqForConditionalGeneration,
@@ -71,6 +77,7 @@ def register_family(
 
 register_family(RnnSeq2SeqConfig, RnnSeq2SeqModel, RnnSeq2SeqForConditionalGeneration)
 register_family(TransformerSeq2SeqConfig, TransformerSeq2SeqModel, TransformerSeq2SeqForConditionalGeneration)
+register_family(HybridSeq2SeqConfig, HybridSeq2SeqModel, HybridSeq2SeqForConditionalGeneration)
 
 # By its name alone, which a saved folder states: transformers maps no config class of its own here, so folders with a
 # plain tokenizer are untouched.
@@ -80,6 +87,10 @@ Seq2SeqPairTokenizer.register_for_auto_class("AutoTokenizer")
 PIPELINE_REGISTRY.register_pipeline(TASK, Seq2SeqPipeline, pt_model=AutoModelForSeq2SeqLM, type="text")
 
 __all__ = [
+    "HybridSeq2SeqConfig",
+    "HybridSeq2SeqForConditionalGeneration",
+    "HybridSeq2SeqModel",
+    "HybridSeq2SeqPreTrainedModel",
     "RnnSeq2SeqConfig",
     "RnnSeq2SeqForConditionalGeneration",
     "RnnSeq2SeqModel",

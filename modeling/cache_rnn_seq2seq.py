@@ -119,3 +119,59 @@ def state_layer(cache: Cache | None) -> RecurrentStateLayer | None:
             "as past_key_values, or nothing."
         )
     return layer
+
+
+def keep_where(chosen: torch.Tensor, new: tuple, old: tuple) -> tuple:
+    """Row by row (batch,): the new tensors where chosen, else the old; None stays None."""
+    return tuple(
+        None if b is None else torch.where(chosen.view(-1, *[1] * (b.dim() - 1)), a, b)
+        for a, b in zip(new, old, strict=True)
+    )
+
+
+def counted_tokens(attention_mask: torch.Tensor | None, target_length: int, is_kept: bool) -> torch.Tensor | None:
+    """(batch, target), False at padding; None where there is none that a recurrent decoder could notice.
+
+    Args:
+        attention_mask: (batch, past + target), the decoder's.
+        is_kept: The state after the last step will be used: then padding behind the tokens counts too.
+    """
+    if attention_mask is None:
+        return None
+    is_token = attention_mask[:, -target_length:].bool()
+    harmless = torch.ones_like(is_token) if is_kept else is_token.int().cummin(-1).values.bool()
+    return None if torch.equal(is_token, harmless) else is_token
+
+
+def check_sizes(found: tuple[int, int, int], expected: tuple[int, int, int]) -> None:
+    """Refuses a state of another model's, by its layers, the tensors of each, and their width.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if found != expected:
+        held, wanted = ("{} layers of {} × {}".format(*sizes) for sizes in (found, expected))
+        raise ValueError(
+            f"past_key_values holds the state of another model, {held} numbers, and this one has {wanted}: pass what "
+            "this model returned as past_key_values, or nothing."
+        )
+
+
+class RecurrentGenerationMixin:
+    """`generate` of a model whose decoder carries a state, before `GenerationMixin`."""
+
+    def new_cache(self) -> Cache:
+        """What the decoder keeps, before the first token."""
+        raise NotImplementedError
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args: Any, **kwargs: Any) -> Any:
+        """`generate` would make a cache of keys and values; a recurrent decoder's memory is its state."""
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                f"cache_implementation={generation_config.cache_implementation!r} is for keys and values that grow; a "
+                "recurrent decoder keeps one state of constant size: leave cache_implementation out."
+            )
+        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
+            model_kwargs["past_key_values"] = self.new_cache()
+            if generation_config.is_assistant:
+                model_kwargs["past_key_values"].activate_past_recording()

@@ -34,8 +34,8 @@ class RnnSeq2SeqConfig(Seq2SeqConfig):
         input_feeding: Feed Luong's attentional vector into the next step. The decoder then runs step by step.
         dropout: On embeddings, between layers and before the output matrix.
         label_smoothing: ε of the loss.
-        init_range: Matrices and embeddings start uniform in ± this (Luong et al. 2015, with 1,000 units: 0.1). None, the
-            default, goes by the width: matrices as Glorot & Bengio 2010, each gate's by itself, embeddings
+        init_range: Matrices and embeddings start uniform in ± this (Luong et al. 2015, with 1,000 units: 0.1). None,
+            the default, goes by the width: matrices as Glorot & Bengio 2010, each gate's by itself, embeddings
             N(0, 4 / ``embedding_size``). Recurrent matrices are orthogonal either way.
         use_cache: Keep the state while generating.
 

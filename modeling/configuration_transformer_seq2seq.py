@@ -5,7 +5,7 @@ from huggingface_hub.dataclasses import strict
 from .configuration_seq2seq import Seq2SeqConfig
 
 ACTIVATIONS = {"relu": "ReLU", "gelu": "GELU", "swiglu": "SwiGLU"}
-POSITIONS = ("sinusoidal", "rotary")
+POSITIONS = ("sinusoidal", "rotary", "relative")
 
 
 @strict
@@ -24,10 +24,13 @@ class TransformerSeq2SeqConfig(Seq2SeqConfig):
         activation_function: ``relu`` (the paper), ``gelu`` (Hendrycks & Gimpel 2016), or ``swiglu`` (Shazeer 2020: a
             third matrix gates the other two).
         normalize_before: Pre-norm (Xiong et al. 2020) instead of the paper's post-norm.
-        position_embedding_type: ``sinusoidal`` (the paper, added to the embeddings) or ``rotary`` (Su et al. 2021,
-            turns queries and keys of the self-attention). Both reach any length.
+        position_embedding_type: ``sinusoidal`` (the paper, added to the embeddings), ``rotary`` (Su et al. 2021,
+            turns queries and keys of the self-attention) or ``relative`` (Dai et al. 2019, as Csordás et al. 2021 use
+            them: adds to each score of the self-attention what the query makes of the distance; with the attention
+            implementations eager and sdpa, and memory for every pair of tokens). All reach any length.
         rope_theta: Base of the rotary wavelengths.
-        scale_embedding: Multiply embeddings by √d_model, as in the paper.
+        scale_embedding: Multiply embeddings by √d_model, as in the paper. (Csordás et al. 2021 do not, where positions
+            are relative: there is nothing that embeddings must be as large as.)
         dropout: On every sublayer's output and on the sums of embeddings and positions.
         attention_dropout, activation_dropout: On attention weights and inside the feed-forward networks.
         label_smoothing: ε of the loss (the paper: 0.1 in training).

@@ -11,7 +11,7 @@ Shapes: batch, source, target (lengths), length (either), layers, hidden, embedd
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -28,7 +28,14 @@ from transformers.modeling_outputs import (
 from transformers.utils import can_return_tuple, is_torchdynamo_exporting
 from transformers.utils.generic import merge_with_config_defaults
 
-from .cache_rnn_seq2seq import RecurrentStateLayer, state_layer
+from .cache_rnn_seq2seq import (
+    RecurrentGenerationMixin,
+    RecurrentStateLayer,
+    check_sizes,
+    counted_tokens,
+    keep_where,
+    state_layer,
+)
 from .cells_rnn_seq2seq import CELLS, State, fill_matrix
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
@@ -38,14 +45,6 @@ from .pipeline_seq2seq import at_least_float32
 def take(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Puts the steps of (batch, length, width) into another order (batch, length)."""
     return states.gather(1, order[..., None].expand_as(states))
-
-
-def keep_where(chosen: torch.Tensor, new: tuple, old: tuple) -> tuple:
-    """Row by row (batch,): the new tensors where chosen, else the old; None stays None."""
-    return tuple(
-        None if b is None else torch.where(chosen.view(-1, *[1] * (b.dim() - 1)), a, b)
-        for a, b in zip(new, old, strict=True)
-    )
 
 
 class RnnSeq2SeqLayer(GradientCheckpointingLayer):
@@ -250,8 +249,10 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
     def recall(self, cache: RecurrentStateLayer | None, encoder_outputs: RnnSeq2SeqEncoderOutput) -> tuple:
         """State, feed and attention keys: from the cache, or as they are before the first token."""
         if cache is not None and cache.is_initialized:
-            *state, feed = cache.tensors
-            return tuple(state), feed, cache.keys
+            state, feed = cast(State, cache.tensors[:-1]), cache.tensors[-1]  # (batch, layers, hidden) each
+            sizes = len(self.layers), self.num_states, self.config.hidden_size
+            check_sizes((state[0].shape[1], len(state), state[0].shape[2]), sizes)
+            return state, feed, cache.keys
         first, memory = self.first_state(encoder_outputs), encoder_outputs.last_hidden_state
         assert memory is not None
         keys = None if self.attention is None else self.attention.key_proj(memory)  # (batch, source, hidden)
@@ -323,11 +324,7 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         source = (keys, encoder_outputs.last_hidden_state, token_mask(encoder_attention_mask))
 
         target_length = embeds.shape[1]
-        counted = None  # (batch, target), where padding is before a token, or before the state is kept
-        if attention_mask is not None:
-            is_token = attention_mask[:, -target_length:].bool()
-            harmless = is_token.int().cummin(-1).values.bool() if cache is None else torch.ones_like(is_token)
-            counted = None if torch.equal(is_token, harmless) else is_token
+        counted = counted_tokens(attention_mask, target_length, cache is not None)
         records = cache is not None and cache.record_past
         is_stepwise = self.feed_size or counted is not None or records
         pieces: list[tuple[torch.Tensor | None, ...]] = []
@@ -407,7 +404,9 @@ class RnnSeq2SeqModel(Seq2SeqEmbeddingsMixin, RnnSeq2SeqPreTrainedModel):
         )
 
 
-class RnnSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, RnnSeq2SeqPreTrainedModel, GenerationMixin):
+class RnnSeq2SeqForConditionalGeneration(
+    RecurrentGenerationMixin, Seq2SeqHeadMixin, RnnSeq2SeqPreTrainedModel, GenerationMixin
+):
     """Encoder, decoder and output matrix; ``forward`` is documented at `Seq2SeqHeadMixin.forward`."""
 
     def __init__(self, config: RnnSeq2SeqConfig):
@@ -424,17 +423,8 @@ class RnnSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, RnnSeq2SeqPreTrainedM
         self.loss_function = seq2seq_loss
         self.post_init()
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args: Any, **kwargs: Any) -> Any:
-        """`generate` would make a cache of keys and values; a recurrent decoder's memory is its state."""
-        if generation_config.cache_implementation not in (None, "dynamic"):
-            raise ValueError(
-                f"cache_implementation={generation_config.cache_implementation!r} is for keys and values that grow; a "
-                "recurrent decoder keeps one state of constant size: leave cache_implementation out."
-            )
-        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = Cache(layers=[RecurrentStateLayer()])
-            if generation_config.is_assistant:
-                model_kwargs["past_key_values"].layers[0].activate_past_recording()
+    def new_cache(self) -> Cache:
+        return Cache(layers=[RecurrentStateLayer()])
 
 
 __all__ = ["RnnSeq2SeqForConditionalGeneration", "RnnSeq2SeqModel", "RnnSeq2SeqPreTrainedModel"]

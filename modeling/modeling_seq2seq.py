@@ -54,11 +54,6 @@ def token_mask(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     return attention_mask.bool()
 
 
-def positions_from_mask(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Counts positions from the first real token on, so that padding on either side changes nothing."""
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)  # (batch, length)
-
-
 class SmoothedCrossEntropy(torch.autograd.Function):
     """Sum over the tokens of (1 - ε)·(-log p(label)) + ε·mean over the vocabulary of (-log p).
 

@@ -1,15 +1,16 @@
 """Transformer encoder-decoder: "Attention Is All You Need" (Vaswani et al. 2017, arXiv:1706.03762).
 
-Read top-down: positions, attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules
-have Marian's names, so that weights go over one to one. Options with a source of their own: pre-norm (Xiong et al.
-2020, arXiv:2002.04745), rotary positions (Su et al. 2021, arXiv:2104.09864), GELU, SwiGLU (Shazeer 2020,
-arXiv:2002.05202).
+Read top-down: attention, feed-forward, layers, encoder, decoder, model, language-modelling head. Modules have
+Marian's names, so that weights go over one to one. Options with a source of their own: pre-norm (Xiong et al.
+2020, arXiv:2002.04745), rotary positions (Su et al. 2021, arXiv:2104.09864), relative ones (Dai et al. 2019,
+arXiv:1901.02860), GELU, SwiGLU (Shazeer 2020, arXiv:2002.05202).
 
 Shapes: batch, source, target (lengths), length (either), heads, head_dim, d_model, vocab.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -30,24 +31,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
-from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, positions_from_mask, seq2seq_loss, token_mask
+from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
-
-
-def sinusoids(positions: torch.Tensor, width: int, base: float = 10000.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sines and cosines of the positions at width / 2 wavelengths from 2π to base·2π (section 3.5 of the paper).
-
-    Computed where they are needed, in float32: they reach any length, and no table is stored or loaded.
-    """
-    wavelengths = torch.arange(0, width, 2, dtype=torch.float32, device=positions.device) / width
-    angles = positions[..., None].float() / base**wavelengths  # (…, length, width / 2)
-    return angles.sin(), angles.cos()
-
-
-def rotate(states: torch.Tensor, sine: torch.Tensor, cosine: torch.Tensor) -> torch.Tensor:
-    """Rotary positions: turns dimension i and i + head_dim / 2 of every head by the position's angle."""
-    first, second = states.chunk(2, dim=-1)  # (batch, heads, length, head_dim / 2) each
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+from .positions_transformer_seq2seq import Angles, RelativePositions, adds_to_scores, count_positions, place, rotate
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling=None, dropout=0.0, **kwargs):
@@ -63,7 +49,14 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling=N
 class TransformerSeq2SeqAttention(nn.Module):
     """Multi-head attention (section 3.2.2), over the sequence itself or over the encoder's output."""
 
-    def __init__(self, config: TransformerSeq2SeqConfig, num_heads: int, is_causal: bool, layer_idx: int):
+    def __init__(
+        self,
+        config: TransformerSeq2SeqConfig,
+        num_heads: int,
+        is_causal: bool,
+        layer_idx: int,
+        has_positions: bool = True,
+    ):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
@@ -74,6 +67,8 @@ class TransformerSeq2SeqAttention(nn.Module):
         self.k_proj = nn.Linear(config.d_model, config.d_model)
         self.v_proj = nn.Linear(config.d_model, config.d_model)
         self.out_proj = nn.Linear(config.d_model, config.d_model)
+        is_relative = has_positions and config.position_embedding_type == "relative"
+        self.relative = RelativePositions(config.d_model) if is_relative else None
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """(batch, length, d_model) → (batch, heads, length, head_dim)"""
@@ -85,7 +80,7 @@ class TransformerSeq2SeqAttention(nn.Module):
         key_value_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        angles: Angles | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         query = self.split_heads(self.q_proj(hidden_states))
@@ -94,8 +89,11 @@ class TransformerSeq2SeqAttention(nn.Module):
         else:
             key = self.split_heads(self.k_proj(hidden_states))
             value = self.split_heads(self.v_proj(hidden_states))
-            if rotary is not None:
-                query, key = rotate(query, *rotary), rotate(key, *rotary)
+            if self.relative is not None:
+                assert angles is not None
+                query, attention_mask = self.relative(query, attention_mask, *angles)
+            elif angles is not None:
+                query, key = rotate(query, *angles), rotate(key, *angles)
             if past_key_values is not None:
                 key, value = past_key_values.self_attention_cache.update(key, value, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -175,7 +173,9 @@ class TransformerSeq2SeqDecoderLayer(TransformerSeq2SeqLayer):
         super().__init__(config, config.decoder_ffn_dim)
         self.self_attn = TransformerSeq2SeqAttention(config, config.decoder_attention_heads, True, layer_idx)
         self.self_attn_layer_norm = nn.LayerNorm(config.d_model)
-        self.encoder_attn = TransformerSeq2SeqAttention(config, config.decoder_attention_heads, False, layer_idx)
+        self.encoder_attn = TransformerSeq2SeqAttention(
+            config, config.decoder_attention_heads, False, layer_idx, has_positions=False
+        )
         self.encoder_attn_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(
@@ -185,12 +185,12 @@ class TransformerSeq2SeqDecoderLayer(TransformerSeq2SeqLayer):
         encoder_hidden_states: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        angles: Angles | None = None,
         **kwargs,
     ) -> torch.Tensor:
         sublayer_input = self.before(hidden_states, self.self_attn_layer_norm)
         output, _ = self.self_attn(
-            sublayer_input, attention_mask=attention_mask, past_key_values=past_key_values, rotary=rotary, **kwargs
+            sublayer_input, attention_mask=attention_mask, past_key_values=past_key_values, angles=angles, **kwargs
         )
         hidden_states = self.after(hidden_states, output, self.self_attn_layer_norm)
 
@@ -224,8 +224,10 @@ class TransformerSeq2SeqPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """As in the authors' tensor2tensor: Glorot for matrices, N(0, 1/d_model) for embeddings, scaled up."""
         super()._init_weights(module)
+        if isinstance(module, RelativePositions):
+            module.init_weights()
         # The output matrix alone has no bias.
-        if isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module.bias is None):
+        elif isinstance(module, nn.Embedding) or (isinstance(module, nn.Linear) and module.bias is None):
             init.normal_(module.weight, mean=0.0, std=self.config.d_model**-0.5)
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
@@ -238,6 +240,7 @@ class TransformerSeq2SeqStack(TransformerSeq2SeqPreTrainedModel):
     def __init__(self, config: TransformerSeq2SeqConfig, vocab_size: int, layers: Sequence[nn.Module]):
         super().__init__(config)
         self.embed_scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        adds_to_scores(config)  # refuses early what the first step would
         self.embed_tokens = nn.Embedding(vocab_size, config.d_model)
         self.layers = nn.ModuleList(layers)
         self.layer_norm = nn.LayerNorm(config.d_model) if config.normalize_before else nn.Identity()
@@ -251,15 +254,10 @@ class TransformerSeq2SeqStack(TransformerSeq2SeqPreTrainedModel):
             raise ValueError("give either ids or embeddings: input_ids or inputs_embeds (and so for the decoder).")
         return (self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds) * self.embed_scale
 
-    def add_positions(self, inputs_embeds: torch.Tensor, positions: torch.Tensor, head_dim: int):
-        """The layers' first input, and the rotary angles if positions are rotary."""
-        if self.config.position_embedding_type == "rotary":
-            sine, cosine = sinusoids(positions, head_dim, self.config.rope_theta)
-            rotary = tuple(angle[:, None].to(inputs_embeds.dtype) for angle in (sine, cosine))  # one for all heads
-            return self.dropout(inputs_embeds), rotary
-        # Sines first, then cosines, as in tensor2tensor and Marian; the paper's text interleaves them.
-        encoding = torch.cat(sinusoids(positions, self.config.d_model), dim=-1)  # (batch or 1, length, d_model)
-        return self.dropout(inputs_embeds + encoding.to(inputs_embeds.dtype)), None
+    def add_positions(self, inputs_embeds: torch.Tensor, *args) -> tuple[torch.Tensor, Angles | None]:
+        """The layers' first input, and what their self-attention takes; further arguments are those of `place`."""
+        states, angles = place(self.config, inputs_embeds, *args)
+        return self.dropout(states), angles
 
 
 class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
@@ -285,15 +283,17 @@ class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
     ) -> BaseModelOutput:
         inputs_embeds = self.embed(input_ids, inputs_embeds)  # (batch, source, d_model)
         attention_mask = token_mask(attention_mask)
-        if attention_mask is None:
-            positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        else:
-            positions = positions_from_mask(attention_mask)  # (batch, source)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask)
+        positions = count_positions(attention_mask, inputs_embeds)  # (batch or 1, source)
+        mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            allow_is_bidirectional_skip=not adds_to_scores(self.config),
+        )
         head_dim = self.config.d_model // self.config.encoder_attention_heads
-        hidden_states, rotary = self.add_positions(inputs_embeds, positions, head_dim)
+        hidden_states, angles = self.add_positions(inputs_embeds, positions, head_dim, attention_mask, mask)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, rotary=rotary, **kwargs)
+            hidden_states = layer(hidden_states, mask, angles=angles, **kwargs)
         return BaseModelOutput(last_hidden_state=self.layer_norm(hidden_states))
 
 
@@ -328,19 +328,13 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         past_length = 0 if past_key_values is None else past_key_values.get_seq_length()
-        target_length = inputs_embeds.shape[1]
-        if attention_mask is None:
-            positions = past_length + torch.arange(target_length, device=inputs_embeds.device)[None]
-        elif attention_mask.dim() == 4:  # from `generate` with a static cache: (batch, 1, target, cache), True or 0.0
-            is_visible = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
-            positions = (is_visible[:, 0].sum(-1) - 1).clamp(min=0)  # a token sees itself and what is before it
-        else:
-            positions = positions_from_mask(attention_mask)[:, -target_length:]  # (batch, target)
+        positions = count_positions(attention_mask, inputs_embeds, past_length)  # (batch or 1, target)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=None if past_key_values is None else past_key_values.self_attention_cache,
+            allow_is_causal_skip=not adds_to_scores(self.config),
         )
         cross_mask = create_bidirectional_mask(
             config=self.config,
@@ -349,7 +343,9 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
             encoder_hidden_states=encoder_hidden_states,
         )
         head_dim = self.config.d_model // self.config.decoder_attention_heads
-        hidden_states, rotary = self.add_positions(inputs_embeds, positions, head_dim)
+        hidden_states, angles = self.add_positions(
+            inputs_embeds, positions, head_dim, attention_mask, causal_mask, True
+        )
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -357,7 +353,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
                 encoder_hidden_states,  # by position: gradient checkpointing needs it so
                 encoder_attention_mask=cross_mask,
                 past_key_values=past_key_values,
-                rotary=rotary,
+                angles=angles,
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
@@ -368,6 +364,8 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
 class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrainedModel):
     """Encoder and decoder without the output matrix."""
 
+    decoder_class: type[Any] = TransformerSeq2SeqDecoder
+
     def __init__(self, config: TransformerSeq2SeqConfig):
         super().__init__(config)
         if config.share_encoder_decoder_embeddings and config.tie_word_embeddings:
@@ -377,7 +375,7 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
                 "decoder.embed_tokens.weight": "shared.weight",
             }
         self.encoder = TransformerSeq2SeqEncoder(config)
-        self.decoder = TransformerSeq2SeqDecoder(config)
+        self.decoder = self.decoder_class(config)
         self.post_init()
 
     @can_return_tuple
@@ -425,6 +423,8 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
 class TransformerSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, TransformerSeq2SeqPreTrainedModel, GenerationMixin):
     """Encoder, decoder and output matrix; ``forward`` is documented at `Seq2SeqHeadMixin.forward`."""
 
+    model_class: type[Any] = TransformerSeq2SeqModel
+
     def __init__(self, config: TransformerSeq2SeqConfig):
         super().__init__(config)
         self._tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
@@ -434,7 +434,7 @@ class TransformerSeq2SeqForConditionalGeneration(Seq2SeqHeadMixin, TransformerSe
                 "model.decoder.embed_tokens.weight": "model.shared.weight",
                 "lm_head.weight": "model.shared.weight",
             }
-        self.model = TransformerSeq2SeqModel(config)
+        self.model = self.model_class(config)
         self.lm_head = nn.Linear(config.d_model, config.decoder_vocab_size, bias=False)
         self.loss_function = seq2seq_loss
         self.post_init()

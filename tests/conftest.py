@@ -1,4 +1,4 @@
-"""What every test shares: no network, nothing of the user's caches, one thread, tiny models of both families."""
+"""What every test shares: no network, nothing of the user's caches, one thread, tiny models of all families."""
 
 import os
 import random
@@ -26,7 +26,7 @@ from accelerate.state import AcceleratorState, GradientState  # noqa: E402
 from helpers import quick  # noqa: E402
 from helpers.hub_server import Hub  # noqa: E402
 from helpers.runs import write_pairs  # noqa: E402
-from helpers.tiny import RNNS, TRANSFORMERS, tiny  # noqa: E402
+from helpers.tiny import EVERY, RNNS, TRANSFORMERS, tiny  # noqa: E402
 
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a script, where a shell has it ignored
@@ -57,7 +57,7 @@ def seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=[*RNNS, *TRANSFORMERS])
+@pytest.fixture(params=list(EVERY))
 def model(request):
     """Every tiny model."""
     return tiny(request.param)

@@ -228,4 +228,4 @@ class TestCompared:
         assert "the Transformer is heavier" not in text
         assert "at equal FLOPs a Transformer is ahead" not in text
         (kept,) = [line for line in text.splitlines() if line.startswith("- Kept of a sentence, gated convolutions")]
-        assert "grow with the source (the attention's keys) and not with the output. SEEN: guest" in kept
+        assert "grow with the source (the attention's keys and values) and not with the output. SEEN: guest" in kept

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 MODELS = sorted((ROOT / "modeling").glob("*.py"))
 MODULES = sorted((ROOT / "src" / "seqloom").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py")]
+SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*/*.py")]
 ROOMS = (
     "__main__", "commands", "comparison", "export", "distillation", "training", "sharing", "scoring", "attention",
     "decoding", "data", "settings", "run_folder", "figures", "support", "modeling", "version",
@@ -31,7 +31,8 @@ INSIDE = {
         "sentences", "help", "command",
     ),
     "comparison": (
-        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "traits", "sections",
+        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
+        "sections",
     ),
     "export": (
         "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",
@@ -44,13 +45,14 @@ INSIDE = {
     ),
     "sharing": ("push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
     "scoring": (
-        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "normalization",
+        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "estimates",
+        "normalization",
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "jobs", "streaming", "translate", "engine", "lean_rnn", "lean_transformer", "packed", "options", "coverage",
-        "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder", "asked", "search",
-        "replay", "targets", "constraints", "values",
+        "jobs", "streaming", "translate", "engine", "lean_hybrid", "lean_rnn", "lean_transformer", "attention_state", "packed",
+        "options", "coverage", "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder",
+        "asked", "search", "replay", "targets", "constraints", "values",
     ),
     "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
@@ -214,7 +216,7 @@ class TestNames:
             "stream",
             "translate",
         }
-        for family in ("RnnSeq2Seq", "TransformerSeq2Seq"):
+        for family in ("RnnSeq2Seq", "TransformerSeq2Seq", "HybridSeq2Seq"):
             for part in ("Config", "PreTrainedModel", "Model", "ForConditionalGeneration"):
                 assert f"{family}{part}" in seqloom.__all__
         assert re.fullmatch(r"\d+\.\d+\.\d+\S*", seqloom.__version__)
@@ -224,8 +226,9 @@ class TestNames:
         code = (
             "import seqloom\n"
             "from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM\n"
-            "for name, fields in (('rnn', {'hidden_size': 8}), ('transformer', {'d_model': 8, 'encoder_layers': 1,\n"
-            "        'decoder_layers': 1, 'encoder_attention_heads': 1, 'decoder_attention_heads': 1})):\n"
+            "sizes = {'d_model': 8, 'encoder_layers': 1, 'decoder_layers': 1, 'encoder_attention_heads': 1,\n"
+            "         'decoder_attention_heads': 1}\n"
+            "for name, fields in (('rnn', {'hidden_size': 8}), ('transformer', sizes), ('hybrid', sizes)):\n"
             "    config = AutoConfig.for_model(f'{name}_seq2seq', vocab_size=9, **fields)\n"
             "    for auto in (AutoModel, AutoModelForSeq2SeqLM):\n"
             "        print(type(config).__name__, type(auto.from_config(config)).__name__)\n"
@@ -235,6 +238,8 @@ class TestNames:
             "RnnSeq2SeqConfig RnnSeq2SeqForConditionalGeneration",
             "TransformerSeq2SeqConfig TransformerSeq2SeqModel",
             "TransformerSeq2SeqConfig TransformerSeq2SeqForConditionalGeneration",
+            "HybridSeq2SeqConfig HybridSeq2SeqModel",
+            "HybridSeq2SeqConfig HybridSeq2SeqForConditionalGeneration",
         ]
 
 
@@ -245,7 +250,7 @@ class TestTests:
         folders = {
             path.parent.relative_to(ROOT / "tests").as_posix() for path in TESTS if path.name.startswith("test_")
         }
-        assert folders <= {".", "benchmarks", *ROOMS}
+        assert folders <= {".", "benchmarks", "docs", *ROOMS}
         others = {path.relative_to(ROOT / "tests").parts[0] for path in TESTS if not path.name.startswith("test_")}
         assert others <= {"conftest.py", "helpers", *folders}
 

@@ -12,7 +12,9 @@ from seqloom import translate
 from seqloom.attention.attend import attend, attention_figure, cross_attention_map
 from seqloom.attention.words import merge
 
-WITH_ATTENTION = ["rnn-bahdanau", "lstm-luong", "gru-luong-dot", "lstm-luong-fed", "post-norm", "rotary"]
+WITH_ATTENTION = [
+    "rnn-bahdanau", "lstm-luong", "gru-luong-dot", "lstm-luong-fed", "hybrid", "post-norm", "rotary", "relative",
+]  # fmt: skip
 
 
 def marian(layers=2, heads=2):

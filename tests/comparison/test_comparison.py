@@ -2,27 +2,25 @@
 
 import html.parser
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from helpers.patience import HANGS
+from helpers.reports import attention_result
 from helpers.runs import configure, run, write_pairs
 
 from seqloom.commands.command import parse
 from seqloom.commands.compare import Compare, main
 from seqloom.comparison import report
-from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.compare import Request, commit, compare, overrides_for, recipes, scoring_overrides
-from seqloom.comparison.measures import attention as attention_module
 from seqloom.comparison.measures import generalisation
-from seqloom.comparison.sections import Passage, Plot, Section, Table
-from seqloom.comparison.trainings import train_all
-from seqloom.scoring.predictions import Predictions, measure_sentences
+from seqloom.comparison.sections import Passage, Section, Table
+from seqloom.comparison.trainings import disturbed, train_all, watched_share
 from seqloom.settings.reading import load_scoring_settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -204,6 +202,8 @@ class TestComparison:
         assert all(word in record["command"] for word in words)
         for name, attention in (("without", "none"), ("with", "luong")):
             for seed in (1, 2):
+                if hasattr(os, "wait4"):
+                    assert 0 < watched_share(folder / "models" / f"{name}-seed-{seed}") <= 1.5
                 settings = load_settings(folder / "models" / f"{name}-seed-{seed}" / "settings.yaml")
                 assert (settings.training.seed, settings.training.max_steps) == (seed, 4)
                 assert settings.model["attention"] == attention
@@ -351,190 +351,30 @@ class TestTrainings:
         wait_for(lambda: not is_running(child))
         assert any(folder.glob("step-*"))
 
+    def test_the_threads_that_the_report_states(self, tmp_path):
+        config = str(Path(__file__).parents[2] / "configs" / "scan-rnn.yaml")
+        request = Request((config,), (), tmp_path / "out", num_threads=2)
+        assert [one.training.num_threads for one in recipes(request, ["one"])["one"]] == [2]
+        told = Request((config,), (), tmp_path / "out", overrides=("--training.num_threads", "4"))
+        with pytest.raises(ValueError, match=r"training.num_threads is not for a comparison.* give --num_threads"):
+            recipes(told, ["one"])
+
+    def test_the_processor_is_watched(self, tmp_path):
+        folder = tmp_path / "one"
+        assert watched_share(folder) is None
+        watch = tmp_path / "one.watched.json"
+        watch.write_text('{"cpu_seconds": 30.0, "seconds": 50.0, "threads": 1}')
+        assert watched_share(folder) == 0.6
+        watch.write_text('{"cpu_seconds": 30.0, "seconds": 50.0, "threads": 2}')
+        assert watched_share(folder) is None
+        assert disturbed({"a": [0.95, 0.97], "b": []}) == []
+        (said,) = disturbed({"a": [0.95, 0.6], "b": [0.99]})
+        assert "a 60% had only that share" in said
+
     def test_failure_is_told(self, data, tmp_path):
         path = configure(tmp_path, data, "rnn", data={"train_files": ["nowhere.a", "nowhere.b"]})
         with pytest.raises(ValueError, match=r"the training of .*run ended with status 1: error: .*nowhere.a"):
             train_all([load_settings(path)], num_jobs=2)
-
-
-def attention_result() -> dict:
-    """As `attention_or_none.measure` gives it."""
-
-    def entries(scores):
-        return [{"score": score, "interval": [score - 1, score + 1]} for score in scores]
-
-    return {
-        "data": {
-            "metric": "sacrebleu",
-            "unit": "words",
-            "buckets": [[1, 5], [6, 30]],
-            "counts": [20, 11],
-            "scores": {"plain": entries([40.0, 20.0]), "looking": entries([41.0, 39.0])},
-            "kinds": {"plain": "GRU, no attention, 1+1 layers of 8", "looking": "Transformer, 1+1 layers of 8"},
-        },
-        "maps": {},
-        "recall": {
-            "buckets": [[1, 5], [6, 10]],
-            "updates": 10,
-            "pairs": 100,
-            "systems": {
-                name: {"description": name, "parameters": 1000, "scores": scores}
-                for name, scores in (("GRU, no attention", [99.0, 12.0]), ("Transformer", [99.0, 98.0]))
-            },
-        },
-    }
-
-
-class TestAttentionOrNone:
-    @pytest.mark.parametrize("num_buckets", [1, 2, 5, 6, 100])
-    def test_buckets_hold_every_sentence_once(self, num_buckets):
-        lengths = np.random.default_rng(0).poisson(9, size=400)
-        buckets = attention_module.cut(lengths, num_buckets)
-        assert len(buckets) <= num_buckets
-        held = sum(((lengths >= low) & (lengths <= high)).astype(int) for low, high in buckets)
-        assert (held == 1).all()
-        if num_buckets <= 5:
-            counts = [((lengths >= low) & (lengths <= high)).sum() for low, high in buckets]
-            assert min(counts) > 400 / num_buckets / 2
-
-    def test_one_length(self):
-        assert attention_module.cut(np.full(9, 4), 6) == [(4, 4)]
-
-    def test_scores_of_buckets(self):
-        outputs, references = ["a b", "a x", "c d e"], ["a b", "a b", "c d f"]
-        statistics = measure_sentences("exact_match", Predictions([], references, outputs))[1]
-        found = attention_module.in_buckets(statistics, np.array([2, 2, 3]), [(1, 2), (3, 3)], 50)
-        assert [entry["score"] for entry in found] == [50.0, 0.0]
-        assert found[1]["interval"] == [0.0, 0.0]
-        assert found[0]["interval"][0] <= 50 <= found[0]["interval"][1]
-
-    def test_seen_and_not_seen(self):
-        result = attention_result()
-        first, second = attention_module.section(result).findings
-        assert " SEEN: plain is 1.0 points behind looking on the shortest and 19.0 on the longest." in first
-        assert " SEEN: token" in second
-        assert "NOT SEEN" not in first + second
-        result["data"]["scores"]["plain"][-1] = {"score": 38.5, "interval": [37.5, 39.5]}  # not beyond doubt
-        result["recall"]["systems"]["GRU, no attention"]["scores"] = [99.0, 98.0]
-        assert all("NOT SEEN" in finding for finding in attention_module.section(result).findings)
-
-    def test_behind_everywhere(self):
-        """Worse on long sources, but no more so than on short ones: that is not the state's size."""
-        result = attention_result()
-        result["data"]["scores"]["plain"][0] = {"score": 10.0, "interval": [9.0, 11.0]}
-        assert "NOT SEEN: plain is 31.0" in attention_module.section(result).findings[0]
-
-    def test_lower_is_better(self):
-        result = attention_result()
-        result["data"]["metric"] = "ter"
-        assert "NOT SEEN" in attention_module.section(result).findings[0]  # the model without has the lower error
-        result["data"]["scores"]["plain"] = [{"score": s, "interval": [s - 1, s + 1]} for s in (42.0, 60.0)]
-        first = attention_module.section(result).findings[0]
-        assert " SEEN: plain is 1.0 points behind looking on the shortest and 21.0 on the longest." in first
-        assert "NOT SEEN" not in first
-
-    def test_not_beyond_doubt(self):
-        """Farther behind on long sources than on short ones, but within the intervals."""
-        result = attention_result()
-        result["data"]["scores"]["plain"][-1] = {"score": 37.5, "interval": [36.5, 38.5]}
-        assert (
-            "NOT SEEN: plain is 1.0 points behind looking on the shortest and 1.5 on"
-            in (attention_module.section(result).findings[0])
-        )
-        for entries in result["data"]["scores"].values():
-            for entry in entries:
-                entry["interval"] = None  # not bootstrapped: the scores alone decide
-        assert "NOT SEEN" not in attention_module.section(result).findings[0]
-
-    def test_held_against_the_best(self):
-        """On long sources, of those that have attention."""
-        result = attention_result()
-        for name, last in (("poor", 15.0), ("best", 45.0)):
-            result["data"]["scores"][name] = [{"score": s, "interval": [s - 1, s + 1]} for s in (40.0, last)]
-            result["data"]["kinds"][name] = "Transformer"
-        first = attention_module.section(result).findings[0]
-        assert " SEEN: plain is 0.0 points behind best on the shortest and 25.0 on the longest." in first
-
-    @pytest.mark.parametrize("name", ["plain", "looking"])
-    def test_of_one_kind_there_is_nothing_to_see(self, name):
-        result = attention_result()
-        for key in ("scores", "kinds"):
-            result["data"][key].pop(name)
-        finding = attention_module.section(result).findings[0]
-        assert "Not to be seen here, for want of a model with attention and one without" in finding
-        assert "SEEN:" not in finding
-
-    def test_maps(self, data, tmp_path):
-        run(tmp_path, data, "rnn", model={"attention": "luong"})
-        folder = tmp_path / "run"
-        candidate = Candidate("mine", (folder,), None, (42,), (folder / "evaluation" / "test" / "predictions.jsonl",))
-        maps = attention_module.example_maps([candidate])
-        lines = [json.loads(line) for line in candidate.predictions[0].read_text().splitlines()]
-        assert maps["mine"]["source"] in [line["source"] for line in lines]
-        assert np.allclose(np.sum(maps["mine"]["weights"], axis=1), 1, atol=1e-4)
-        shorter = [len(line["source"]) < len(maps["mine"]["source"]) for line in lines]
-        longer = [len(line["source"]) > len(maps["mine"]["source"]) for line in lines]
-        assert max(sum(shorter), sum(longer)) <= len(lines) / 2  # of middle length
-        section = attention_module.section(json.loads(json.dumps({**attention_result(), "maps": maps})))
-        assert [part.name for part in section.parts if isinstance(part, Plot)] == [
-            "attention_or_none",
-            "attention_maps",
-        ]
-
-    def test_measured(self, data, tmp_path):
-        run(tmp_path, data, "rnn", model={"attention": "none"})
-        folder = tmp_path / "run"
-        candidate = Candidate("mine", (folder,), None, (42,), (folder / "evaluation" / "test" / "predictions.jsonl",))
-        result = attention_module.measure(
-            [candidate], Options(tmp_path, num_jobs=2), num_buckets=2, longest=8, updates=2, num_pairs=100,
-            overrides=["--max_new_tokens", "3", "--warmup_steps", "0"],
-        )  # fmt: skip
-        assert sum(result["data"]["counts"]) == 31
-        assert result["maps"] == {}  # no attention, nothing to see
-        assert list(result["recall"]["systems"]) == ["GRU, no attention", "GRU, Luong attention", "Transformer"]
-        assert result["recall"]["buckets"] == [[length, length] for length in range(1, 9)]
-        for system in result["recall"]["systems"].values():
-            assert len(system["scores"]) == 8
-        section = attention_module.section(json.loads(json.dumps(result)))
-        assert isinstance(section, Section)
-
-
-class TestGeneralisation:
-    def test_own_recipes(self, tmp_path):
-        """A finished candidate is taken on its own split and trained anew on the others."""
-        root = Path(__file__).parents[2]
-        words = ["--max_steps", "2", "--eval_steps", "2", "--max_new_tokens", "2", "--hidden_size", "8",
-                 "--eval_metric", "null", "--warmup_steps", "0", "--output_dir", str(tmp_path / "own")]  # fmt: skip
-        settings = load_settings(root / "configs" / "scan-rnn.yaml", words)
-        train_all([settings], num_jobs=2)
-        folder = tmp_path / "own"
-        trained = (folder / "model.safetensors").stat().st_mtime_ns
-        candidate = Candidate("mine", (folder,), settings, (42,), (folder / "evaluation/test/predictions.jsonl",))
-        result = generalisation.measure([candidate], Options(tmp_path), splits=("simple", "addprim_turn_left"))
-        assert (folder / "model.safetensors").stat().st_mtime_ns == trained
-        assert [path.name for path in (tmp_path / "generalisation").iterdir() if path.is_dir()] == [
-            "mine-addprim_turn_left-42"
-        ]
-        own = json.loads((folder / "record.json").read_text())["evaluation"]["metrics"]["exact_match"]["score"]
-        assert result["scores"]["mine"]["simple"] == [own]
-        assert len(result["scores"]["mine"]["addprim_turn_left"]) == 1
-        assert result["is_own"]
-
-    @pytest.mark.parametrize(("jump", "told"), [(2.0, " SEEN: "), (99.0, "NOT SEEN in all: ")])
-    def test_findings(self, jump, told):
-        scores = {
-            "a": {"simple": [99.0, 97.0], "addprim_jump": [1.0, 3.0]},
-            "b": {"simple": [100.0, 94.0], "addprim_jump": [jump, jump]},
-        }
-        section = generalisation.section({"scores": scores, "updates": {"a": 5, "b": 5}, "is_own": True})
-        verdict = "failed by a, b" if jump == 2 else "solved by b; failed by a"
-        assert section.findings[:2] == [
-            "Split simple: a 98.0 %, b 97.0 % (solved by a, b).",
-            f"Split addprim_jump: a 2.0 %, b {jump:.1f} % ({verdict}).",
-        ]
-        assert told in section.findings[-1]
-        assert section.findings[-1].endswith(f"worse than on simple by: a 96.0 points; b {97 - jump:.1f} points.")
-        assert section.headline["SCAN simple, exact match"] == {"a": "98.0 %", "b": "97.0 %"}
 
 
 class TestReport:
@@ -566,6 +406,20 @@ class TestReport:
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
         lines = (tmp_path / "report.md").read_text().splitlines()
         assert not any(re.search(r"(?<!\\)<script", line) for line in lines if not line.startswith("    "))
+
+    def test_cautions_stand_in_short(self, record, tmp_path, monkeypatch):
+        """And name the sections that tell more, once."""
+        sections = {
+            name: Section(name.title(), "Which?", ["All.", self.NASTY], [], "So.", "All.", cautions=[self.NASTY])
+            for name in ("weight", "generation")
+        }
+        monkeypatch.setattr(report, "sections_of", lambda measures: sections)
+        report.write(tmp_path, record)
+        short = (tmp_path / "report.md").read_text().partition("## In short")[2].partition("## Weight")[0]
+        assert sum(line.startswith("- ") for line in short.splitlines()) == 1
+        assert "(“Weight”, “Generation”)" in short
+        page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+        assert any(text == f"{self.NASTY} (“Weight”, “Generation”)" for text in page.texts)
 
     def test_provenance(self, record):
         record["seconds"] = {"training": 1500.0, "quality": 3.0}
@@ -601,6 +455,16 @@ class TestReport:
         own, mixed = report.summary_tables(candidates, {"x": section(BLEU={"a": "1", "GRU": "2"})})
         assert own.rows == [["kind", "A", "B"]]
         assert (mixed.header, mixed.rows) == (["", "a", "GRU"], [["BLEU", "1", "2"]])
+
+
+def test_the_shipped_record_still_renders(tmp_path):
+    """Of an earlier version, which kept nothing of how sure it was of its numbers: not clear, where that is asked."""
+    record = json.loads((Path(__file__).parents[2] / "docs" / "comparison" / "report.json").read_text())
+    report.write(tmp_path, record)
+    text = (tmp_path / "report.md").read_text()
+    assert all(
+        section in text for section in ("## Quality", "## Light or heavy", "## Generation", "## Learning curves")
+    )
 
 
 def test_no_network_needed(tmp_path):

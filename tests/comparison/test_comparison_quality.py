@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.measures import quality
+from seqloom.comparison.measures import quality, quality_examples
 from seqloom.comparison.sections import Passage, Plot, Table
 from seqloom.modeling import CONFIG_CLASSES
 from seqloom.scoring import metrics, significance
@@ -100,7 +100,9 @@ class TestMeasuring:
             low, high = entry["scores"]["three"]["interval"]
             assert low < entry["scores"]["three"]["score"] < high
             (pair,) = entry["pairs"]
-            assert (pair["test"], pair["p_randomisation"]) == ("bootstrap", None)  # three seeds against one
+            assert (pair["test"], pair["p"], pair["better"], pair["p_holm"]) == (None,) * 4  # three seeds against one
+        findings = quality.section(result).findings
+        assert findings[0] == "chrF: Not tested, one run against several: three and one."
 
     def test_the_first_recipes_arguments_hold_for_all(self, candidate, ask):
         texts = outputs(0.2, 1)
@@ -231,7 +233,7 @@ class TestSaying:
     def test_findings_follow_the_numbers(self, candidate, ask):
         """The same recipes with their outputs exchanged: what was said of one is said of the other."""
         good, poor = outputs(0.05, 1), outputs(0.4, 2)
-        for ahead, verdict, count in (("transformer", "SEEN in", 1), ("rnn", "NOT SEEN in", 0)):
+        for ahead, verdict in (("transformer", "SEEN"), ("rnn", "NOT SEEN")):
             texts = {"transformer": good, "rnn": poor} if ahead == "transformer" else {"transformer": poor, "rnn": good}
             pair = [
                 candidate(f"{name}-{ahead}", hypotheses, family=f"{name}_seq2seq") for name, hypotheses in texts.items()
@@ -247,13 +249,14 @@ class TestSaying:
             assert findings[0].startswith(f"chrF: {ahead}-{ahead} is better than {behind}-{ahead} by +")
             assert findings[1].startswith(f"TER (less is better): {ahead}-{ahead} is better than {behind}-{ahead} by -")
             assert "No difference" not in findings[0]
+            assert all("Said of these trained models" in finding for finding in findings[:2])
             assert findings[-1].startswith("Expected after Vaswani et al. (2017)")
             for label in ("chrF", "TER"):
-                assert f" {verdict} {label} (better in {count} of 1 pair" in findings[-1]
+                assert f" {label}: {verdict} of transformer-{ahead} and rnn-{ahead}." in findings[-1]
             assert ("NOT SEEN" in findings[-1]) == (ahead == "rnn")
 
     def test_expected_of_every_pair_of_the_two_kinds(self, candidate, ask):
-        """One Transformer that is worse than one recurrent model: not seen, however many are better."""
+        """Each by itself: one Transformer that is worse than one recurrent model, and three that are better."""
         shares = {"transformer_seq2seq": (0.02, 0.5), "rnn_seq2seq": (0.25, 0.8)}
         every = [
             candidate(f"{family[0]}{share}", outputs(share, 1), family=family, scored=["chrf"])
@@ -261,7 +264,7 @@ class TestSaying:
             for share in each
         ]
         finding = quality.section(ask(*every, samples=300)).findings[-1]
-        assert "NOT SEEN in chrF (better in 3 of 4 pairs of the two kinds, worse in 1)" in finding
+        assert "chrF: SEEN of t0.02 and r0.25, t0.02 and r0.8, t0.5 and r0.8; NOT SEEN of t0.5 and r0.25." in finding
 
     def test_p_values_as_they_are(self):
         assert [p_value(p) for p in (0.0009, 0.001, 0.0049, 1.0, None)] == [
@@ -273,11 +276,12 @@ class TestSaying:
         pair = [candidate(family, texts, family=f"{family}_seq2seq") for family in ("rnn", "transformer")]
         findings = quality.section(ask(*pair)).findings
         assert findings[0].startswith("chrF: no difference was found between rnn and transformer (+0.00, p = 1.000")
-        assert "NOT SEEN in chrF (better in 0 of 1 pair of the two kinds, worse in 0)" in findings[-1]
+        assert "chrF: NOT CLEAR of transformer and rnn." in findings[-1]
+        assert "SEEN" not in findings[-1]
         assert "is better than" not in " ".join(findings)
 
     def test_of_one_kind_nothing_is_expected(self, candidate, ask):
-        findings = quality.section(ask(*(candidate(str(k), outputs(0.2, k)) for k in range(3)))).findings
+        findings = quality.section(ask(*(candidate(str(k), outputs(0.2, k), kwargs={}) for k in range(3)))).findings
         assert len(findings) == len(SCORED)
         assert "Expected" not in " ".join(findings)
 
@@ -336,20 +340,51 @@ class TestSaying:
 
     def test_different_decoding_is_told(self, candidate, ask):
         a, b = candidate("a", outputs(0.1, 1)), candidate("b", outputs(0.1, 2))
-        assert "not decoded with the same" not in quality.section(ask(a, b)).how
+        assert "not decoded with the same" not in " ".join(quality.section(ask(a, b)).findings)
         path = b.predictions[0].with_name("scores.json")
-        path.write_text(path.read_text().replace('"num_beams": 1', '"num_beams": 5'))
-        assert "not decoded with the same settings" in quality.section(ask(a, b)).how
+        before = path.read_text()
+        path.write_text(before.replace('"num_beams": 1', '"num_beams": 1, "length_penalty": 2.0'))  # of beams alone
+        assert "not decoded with the same" not in " ".join(quality.section(ask(a, b)).findings)
+        path.write_text(before.replace('"num_beams": 1', '"num_beams": 5'))
+        section = quality.section(ask(a, b))
+        told = "not decoded with the same settings (a with num_beams 1; b with num_beams 5)"
+        assert told in " ".join(section.findings)
+        assert told in section.cautions[0]
+
+    def test_what_is_to_be_known_beside_a_score(self, candidate, ask):
+        """Empty outputs, and models that somebody else trained; nothing of our own runs that write."""
+        texts = outputs(0.1, 1)
+        ours = candidate("ours", texts, kwargs={})
+        assert quality.section(ask(ours)).cautions == []
+        poor = candidate("poor", ["", " ", *texts[2:]], [*texts[:59], ""], kwargs={})
+        marian = candidate("marian", outputs(0.2, 2))
+        (empty, other) = quality.section(ask(ours, poor, marian)).cautions
+        assert empty == "poor wrote nothing for 3 of 120 sentences."
+        assert other.startswith("marian is no run of seqloom: on what and for how long it was trained is not known")
+
+    def test_several_seeds_are_of_recipes(self, candidate, ask):
+        """Equal recipes whose seeds differ more than sentences do: the sentences alone would decide."""
+        a = candidate("a", outputs(0.1, 1), outputs(0.4, 2), kwargs={})
+        b = candidate("b", outputs(0.2, 3), outputs(0.5, 4), kwargs={})
+        result = ask(a, b, samples=300)
+        (pair,) = result["metrics"]["chrf"]["pairs"]
+        assert pair["p_randomisation"] < 0.05 < pair["p_seeds"] == pair["p"]
+        (finding,) = quality.section(result).findings[:1]
+        assert "no difference was found between a and b" in finding
+        assert "Welch's test of seeds and sentences" in finding
+        assert "Said of these trained models" not in finding
+        low, high = result["metrics"]["chrf"]["scores"]["a"]["interval"]
+        assert high - low > 40  # of two seeds that are 25 points apart, little follows
 
     def test_too_few_samples_are_told(self, candidate, ask):
         pair = [candidate("a", outputs(0.05, 1)), candidate("b", outputs(0.6, 2))]
         assert "cannot find a difference" not in quality.section(ask(*pair)).limits
         section = quality.section(ask(*pair, samples=19))  # p is 1/20 at the least
         assert "With 1 pair and 19 samples, resampling cannot find a difference" in section.limits
-        assert all("no difference was found" in finding for finding in section.findings)
+        assert all("no difference was found" in finding for finding in section.findings[: len(SCORED)])
 
     def test_one_candidate(self, candidate, ask):
-        section = quality.section(ask(candidate("only", outputs(0.2, 1))))
+        section = quality.section(ask(candidate("only", outputs(0.2, 1), kwargs={})))
         assert section.findings == []
         (plot,) = only(section, Plot)
         assert plot.name == "quality"
@@ -358,24 +393,22 @@ class TestSaying:
     def test_of_equals_none_is_called_the_best(self, candidate, ask):
         names, texts = ("one", "two", "three"), (outputs(0.9, 1), outputs(0.2, 1), outputs(0.2, 1))
         result = ask(*map(candidate, names, texts))
-        low, high = (
-            "chrF is best for {}, " + f"{result['metrics']['chrf']['scores'][name]['score']:.2f}" for name in names[:2]
-        )
-        captions = [only(quality.section(result), Plot)[0].caption]
-        assert any(told in captions[0] for told in (low.format("one"), high.format("two and three")))
+        scores = {name: f"{name} {result['metrics']['chrf']['scores'][name]['score']:.2f}" for name in names}
+        caption = only(quality.section(result), Plot)[0].caption
+        assert f"chrF: at the top, and not told apart, are {scores['two']} and {scores['three']}" in caption
         equal = ask(*map(candidate, ("four", "five"), (texts[0], texts[0])))
         assert "chrF is the same for all, " in only(quality.section(equal), Plot)[0].caption
 
     def test_long_texts_are_cut_to_where_they_differ(self):
         same = "x" * 1000
-        reference, one, two = quality._excerpts([same + "abc", same + "abd", same + "abc" + same])
+        reference, one, two = quality_examples._excerpts([same + "abc", same + "abd", same + "abc" + same])
         assert reference.startswith("…x")
         assert reference.endswith("abc")
         assert one.endswith("abd")
         assert two.endswith("…")
-        assert len(two) == quality.LONGEST + 2
-        assert quality._excerpts(["short", "shirt"]) == ["short", "shirt"]
-        assert quality._excerpts([same]) == ["x" * quality.LONGEST + "…"]
+        assert len(two) == quality_examples.LONGEST + 2
+        assert quality_examples._excerpts(["short", "shirt"]) == ["short", "shirt"]
+        assert quality_examples._excerpts([same]) == ["x" * quality_examples.LONGEST + "…"]
 
     def test_the_files_are_the_ones_given(self, candidate):
         """The fixture writes what `read_predictions` reads."""

@@ -2,19 +2,20 @@
 
 import dataclasses
 import json
+import math
 import stat
 from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, is_rnn, tiny
+from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import MarianConfig, MarianMTModel, T5Config, T5ForConditionalGeneration
 
 from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments import budgets, flops, footprint
-from seqloom.comparison.measures import learning_curves, weight
+from seqloom.comparison.measures import heavier, learning_curves, weight
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.figures.style import look
 from seqloom.scoring import metrics
@@ -80,6 +81,19 @@ def transformer_forward(model, targets: int, is_cached: bool = False) -> int:
     return encoder * c.encoder_layers + decoder * c.decoder_layers + products(targets, (d, c.decoder_vocab_size))
 
 
+def relative_forward(model, targets: int, is_cached: bool = False) -> tuple[int, int]:
+    """What relative positions add to `transformer_forward`, and how much of it are the encodings' products, which have
+    no gradient of their own."""
+    c, d, source = model.config, model.config.d_model, 2 * SOURCE - 1  # distances before and behind
+    if is_cached:  # a single query, projected, looks at every encoding with every head
+        steps = sum(products(1, (d, d)) + products(c.decoder_attention_heads, (d, t)) for t in range(1, targets + 1))
+        encoder = products(source, (d, d)) + products(SOURCE, (d, source))
+        return c.encoder_layers * encoder + c.decoder_layers * steps, 0
+    encodings = c.encoder_layers * products(source, (d, d)) + c.decoder_layers * products(targets, (d, d))
+    scores = c.encoder_layers * products(SOURCE, (d, source)) + c.decoder_layers * products(targets, (d, targets))
+    return encodings + scores, encodings
+
+
 class TestFlops:
     @pytest.mark.parametrize("name", RNNS)
     def test_rnn(self, name):
@@ -92,8 +106,12 @@ class TestFlops:
     @pytest.mark.parametrize("name", TRANSFORMERS)
     def test_transformer(self, name):
         model = tiny(name)
-        assert flops.training_flops(model, SOURCE, TARGET) == 3 * transformer_forward(model, TARGET)
-        assert flops.generation_flops(model, SOURCE, TARGET) == transformer_forward(model, TARGET, is_cached=True)
+        (more, constant), (more_cached, _) = (0, 0), (0, 0)
+        if model.config.position_embedding_type == "relative":
+            (more, constant), (more_cached, _) = relative_forward(model, TARGET), relative_forward(model, TARGET, True)
+        forward, cached = transformer_forward(model, TARGET), transformer_forward(model, TARGET, is_cached=True)
+        assert flops.training_flops(model, SOURCE, TARGET) == 3 * (forward + more) - constant
+        assert flops.generation_flops(model, SOURCE, TARGET) == cached + more_cached
 
     @pytest.mark.parametrize("name", ["lstm-untied", "post-norm"])
     def test_what_the_counter_alone_overlooks(self, name):
@@ -129,7 +147,7 @@ class TestFlops:
     def test_parameters(self, name):
         model = tiny(name)
         c = model.config
-        width = c.embedding_size if is_rnn(model) else c.d_model
+        width = getattr(c, "embedding_size", c.hidden_size)
         tables = 1 if c.share_encoder_decoder_embeddings and c.tie_word_embeddings else 2
         expected = tables * VOCAB * width
         if c.decoder_vocab_size != VOCAB:
@@ -336,16 +354,38 @@ class TestLogs:
 
     def test_quality(self, candidates):
         runs = budgets.read_all(candidates)
-        assert budgets.best_of_all(runs, "chrf") == 60  # the first seed's best
-        assert budgets.best_of_all(runs, "loss") == 40
-        for metric, quality in (("chrf", 60), ("loss", 40)):
+        assert budgets.worth_reaching(runs, "chrf") == 0.9 * 80  # of the Transformer's, which gained most
+        assert budgets.worth_reaching(runs, "loss") == pytest.approx(80 - 0.9 * (80 - 20))
+        for metric, quality in (("chrf", 55), ("loss", 45)):
             spent = budgets.to_quality(runs["rnn"], metric, quality, training_flops=2.0)
-            assert spent["tokens"] == {"mean": 375, "low": 300, "high": 450}
-            assert spent["flops"] == {"mean": 750, "low": 600, "high": 900}
-            assert spent["updates"] == {"mean": 37.5, "low": 30, "high": 45}
-            assert spent["seconds"] == pytest.approx({"mean": (30 + 22.5) / 2, "low": 22.5, "high": 30})
-        assert budgets.to_quality(runs["rnn"], "chrf", 61, 2.0) is None  # which one seed does not reach
+            # On the line from 20 at 150 tokens to 60 at 300; and from 50 at 300 to 70 at 450.
+            tokens = [150 + 150 * 35 / 40, 300 + 150 * 5 / 20]
+            assert spent["tokens"]["runs"] == pytest.approx(tokens)
+            assert spent["tokens"]["between"] == [[150, 300], [300, 450]]
+            assert spent["tokens"]["mean"] == pytest.approx(sum(tokens) / 2)
+            assert spent["flops"]["runs"] == pytest.approx([2 * number for number in tokens])
+            assert spent["updates"]["low"] == pytest.approx(tokens[0] / 10)
+            assert spent["seconds"]["runs"] == pytest.approx([tokens[0] / 10, tokens[1] / 20])
+        spent = budgets.to_quality(runs["rnn"], "chrf", 61, 2.0)["tokens"]  # which one seed does not reach
+        assert spent == {
+            "mean": None, "low": None, "high": None, "runs": [None, pytest.approx(300 + 150 * 11 / 20)],
+            "between": [[450, None], [300, 450]],
+        }  # fmt: skip
+        early = budgets.to_quality(runs["rnn"], "chrf", 10, 2.0)["tokens"]  # before the first validation
+        assert (early["runs"], early["between"]) == ([150, 150], [[0, 150], [0, 150]])
         assert budgets.to_quality([], "chrf", 60, 2.0) is None
+
+    def test_a_broken_model_makes_no_mark(self, candidates):
+        """The worst model's best would be 0, and everybody there at once."""
+        runs = budgets.read_all(candidates)
+        broken = dataclasses.replace(
+            runs["tf"][0], scores={"chrf": [0.0, 0.0, 0.0], "loss": [99.0, math.nan, math.inf]}
+        )
+        runs["broken"] = [broken]
+        assert budgets.worth_reaching(runs, "chrf") == 0.9 * 80
+        assert budgets.worth_reaching(runs, "loss") < 40
+        assert budgets.to_quality([broken], "chrf", 72, 1.0)["seconds"]["runs"] == [None]
+        assert budgets.to_quality([broken], "loss", 30, 1.0)["seconds"]["runs"] == [None]
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +411,7 @@ class TestWeight:
 
     def test_measured(self, result, folders):
         rnn, other = result["models"]["rnn"], result["models"]["other"]
-        assert result["quality"] == 60
+        assert (result["quality"], result["share"]) == (72, 0.9)
         assert rnn["traits"]["has_recurrent_decoder"]
         assert not other["traits"]["has_recurrent_decoder"]
         assert (rnn["source_length"], rnn["target_length"]) == (3, 3)  # of 4, 3, 5, 2 with the end: the lower median
@@ -379,10 +419,11 @@ class TestWeight:
         assert rnn["model_bytes"] == (folders["rnn-1"] / "model.safetensors").stat().st_size
         assert rnn["tokens_per_second"] == pytest.approx({"mean": 15, "low": 10, "high": 20})
         assert rnn["epoch_seconds"] == pytest.approx({"mean": 9, "low": 6, "high": 12})
-        assert rnn["to_quality"]["tokens"]["mean"] == 375
-        assert (
-            rnn["update_rows"] == other["update_rows"] == 64 // 3
-        )  # a model without settings: as large as the recipe's
+        assert rnn["to_quality"]["tokens"]["runs"] == [None, None]
+        assert result["models"]["tf"]["to_quality"]["tokens"]["runs"] == [300 + 150 * 32 / 40]
+        rows = {model["update_rows"] for model in result["models"].values()}
+        assert rows == {64 // 3} == {other["own_update_rows"]}  # a model without settings: as large as the recipe's
+        assert all(set(model["again"]) == set(weight.MEMORY) for model in result["models"].values())
         assert rnn["joules_per_1000_tokens"] == 0
         for unknown in ("tokens_per_second", "epoch_seconds", "to_quality"):
             assert other[unknown] is None
@@ -397,40 +438,100 @@ class TestWeight:
         assert all(len(row) == 4 for row in table.rows)
         rows = {row[0]: row[1:] for row in table.rows}
         assert rows["parameters"][0] == f"{result['models']['rnn']['parameters']:,}"
-        assert rows["updates to chrF 60"] == ["38 (30 to 45)", "45", "—"]
-        assert section.headline["training time to validation chrF 60"]["other"] == "—"
+        assert rows["updates to chrF 72"] == ["never reached", "42", "—"]
+        told = section.headline["training time to validation chrF 72"]
+        assert (told["rnn"], told["other"]) == ("never reached", "—")
+        assert told["tf"] == "84 s"
+        assert "90% of what the best model gained" in plot.caption
         assert len(section.headline) == 4
         assert "Energy for 1,000 target tokens" in " ".join(section.findings)
         assert "machine rn; machine tf" in " ".join(section.findings)
         assert len(plot.figure.axes) == 6
 
     def test_findings_follow_the_numbers(self, result):
-        def told(factor: float) -> str:
+        def told(factor: float, again: float = 1.02) -> str:
             changed = json.loads(json.dumps(result))
+            for model in changed["models"].values():
+                model |= {"trained_on": ["here"], **dict.fromkeys(heavier.MEASURED, 1000.0)}
             for name in ("tf", "other"):
-                for key in weight.HEAVINESS:
-                    changed["models"][name][key] = factor * (1 + changed["models"]["rnn"][key])
-            for key, stats in changed["models"]["tf"]["to_quality"].items():
-                stats["mean"] = factor * changed["models"]["rnn"]["to_quality"][key]["mean"]
+                for key in heavier.HEAVINESS:
+                    changed["models"][name][key] = factor * changed["models"]["rnn"][key]
+            for model in changed["models"].values():
+                model["again"] = {key: again * model[key] for key in heavier.MEASURED}
+            for key in changed["models"]["tf"]["to_quality"]:
+                for name, place in (("rnn", 20.0), ("tf", factor * 20)):
+                    bounds = [[place - 2, place + 2]]
+                    changed["models"][name]["to_quality"][key] = {
+                        "mean": place, "low": place, "high": place, "runs": [place], "between": bounds,
+                    }  # fmt: skip
             return "\n".join(weight.section(changed).findings)
 
         heavy, light = told(2.0), told(0.25)
         assert "SEEN in: parameters (tf 2 times rnn)" in heavy.replace("NOT SEEN", "NO")
+        assert "peak memory of training" in heavy.split("NOT CLEAR in")[0]
         assert "NOT SEEN in" not in heavy
         assert "NOT SEEN in: parameters" in light
         assert heavy.count("NOT SEEN: tf 2 times rnn") == 2  # FLOPs and seconds to the quality
         assert light.count(" SEEN: tf 0.25 times rnn") == 2
         assert "NOT SEEN: " not in light
+        assert "Said of these trained models, of one run each" in light
+        assert "NOT CLEAR in: peak memory of training (tf 2 times rnn)" in told(2.0, again=2.0)
+        assert told(1.1).count("NOT CLEAR: tf 1.1 times rnn") == 2  # between the same validations
         mixed = json.loads(json.dumps(result))
-        for name, value in (("rnn", 5), ("tf", 4), ("other", 6)):
+        for name, value in (("rnn", 50), ("tf", 40), ("other", 60)):
             mixed["models"][name]["parameters"] = value
         assert "NOT CLEAR in: parameters" in weight.section(mixed).findings[0]
+
+    @pytest.mark.parametrize("names", [("rnn", "tf", "other"), ("other", "tf", "rnn")])
+    def test_a_tie_is_a_tie(self, result, names):
+        """In whichever order the models are named, and so is a gap of a thousandth."""
+        changed = json.loads(json.dumps(result))
+        for name, factor in (("rnn", 1.0), ("tf", 1.0), ("other", 1.001)):
+            for key in heavier.HEAVINESS:
+                changed["models"][name][key] = 1000 * factor
+            changed["models"][name]["again"] = dict.fromkeys(heavier.MEASURED, 1000)
+        changed["models"] = {name: changed["models"][name] for name in names}
+        (finding, *_) = weight.section(changed).findings
+        assert "NOT CLEAR in: parameters" in finding
+        assert "SEEN" not in finding
+
+    def test_what_was_never_reached(self, result):
+        """It took more than all that was spent: that is known, and no number is."""
+        changed = json.loads(json.dumps(result))
+        for key in ("seconds", "flops"):
+            reached = {"mean": 5.0, "low": 5.0, "high": 5.0, "runs": [5.0], "between": [[4.0, 6.0]]}
+            never = {"mean": None, "low": None, "high": None, "runs": [None], "between": [[9.0, None]]}
+            changed["models"]["rnn"]["to_quality"][key] = reached
+            changed["models"]["tf"]["to_quality"][key] = never
+        for model in changed["models"].values():
+            model["trained_on"] = ["here"]
+        flops = next(text for text in weight.section(changed).findings if text.startswith("FLOPs of training"))
+        assert "rnn 5, tf never" in flops
+        assert "NOT SEEN: tf against rnn." in flops
+
+    def test_batches_of_different_size_are_not_compared(self, result):
+        changed = json.loads(json.dumps(result))
+        changed["models"]["rnn"]["update_rows"] += 1
+        findings = weight.section(changed).findings
+        assert "peak memory of training (of batches of different size)" in findings[0]
+        assert "so they cannot be compared" in findings[1]
+
+    def test_a_busy_machine_is_told(self, result):
+        changed = json.loads(json.dumps(result))
+        changed["models"]["rnn"]["cpu_shares"] = [0.99, 0.4]
+        section = weight.section(changed)
+        (caution,) = section.cautions
+        assert "rnn 40% had only that share" in caution
+        assert caution in section.findings
+        seconds = next(text for text in section.findings if text.startswith("Seconds of training"))
+        assert "SEEN" not in seconds
 
     def test_memory_too_little_to_be_seen(self, result):
         changed = json.loads(json.dumps(result))
         for name, mebibytes in (("rnn", 0.0), ("tf", 1.25), ("other", 2.0)):
             changed["models"][name]["generation_memory_mib"] = mebibytes
-        assert "peak memory of generation (tf 1.25, rnn 0)" in weight.section(changed).findings[0]
+        finding = weight.section(changed).findings[0]
+        assert "peak memory of generation (tf 1.25, rnn 0)" in finding.split("NOT CLEAR in")[1]
 
     def test_updates_of_models_without_settings(self, candidates):
         assert weight.batch_of_others(candidates).batch_tokens == 64
@@ -462,13 +563,6 @@ class TestLearningCurves:
         found = learning_curves.measure(candidates, Options(tmp_path_factory.mktemp("report")))
         return json.loads(json.dumps(found, allow_nan=False))
 
-    def test_interpolation(self):
-        assert learning_curves.score_at([10, 20, 40], [1, 3, 2], 15) == 2
-        assert learning_curves.score_at([10, 20, 40], [1, 3, 2], 30) == 2.5
-        assert learning_curves.score_at([10, 20, 40], [1, 3, 2], 40) == 2
-        assert learning_curves.score_at([10, 20, 40], [1, 3, 2], 9) is None
-        assert learning_curves.score_at([10, 20, 40], [1, 3, 2], 41) is None
-
     def test_measured(self, measured):
         assert measured["metric"] == "chrf"
         assert measured["without_log"] == ["other"]
@@ -487,65 +581,39 @@ class TestLearningCurves:
         section = learning_curves.section(measured)
         plot, table = section.parts
         assert table.rows[0][1] == "65 (60 to 70)"
-        assert table.rows[1][2] == "—"
+        assert table.rows[1][3] == "—"
         lines = [len(panel.get_lines()) for panel in plot.figure.axes]
-        assert lines == [4, 4, 4]  # three runs and the budget
+        assert lines == [4, 4, 4, 4]  # three runs and the budget
         reordered = {name: {**curve, "number": 3} for name, curve in measured["curves"].items()}
         figure = learning_curves.section({**measured, "curves": reordered}).parts[0].figure
         assert figure.axes[0].get_lines()[0].get_color() == look(3)["color"]  # as in the other plots
         assert "other" in section.how
-        assert "tf had not been validated by then" in section.findings[1]
+        assert "tf had not been validated by then" in section.findings[2]
 
-    def test_findings_follow_the_numbers(self):
-        def told(rnn: list[list[float]], tf: list[list[float]], higher: bool = True) -> str:
-            def curve(runs, is_recurrent):
-                spent = {"tokens": [1, 2], "seconds": [1, 2], "flops": [1, 2]}
-                return {"number": 0, "is_recurrent": is_recurrent, "runs": [{**spent, "scores": run} for run in runs]}
+    def test_a_schedule_that_is_cut_off_is_told(self, measured):
+        """Beside the claim that it weakens, not at the end of the page alone."""
+        section = learning_curves.section(measured)
+        at_equal_seconds = next(text for text in section.findings if text.startswith("At equal seconds"))
+        assert (
+            "Cut off before their schedules ended, and so worse than if trained for this: rnn and tf."
+            in at_equal_seconds
+        )
+        at_equal_updates = next(text for text in section.findings if text.startswith("At equal updates"))
+        assert "Cut off" not in at_equal_updates
 
-            curves = {"rnn": curve(rnn, True), "tf": curve(tf, False)}
-            equal = {budget: learning_curves.at_equal(curves, budget) for budget in learning_curves.BUDGETS}
-            metric = "chrf" if higher else "loss"
-            values = {"metric": metric, "higher_is_better": higher, "curves": curves, "equal": equal, "without_log": []}
-            return "\n".join(learning_curves.section(values).findings)
-
-        assert "NOT SEEN: rnn" in told([[1, 9]], [[1, 5]])
-        assert " SEEN: tf" in told([[1, 5]], [[1, 9]])
-        assert "NOT SEEN: rnn" in told([[9, 1]], [[9, 5]], higher=False)
-        assert "The order is the same" in told([[1, 9]], [[1, 5]])
-        assert "chance is not ruled out" in told([[1, 9]], [[1, 5]])
-        assert "ranges overlap" in told([[1, 9], [1, 3]], [[1, 5]])
-        assert "with all of its runs" in told([[1, 9], [1, 8]], [[1, 5], [1, 7]])
-        assert "level" in told([[1, 9]], [[1, 9]])
-
-    def test_the_order_depends(self):
-        curves = {
-            "rnn": {
-                "number": 0,
-                "is_recurrent": True,
-                "runs": [{"tokens": [0, 4], "seconds": [0, 2], "flops": [0, 4], "scores": [0, 8]}],
-            },
-            "tf": {
-                "number": 1,
-                "is_recurrent": False,
-                "runs": [{"tokens": [0, 4], "seconds": [0, 9], "flops": [0, 4], "scores": [0, 9]}],
-            },
-        }
-        equal = {budget: learning_curves.at_equal(curves, budget) for budget in learning_curves.BUDGETS}
-        assert equal["seconds"] == {"at": 2, "scores": {"rnn": [8.0], "tf": [2.0]}}
-        values = {"metric": "chrf", "higher_is_better": True, "curves": curves, "equal": equal, "without_log": []}
-        assert "The order depends" in "\n".join(learning_curves.section(values).findings)
+    def test_earlier_results_have_no_updates(self, measured):
+        changed = json.loads(json.dumps(measured))
+        del changed["equal"]["updates"]
+        for curve in changed["curves"].values():
+            del curve["validated"], curve["cpu_shares"]
+            for run in curve["runs"]:
+                del run["updates"]
+        section = learning_curves.section(changed)
+        assert len(section.parts[0].figure.axes) == 3
+        assert not any("equal updates" in text for text in section.findings)
 
     def test_no_logs(self, candidates, tmp_path):
         found = learning_curves.measure([candidates[2]], Options(tmp_path))
         section = learning_curves.section(json.loads(json.dumps(found)))
         assert section.parts == []
         assert "Fewer than two" in section.findings[0]
-
-    @pytest.mark.parametrize(
-        ("value", "budget", "text"),
-        [(71.4, "seconds", "71.4 seconds of training"), (0.0578, "seconds", "0.0578 seconds of training"),
-         (1234.5, "seconds", "1,234 seconds of training"), (2.47e6, "tokens", "2.47 million target tokens"),
-         (4e12, "flops", "4 × 10¹² FLOPs"), (450, "tokens", "450 target tokens")],
-    )  # fmt: skip
-    def test_amounts(self, value, budget, text):
-        assert learning_curves.amount(value, budget) == text

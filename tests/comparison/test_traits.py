@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 import pytest
-from helpers.tiny import RNNS, TRANSFORMERS, tiny
+from helpers.tiny import EVERY, RNNS, TRANSFORMERS, tiny
 from transformers import BartConfig, BertConfig, EncoderDecoderConfig, MambaConfig, PreTrainedConfig, T5Config
 
 from seqloom import RnnSeq2SeqConfig, Seq2SeqConfig
@@ -22,7 +22,7 @@ class Unknown(PreTrainedConfig):
     model_type = "unknown_to_all"
 
 
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_ours_say_it_themselves(name):
     config = tiny(name).config
     traits = traits_of(config)
@@ -31,9 +31,9 @@ def test_ours_say_it_themselves(name):
     assert traits.description == f"{config.name_in_words}, {sizes}"
     assert [getattr(traits, question) for question in ANSWERS] == [getattr(config, question) for question in ANSWERS]
     assert (traits.is_recurrent, traits.is_transformer) == (name in RNNS, name in TRANSFORMERS)
-    attends = name in TRANSFORMERS or config.attention != "none"
+    attends = getattr(config, "attention", None) != "none"
     assert traits.looks_back is attends
-    kind = f"recurrent with{'' if attends else 'out'} attention" if name in RNNS else "Transformer"
+    kind = f"recurrent with{'' if attends else 'out'} attention" if name in RNNS else config.name_in_words
     assert traits.kind == kind
     recipe = recurrent_recipe(config)
     assert (recipe is not None) == (name in RNNS)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from seqloom.data.scan import SPLITS, commands, interpret, load_scan
+from seqloom.data.scan import LONGEST_TRAINING_TARGETS, SPLITS, UNPUBLISHED, commands, interpret, load_scan
 
 # sha256 of `LC_ALL=C sort FILE` for the files of github.com/brendenlake/SCAN at commit c4b756c.
 PUBLISHED = {
@@ -23,13 +23,14 @@ SIZES = {
     "length": (16_990, 3_920),
     "addprim_jump": (14_670, 7_706),
     "addprim_turn_left": (21_890, 1_208),
+    "length_26": (18_286, 2_624),
 }
 
 
 @pytest.fixture(scope="module")
 def splits():
     """Each split's train and test as lists of (source, target)."""
-    return {split: {name: pairs(rows) for name, rows in load_scan(split).items()} for split in SPLITS}
+    return {split: {name: pairs(rows) for name, rows in load_scan(split).items()} for split in SIZES}
 
 
 def pairs(rows) -> list[tuple[str, str]]:
@@ -115,7 +116,7 @@ def test_the_order_of_commands():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", SIZES)
 def test_sizes_and_no_leak(splits, split):
     train, test = splits[split]["train"], splits[split]["test"]
     assert (len(train), len(test)) == SIZES[split]
@@ -131,10 +132,10 @@ def test_line_for_line_the_published_split(splits, split, name):
 
 
 @pytest.mark.slow
-def test_length_is_split_by_actions(splits):
-    lengths = {name: [len(target.split()) for _, target in rows] for name, rows in splits["length"].items()}
-    assert max(lengths["train"]) == 22
-    assert (min(lengths["test"]), max(lengths["test"])) == (24, 48)
+@pytest.mark.parametrize(("split", "ends"), [("length", (22, 24, 48)), ("length_26", (26, 27, 48))])
+def test_length_is_split_by_actions(splits, split, ends):
+    lengths = {name: [len(target.split()) for _, target in rows] for name, rows in splits[split].items()}
+    assert (max(lengths["train"]), min(lengths["test"]), max(lengths["test"])) == ends
 
 
 @pytest.mark.slow
@@ -167,5 +168,7 @@ def test_columns_and_unknown_split():
         "train": ["source", "target"],
         "test": ["source", "target"],
     }
-    with pytest.raises(ValueError, match="simple, length, addprim_jump, addprim_turn_left"):
+    published = {name.split("_", 2)[2].removesuffix(".txt") for name in PUBLISHED if name != "tasks.txt"}
+    assert set(SIZES) == {*SPLITS, *LONGEST_TRAINING_TARGETS} == {*UNPUBLISHED, *published}
+    with pytest.raises(ValueError, match="simple, length, addprim_jump, addprim_turn_left, length_26"):
         load_scan("template")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
+from helpers.tiny import EVERY, VOCAB, tiny
 
 from seqloom.decoding.asked import options_for
 from seqloom.decoding.engine import decoder_for
@@ -42,7 +42,7 @@ def score(model, source, tokens, penalty):
     return logits.log_softmax(-1).gather(-1, labels[..., None]).sum().item() / len(tokens) ** penalty
 
 
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_as_generate(name):
     """Or, of some, an output that is as likely: a GPU rounds otherwise in other company, and beams are close."""
     model, given = tiny(name).cuda(), sources()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.generating import END, trained
 from helpers.letters import make_tokenizer, texts
-from helpers.tiny import RNNS, TRANSFORMERS, VOCAB, tiny
+from helpers.tiny import EVERY, VOCAB, tiny
 from torch import nn
 from transformers import GenerationConfig
 
@@ -21,7 +21,7 @@ from seqloom.decoding.replay import EVEN
 from seqloom.decoding.search import Batch, Sentence, recorder_of, search
 from seqloom.support.layers import FastLinear, speed_up
 
-MODELS = [*RNNS, *TRANSFORMERS]
+MODELS = list(EVERY)
 SEARCHES = {
     "greedy": {},
     "greedy, no bigram twice": {"no_repeat_ngram_size": 2, "min_new_tokens": 4},
@@ -115,7 +115,7 @@ class TestSameTokens:
 
 
 class TestLong:
-    @pytest.mark.parametrize("name", ["rotary", "pre-norm", "lstm-luong-fed"])
+    @pytest.mark.parametrize("name", ["rotary", "pre-norm", "lstm-luong-fed", "hybrid-lstm"])
     def test_beyond_the_first_memory(self, name):
         """Caches and tables of positions grow, with rows of all ages side by side."""
         model, given = tiny(name), sources(7, longest=60)
@@ -151,7 +151,7 @@ class TestBatch:
         assert max(rows) > num_beams
         assert all(count % num_beams == 0 for count in rows)
 
-    @pytest.mark.parametrize("name", ["post-norm", "rotary", "lstm-luong-fed", "gru"])
+    @pytest.mark.parametrize("name", ["post-norm", "rotary", "lstm-luong-fed", "gru", "hybrid"])
     @pytest.mark.parametrize("num_beams", [1, 3])
     def test_those_that_write_on_are_set_aside(self, monkeypatch, name, num_beams):
         """While others wait; they are finished together, and nothing that they wrote is lost."""

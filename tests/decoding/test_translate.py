@@ -12,7 +12,7 @@ from seqloom import Hypothesis, decoder_for, stream, translate
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.settings.schema import TokenizerSettings
 
-FAMILIES = ["lstm-luong", "rnn-bahdanau", "gru", "post-norm", "rotary-swiglu-pre-norm"]
+FAMILIES = ["lstm-luong", "rnn-bahdanau", "gru", "hybrid", "post-norm", "rotary-swiglu-pre-norm"]
 
 
 WITHOUT_ATTENTION = {name for name, fields in RNNS.items() if fields.get("attention") == "none"}

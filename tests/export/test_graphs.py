@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.graphs import assert_finds_the_same, eager, searched, sources
-from helpers.tiny import RNNS, TRANSFORMERS, close, pad, tiny
+from helpers.tiny import EVERY, close, pad, tiny
 from torch import nn
 
 from seqloom.decoding.engine import decoder_for
@@ -14,7 +14,7 @@ from seqloom.export.graphs import check_model, graphs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_search_finds_what_generate_finds(name):
     model = tiny(name)
     assert_finds_the_same(eager(model), model)
@@ -29,7 +29,7 @@ def test_draws_are_the_lean_decoders(name):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_padding_of_sources_changes_nothing(name):
     encoder = graphs(tiny(name))[0]
     rows = sources(6)
@@ -43,7 +43,7 @@ def test_padding_of_sources_changes_nothing(name):
                 close(kept[place : place + 1], mine)
 
 
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_what_the_graphs_give_lies_as_they_take_it(name):
     """Programs that are compiled go by strides: what comes out goes in again as it is."""
     encoder, step = graphs(tiny(name))

@@ -85,11 +85,21 @@ def test_writing_changes_no_weight(tmp_path):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_recurrent_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"layers of Transformers alone, and this is a rnn_seq2seq \(LSTM, Luong"):
-        exported(tmp_path, tiny("lstm-luong"), "ctranslate2")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("lstm-luong", r"rnn_seq2seq \(LSTM, Luong"), ("hybrid", r"hybrid_seq2seq \(Transformer encoder, SSRU decoder\)")],
+)
+def test_a_recurrent_model_is_refused(tmp_path, name, said):
+    with pytest.raises(ValueError, match=f"layers of Transformers alone, and this is a {said}"):
+        exported(tmp_path, tiny(name), "ctranslate2")
     assert not (tmp_path / "exported").exists()
     assert not (tmp_path / "saving-exported").exists()
+
+
+def test_relative_positions_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="sinusoidal and rotary positions, and this Transformer has relative ones"):
+        exported(tmp_path, tiny("relative"), "ctranslate2")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_it_runs_without_seqloom(tmp_path):

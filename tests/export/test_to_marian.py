@@ -54,9 +54,15 @@ def test_what_marian_has_not_is_refused(tmp_path, fields, named):
     assert {path.name for path in tmp_path.iterdir()} == {"model", "sources.txt"}
 
 
-def test_a_recurrent_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="this is a rnn_seq2seq"):
-        exported(tmp_path, tiny("gru"), "marian")
+def test_what_ctranslate2_has_not_either_is_not_sent_there(tmp_path):
+    with pytest.raises(ValueError, match=r"no relative positions \(its are sinusoidal\): export it with --to onnx or"):
+        exported(tmp_path, tiny("relative"), "marian")
+
+
+@pytest.mark.parametrize(("name", "family"), [("gru", "rnn_seq2seq"), ("hybrid", "hybrid_seq2seq")])
+def test_a_recurrent_model_is_refused(tmp_path, name, family):
+    with pytest.raises(ValueError, match=f"this is a {family}"):
+        exported(tmp_path, tiny(name), "marian")
 
 
 def test_the_folder_is_no_code(tmp_path):

@@ -2,14 +2,7 @@
 
 import torch
 
-from helpers.tiny import (
-    RNNS,
-    SOURCES,
-    TRANSFORMERS,
-    batch,
-    close,
-    pad,
-)
+from helpers.tiny import SOURCES, batch, close, pad
 
 
 def say(model):
@@ -41,6 +34,3 @@ def distinct(model) -> int:
 
 def sources(side, repeats=1, extra=0):
     return pad(SOURCES * repeats, side, extra)
-
-
-EVERY = [*RNNS, *TRANSFORMERS]

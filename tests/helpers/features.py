@@ -11,11 +11,12 @@ from transformers import (
 )
 
 from helpers.generating import END
-from helpers.tiny import SOURCES, START, VOCAB, is_rnn, pad
+from helpers.tiny import SOURCES, START, VOCAB, has_implementations, pad
 
 COLUMNS = {
     "RNN without attention": ["lstm-untied"],
     "RNN with attention": ["gru-bahdanau", "lstm-luong", "lstm-luong-fed"],
+    "Hybrid": ["hybrid"],
     "Transformer": ["post-norm", "rotary"],
 }
 EVERY_COLUMN = [
@@ -47,7 +48,7 @@ def marian():
 def with_maps(model):
     """The same model on the attention that returns its weights."""
     model = copy.deepcopy(model)
-    if not is_rnn(model):
+    if has_implementations(model):
         model.set_attn_implementation("eager")
     return model
 

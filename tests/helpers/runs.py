@@ -24,12 +24,14 @@ MODELS = {
         "normalize_before": True,
     },
 }  # fmt: skip
+MODELS["hybrid"] = {**MODELS["transformer"], "model_type": "hybrid_seq2seq"}
 
 
 SMALL = {
     "rnn": {**MODELS["rnn"], "hidden_size": 8},
     "transformer": {**MODELS["transformer"], "d_model": 8, "encoder_layers": 1, "decoder_layers": 1},
 }
+SMALL["hybrid"] = {**SMALL["transformer"], "model_type": "hybrid_seq2seq"}
 
 
 def write_pairs(folder: Path, name: str, pairs: int) -> list[str]:

@@ -21,6 +21,7 @@ SIZES = {
         "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24,
     },
 }  # fmt: skip
+SIZES["hybrid_seq2seq"] = SIZES["transformer_seq2seq"]
 
 
 def sentences(count: int, longest: int = 12) -> list[str]:

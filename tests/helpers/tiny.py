@@ -1,8 +1,10 @@
-"""Tiny models of both families, and batches for them."""
+"""Tiny models of all families, and batches for them."""
 
 import torch
 
 from seqloom import (
+    HybridSeq2SeqConfig,
+    HybridSeq2SeqForConditionalGeneration,
     RnnSeq2SeqConfig,
     RnnSeq2SeqForConditionalGeneration,
     TransformerSeq2SeqConfig,
@@ -57,8 +59,22 @@ TRANSFORMERS = {
         "position_embedding_type": "rotary", "activation_function": "swiglu", "normalize_before": True,
         "rope_theta": 100,
     },
+    "relative": {"position_embedding_type": "relative"},
     "untied-unscaled": {"tie_word_embeddings": False, "scale_embedding": False},
 }  # fmt: skip
+
+
+# One state and two; both norms, and unequal vocabularies.
+HYBRIDS = {
+    "hybrid": {},
+    "hybrid-lstm": {
+        "cell_type": "lstm", "position_embedding_type": "rotary", "activation_function": "swiglu",
+        "normalize_before": True, **SEPARATE,
+    },
+}  # fmt: skip
+
+
+EVERY = {**RNNS, **HYBRIDS, **TRANSFORMERS}
 
 
 # Ids 3 to 19 and the end; as many sentences as there are lengths worth telling apart.
@@ -83,8 +99,11 @@ def tiny(name: str, noise=0.2, **changes):
             "d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,
             "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 20,
         }  # fmt: skip
-        config = TransformerSeq2SeqConfig(vocab_size=VOCAB, **{**sizes, **TRANSFORMERS[name], **changes})
-        model = TransformerSeq2SeqForConditionalGeneration(config)
+        fields = {"vocab_size": VOCAB, **sizes, **EVERY[name], **changes}
+        if name in HYBRIDS:
+            model = HybridSeq2SeqForConditionalGeneration(HybridSeq2SeqConfig(**fields))
+        else:
+            model = TransformerSeq2SeqForConditionalGeneration(TransformerSeq2SeqConfig(**fields))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=noise)
@@ -115,8 +134,14 @@ def close(first, second, tolerance=1e-5):
     torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
 
 
-def is_rnn(model) -> bool:
-    return model.config.model_type == "rnn_seq2seq"
+def is_recurrent(model) -> bool:
+    """Its decoder carries a state."""
+    return model.config.has_recurrent_decoder
+
+
+def has_implementations(model) -> bool:
+    """Of attention, transformers' own."""
+    return model.config.has_encoder_self_attention
 
 
 def gradients(model) -> dict:

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from helpers.contract import EVERY
-from helpers.tiny import VOCAB, batch, close, gradients, tiny
+from helpers.tiny import EVERY, VOCAB, batch, close, gradients, tiny
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -1,8 +1,9 @@
 """Configs refuse what no model can be, and know their sizes by transformers' names."""
 
 import pytest
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 
-from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
+from seqloom import HybridSeq2SeqConfig, RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 
 
 @pytest.mark.parametrize(
@@ -25,8 +26,6 @@ from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
         ({"dropout": -0.1}, ["dropout=-0.1", "at least 0"]),
         ({"label_smoothing": 1}, ["label_smoothing=1", "less than 1"]),
         ({"init_range": 0}, ["init_range=0", "more than 0", "None"]),
-        ({"init_range": "wide"}, ["init_range", "wide"]),
-        ({"init_range": True}, ["init_range", "bool"]),
         ({"decoder_vocab_size": 9}, ["decoder_vocab_size=9", "vocab_size=32000", "share_encoder_decoder_embeddings"]),
     ],
 )
@@ -35,6 +34,14 @@ def test_recurrent_config_refuses(fields, words):
         RnnSeq2SeqConfig(**fields)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["wide", True, [0.1]])
+def test_range_of_weights_is_a_number_or_none(value):
+    with pytest.raises(StrictDataclassFieldValidationError, match="init_range"):
+        RnnSeq2SeqConfig(init_range=value)
+    assert RnnSeq2SeqConfig().init_range is None
+    assert RnnSeq2SeqConfig(init_range=1).init_range == 1
 
 
 @pytest.mark.parametrize(
@@ -51,7 +58,7 @@ def test_recurrent_config_refuses(fields, words):
             ["rotary", "d_model=24", "encoder_attention_heads=8", "odd size 3", "even"],
         ),
         ({"activation_function": "tanh"}, ["activation_function='tanh'", "relu, gelu, swiglu"]),
-        ({"position_embedding_type": "learned"}, ["position_embedding_type='learned'", "sinusoidal, rotary"]),
+        ({"position_embedding_type": "learned"}, ["position_embedding_type='learned'", "sinusoidal, rotary, relative"]),
         ({"encoder_layers": 0}, ["encoder_layers=0", "1 or more"]),
         ({"decoder_ffn_dim": 0}, ["decoder_ffn_dim=0", "1 or more"]),
         ({"encoder_attention_heads": 0}, ["encoder_attention_heads=0", "1 or more"]),
@@ -71,7 +78,7 @@ def test_transformer_config_refuses(fields, words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig])
+@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig, HybridSeq2SeqConfig])
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -1,4 +1,4 @@
-"""What transformers and torch expect of a model's classes, outputs and config: both families keep it."""
+"""What transformers and torch expect of a model's classes, outputs and config: all families keep it."""
 
 import inspect
 import json
@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from helpers.contract import assert_same
-from helpers.tiny import VOCAB, batch, close, gradients, is_rnn, tiny
+from helpers.tiny import VOCAB, batch, close, gradients, tiny
 from torch.nn import functional as F
 from transformers import (
     AttentionInterface,
@@ -19,9 +19,9 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from seqloom import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
+from seqloom import HybridSeq2SeqConfig, RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 
-ONE_OF_EACH = ["lstm-luong", "post-norm"]
+ONE_OF_EACH = ["lstm-luong", "hybrid", "post-norm"]
 
 
 FEW = ["gru-bahdanau", "lstm-untied", "post-norm", "gelu-separate"]
@@ -132,7 +132,7 @@ def test_checkpointing_under_both_names(name, word, use_reentrant):
 
     calls = []
     layer = model.get_decoder().layers[0]
-    inner = layer.rnn if is_rnn(model) else layer.fc1
+    inner = layer.fc1 if hasattr(layer, "fc1") else layer.rnn
     inner.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     plain, counts = results(), [len(calls)]
     options = {f"{word}_checkpointing_kwargs": {"use_reentrant": use_reentrant}}
@@ -281,7 +281,7 @@ def test_config_goes_through_every_door(name, tmp_path):
     assert unused == {"no_field": 1}
 
 
-@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig])
+@pytest.mark.parametrize("config", [RnnSeq2SeqConfig, TransformerSeq2SeqConfig, HybridSeq2SeqConfig])
 def test_config_knows_old_and_new_spellings(config, tmp_path):
     for spelling in ("dtype", "torch_dtype"):
         made = config(**{spelling: "bfloat16"})
@@ -294,6 +294,6 @@ def test_config_knows_old_and_new_spellings(config, tmp_path):
     assert config().use_return_dict is config().return_dict is True
     assert config(return_dict=False).use_return_dict is False
     assert config(num_hidden_layers=5).encoder_layers == 5
-    if config is TransformerSeq2SeqConfig:
+    if config is not RnnSeq2SeqConfig:
         assert config(hidden_size=64, num_attention_heads=4).d_model == 64
     assert (config().num_labels, config(num_labels=3).num_labels) == (2, 3)

@@ -101,7 +101,9 @@ def exported_program(module, inputs, shapes):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["lstm-luong", "gru-bahdanau", "rnn", "min-gru-luong", "post-norm"])
+@pytest.mark.parametrize(
+    "name", ["lstm-luong", "gru-bahdanau", "rnn", "min-gru-luong", "hybrid", "post-norm", "relative"]
+)
 def test_exported_encoder_reads_other_batches_and_lengths(name):
     encoder = Encoder(tiny(name))
     shapes = ({0: BATCH, 1: SOURCE},) * 2
@@ -119,7 +121,7 @@ def test_exported_encoder_reads_other_batches_and_lengths(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["lstm-luong", "gru", "ssru", "post-norm"])
+@pytest.mark.parametrize("name", ["lstm-luong", "gru", "ssru", "hybrid", "post-norm"])
 def test_exported_decoder_reads_other_batches_and_lengths(name):
     model = tiny(name)
     encoder, decoder = Encoder(model), Decoder(model)
@@ -139,7 +141,7 @@ def test_exported_decoder_reads_other_batches_and_lengths(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["rotary-swiglu-pre-norm"])
+@pytest.mark.parametrize("name", ["rotary-swiglu-pre-norm", "relative"])
 def test_exported_step_with_a_cache_goes_on_and_on(name):
     model = tiny(name)
     step, config = CachedStep(model), model.config

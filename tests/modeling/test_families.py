@@ -5,9 +5,8 @@ import json
 
 import pytest
 import torch
-from helpers.tiny import RNNS, SOURCES, TRANSFORMERS, VOCAB, batch, close, tiny
+from helpers.tiny import EVERY, SOURCES, TRANSFORMERS, VOCAB, batch, close, tiny
 from huggingface_hub.dataclasses import strict
-from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 import seqloom
@@ -20,7 +19,7 @@ from seqloom import (
     register_family,
 )
 from seqloom.modeling import CONFIG_CLASSES
-from seqloom.modeling.cells_rnn_seq2seq import ParallelCell
+from seqloom.modeling.cells_rnn_seq2seq import RecurrentCell
 from seqloom.modeling.configuration_seq2seq import QUESTIONS
 
 NAMES_IN_WORDS = {
@@ -37,6 +36,8 @@ NAMES_IN_WORDS = {
     "ssru": "SSRU, no attention",
     "min-gru-luong": "minGRU, Luong attention",
     "min-lstm-bahdanau": "minLSTM, Bahdanau attention",
+    "hybrid": "Transformer encoder, SSRU decoder",
+    "hybrid-lstm": "Transformer encoder, LSTM decoder",
     **dict.fromkeys(TRANSFORMERS, "Transformer"),
 }
 TRANSFORMER = "Transformer encoder-decoder (Vaswani et al. 2017): 2+3 layers, 16 wide, 2 and 4 heads, "
@@ -67,17 +68,22 @@ DESCRIPTIONS = {
     "Luong attention (general)",
     "min-lstm-bahdanau": "minLSTM encoder-decoder: 1+1 layers, 16 wide, embeddings 16 wide, unidirectional encoder, "
     "Bahdanau attention",
+    "hybrid": "Transformer encoder, SSRU decoder (Kim et al. 2019): 2+3 layers, 16 wide, 2 and 4 heads, feed-forward "
+    "networks 20 and 24 wide with ReLU, post-norm, sinusoidal positions in the encoder",
+    "hybrid-lstm": "Transformer encoder, LSTM decoder (Chen et al. 2018): 2+3 layers, 16 wide, 2 and 4 heads, "
+    "feed-forward networks 20 and 24 wide with SwiGLU, pre-norm, rotary positions in the encoder",
     "post-norm": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, sinusoidal positions",
     "pre-norm": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, pre-norm, sinusoidal positions",
     "gelu-separate": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with GELU, post-norm, sinusoidal positions",
     "rotary": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, rotary positions",
+    "relative": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, relative positions",
     "rotary-swiglu-pre-norm": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with SwiGLU, pre-norm, "
     "rotary positions",
     "untied-unscaled": f"{TRANSFORMER}feed-forward networks 20 and 24 wide with ReLU, post-norm, sinusoidal positions",
 }
 
 
-@pytest.mark.parametrize("name", [*RNNS, *TRANSFORMERS])
+@pytest.mark.parametrize("name", EVERY)
 def test_names_and_descriptions(name):
     config = tiny(name).config
     assert config.name_in_words == NAMES_IN_WORDS[name]
@@ -97,7 +103,7 @@ def test_answers_are_what_the_model_does(model):
     assert config.has_decoder_self_attention == bool(outputs.decoder_attentions)
     assert config.has_cross_attention == bool(outputs.cross_attentions)
     recurrent = [
-        any(isinstance(module, (nn.RNNBase, ParallelCell)) for module in part.modules())
+        any(isinstance(getattr(module, "cell", None), RecurrentCell) for module in part.modules())
         for part in (model.get_encoder(), model.get_decoder())
     ]
     assert [config.has_recurrent_encoder, config.has_recurrent_decoder] == recurrent

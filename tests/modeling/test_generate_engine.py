@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.features import EVERY_COLUMN, forced, marian
 from helpers.generating import END, generate, sentences, trained
-from helpers.tiny import SEPARATE, SOURCES, START, close, is_rnn, tiny
+from helpers.tiny import SEPARATE, SOURCES, START, close, has_implementations, is_recurrent, tiny
 from transformers import (
     WatermarkDetector,
     WatermarkingConfig,
@@ -55,7 +55,7 @@ def test_watermarking(model):
 def test_dynamic_cache(model):
     for options in ({"min_new_tokens": 12, "max_new_tokens": 12}, {"num_beams": 4, "num_return_sequences": 4}):
         cached, plain = (generate(model, use_cache=use_cache, **options) for use_cache in (True, False))
-        assert isinstance(cached.past_key_values, Cache if is_rnn(model) else EncoderDecoderCache)
+        assert isinstance(cached.past_key_values, EncoderDecoderCache if has_implementations(model) else Cache)
         assert plain.past_key_values is None
         assert torch.equal(cached.sequences, plain.sequences)
         for first, second in zip(cached.scores, plain.scores, strict=True):
@@ -64,7 +64,7 @@ def test_dynamic_cache(model):
 
 def test_static_cache(model):
     options = {"cache_implementation": "static", "disable_compile": True}
-    if is_rnn(model):
+    if is_recurrent(model):
         with pytest.raises(ValueError, match=r"cache_implementation='static'.*leave cache_implementation out"):
             generate(model, **options)
         return
@@ -87,7 +87,7 @@ def test_compile(model):
     torch._dynamo.reset()
     expected, compiled = generate(model), copy.deepcopy(model)
     try:
-        compiled.forward = torch.compile(compiled.forward, backend="eager", fullgraph=not is_rnn(model))
+        compiled.forward = torch.compile(compiled.forward, backend="eager", fullgraph=not is_recurrent(model))
         assert torch.equal(generate(compiled).sequences, expected.sequences)
     finally:
         torch._dynamo.reset()
@@ -95,7 +95,7 @@ def test_compile(model):
 
 def test_compile_config(model):
     """`generate` compiles by itself where a static cache lets it."""
-    if is_rnn(model):
+    if is_recurrent(model):
         with pytest.raises(ValueError, match=r"cache_implementation='static'"):
             generate(model, cache_implementation="static", compile_config=CompileConfig())
         return

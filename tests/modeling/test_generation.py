@@ -5,10 +5,22 @@ import copy
 import pytest
 import torch
 from helpers.generating import END, generate, sentences, trained
-from helpers.tiny import RNNS, SOURCES, START, TARGETS, TRANSFORMERS, VOCAB, batch, close, pad, tiny
+from helpers.tiny import (
+    EVERY,
+    HYBRIDS,
+    RNNS,
+    SOURCES,
+    START,
+    TARGETS,
+    TRANSFORMERS,
+    VOCAB,
+    batch,
+    close,
+    has_implementations,
+    pad,
+    tiny,
+)
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-
-from seqloom.modeling.cache_rnn_seq2seq import RecurrentStateLayer
 
 pytestmark = pytest.mark.slow
 
@@ -21,15 +33,15 @@ WAYS = {
 }
 
 
-@pytest.fixture(params=[*RNNS, *TRANSFORMERS])
+@pytest.fixture(params=list(EVERY))
 def model(request):
     """Every tiny model, taught; shared by the tests, which leave it as it is."""
     return trained(request.param)
 
 
-@pytest.fixture(params=list(RNNS))
-def rnn(request):
-    """Every recurrent one, taught."""
+@pytest.fixture(params=[*RNNS, *HYBRIDS])
+def recurrent(request):
+    """Every one whose decoder carries a state, taught."""
     return trained(request.param)
 
 
@@ -50,9 +62,7 @@ def test_says_what_it_was_taught(model):
 @pytest.mark.parametrize("way", list(WAYS))
 def test_cache_changes_nothing(model, way):
     cached, plain = (generate(model, use_cache=use_cache, **WAYS[way]) for use_cache in (True, False))
-    assert isinstance(
-        cached.past_key_values, Cache if model.config.model_type == "rnn_seq2seq" else EncoderDecoderCache
-    )
+    assert isinstance(cached.past_key_values, EncoderDecoderCache if has_implementations(model) else Cache)
     assert plain.past_key_values is None
     assert torch.equal(cached.sequences, plain.sequences)
     for first, second in zip(cached.scores, plain.scores, strict=True):
@@ -170,8 +180,7 @@ def test_streamer_gets_every_token(model):
 @pytest.mark.parametrize("beams", [1, 3])
 def test_attention_maps_of_every_step(model, beams):
     model = copy.deepcopy(model)
-    is_rnn = model.config.model_type == "rnn_seq2seq"
-    if not is_rnn:
+    if has_implementations(model):
         model.set_attn_implementation("eager")
     outputs = generate(
         model, num_beams=beams, output_attentions=True, output_hidden_states=True, output_logits=True, min_new_tokens=5
@@ -185,7 +194,7 @@ def test_attention_maps_of_every_step(model, beams):
     if getattr(model.config, "attention", None) == "none":
         assert not any(outputs.cross_attentions or ())
         return
-    heads = 1 if is_rnn else model.config.decoder_attention_heads
+    heads = getattr(model.config, "decoder_attention_heads", 1)
     for maps in outputs.cross_attentions:
         assert all(weights.shape == (rows, heads, 1, 7) for weights in maps)
     if beams == 1:  # the same maps as with the target given
@@ -265,23 +274,24 @@ def test_drafted_tokens_change_nothing(model):
         assert torch.equal(generate(model, SOURCES[:1], min_new_tokens=8, **draft).sequences, expected)
 
 
-def test_recurrent_state_does_not_grow(rnn):
+def test_recurrent_state_does_not_grow(recurrent):
     sizes = set()
     for length in (1, 3, 30):
-        cache = generate(rnn, min_new_tokens=length, max_new_tokens=length).past_key_values
+        cache = generate(recurrent, min_new_tokens=length, max_new_tokens=length).past_key_values
         assert cache.get_seq_length() == length
-        layer = cache.layers[0]
-        held = [tensor for tensor in (*layer.tensors, layer.keys) if tensor is not None]
+        layers = getattr(cache, "self_attention_cache", cache).layers
+        held = [tensor for layer in layers for tensor in (*layer.tensors, layer.keys) if tensor is not None]
         assert all(tensor.shape[0] == len(SOURCES) for tensor in held)
-        assert not layer.past
+        assert not any(layer.past for layer in layers)
         sizes.add(sum(tensor.numel() for tensor in held))
     assert len(sizes) == 1
 
 
+@pytest.mark.parametrize("name", ["lstm-luong", "hybrid"])
 @pytest.mark.parametrize("kind", ["static", "offloaded", "quantized"])
-def test_recurrent_state_is_no_cache_of_keys_and_values(kind):
+def test_recurrent_state_is_no_cache_of_keys_and_values(kind, name):
     with pytest.raises(ValueError, match=f"cache_implementation='{kind}'.*recurrent.*leave cache_implementation out"):
-        generate(trained("lstm-luong"), cache_implementation=kind)
+        generate(trained(name), cache_implementation=kind)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -312,40 +322,58 @@ def test_static_cache_knows_the_positions_of_padded_prefixes(transformer, implem
         close(first, second, 1e-4)
 
 
-def test_recorded_states_are_taken_back(rnn):
-    inputs = {"encoder_outputs": rnn.get_encoder()(torch.tensor([SOURCES[0], SOURCES[0][::-1]]))}
+def test_recorded_states_are_taken_back(recurrent):
+    model = recurrent
+    inputs = {"encoder_outputs": model.get_encoder()(torch.tensor([SOURCES[0], SOURCES[0][::-1]]))}
     target, wrong = torch.tensor([[START, 4, 18, 6, 5], [START, 9, 16, 3, 7]]), torch.full((2, 4), 8)
-    expected = rnn(**inputs, decoder_input_ids=target).logits
+    expected = model(**inputs, decoder_input_ids=target).logits
     for kept in (0, 2):  # back to before the first token, and to after the second
-        cache = Cache(layers=[RecurrentStateLayer()])
+        cache = model.new_cache()
         cache.activate_past_recording()
         seen = torch.cat((target[:, :kept], wrong), dim=1)
-        rnn(**inputs, decoder_input_ids=seen, past_key_values=cache)
+        model(**inputs, decoder_input_ids=seen, past_key_values=cache)
         assert cache.get_seq_length() == kept + 4
         cache.crop(-4)
         assert cache.get_seq_length() == kept
-        close(rnn(**inputs, decoder_input_ids=target[:, kept:], past_key_values=cache).logits, expected[:, kept:])
+        close(model(**inputs, decoder_input_ids=target[:, kept:], past_key_values=cache).logits, expected[:, kept:])
         with pytest.raises(ValueError, match=f"cannot take back {6 - kept} tokens: {5 - kept} earlier states"):
             cache.crop(kept - 6)
 
 
-def test_a_cache_of_another_kind_is_refused(rnn):
+def test_a_cache_of_another_kind_is_refused(recurrent):
     inputs = {"input_ids": torch.tensor(SOURCES[:1]), "decoder_input_ids": torch.tensor([[START]])}
     for cache in (DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())):
         with pytest.raises(ValueError, match=f"{type(cache).__name__} that holds no recurrent state"):
-            rnn(**inputs, past_key_values=cache)
+            recurrent(**inputs, past_key_values=cache)
 
 
-def test_recurrent_state_is_repeated_chosen_and_forgotten(rnn):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("hybrid-lstm", {"decoder_layers": 1}), ("hybrid-lstm", {"d_model": 32}), ("hybrid-lstm", {"cell_type": "gru"}),
+        ("lstm-luong-fed", {"decoder_layers": 1}), ("lstm-luong-fed", {"hidden_size": 32}),
+        ("lstm-luong-fed", {"cell_type": "gru"}),
+    ],
+)  # fmt: skip
+def test_a_state_of_another_model_is_refused(name, changes):
+    inputs = {"input_ids": torch.tensor(SOURCES[:1]), "decoder_input_ids": torch.tensor([[START]])}
+    cache = tiny(name, **changes)(**inputs).past_key_values
+    with pytest.raises(
+        ValueError, match=r"another model, [13] layers of [12] × (16|32) numbers, and this one has 3 layers of 2 × 16"
+    ):
+        tiny(name)(**inputs, past_key_values=cache)
+
+
+def test_recurrent_state_is_repeated_chosen_and_forgotten(recurrent):
     input_ids, attention_mask = pad(SOURCES)
     following = torch.tensor([[6], [8], [3], [4]])
 
     def after(change, rows):
-        cache = rnn(
+        cache = recurrent(
             input_ids, attention_mask=attention_mask, decoder_input_ids=following, use_cache=True
         ).past_key_values
-        change(cache.layers[0])
-        return rnn(
+        change(cache)
+        return recurrent(
             input_ids[rows],
             attention_mask=attention_mask[rows],
             decoder_input_ids=following[rows],
@@ -353,13 +381,13 @@ def test_recurrent_state_is_repeated_chosen_and_forgotten(rnn):
         ).logits[:, -1]
 
     twice = following.repeat(1, 2)
-    expected = rnn(input_ids, attention_mask=attention_mask, decoder_input_ids=twice).logits[:, -1]
+    expected = recurrent(input_ids, attention_mask=attention_mask, decoder_input_ids=twice).logits[:, -1]
     rows = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    close(after(lambda layer: layer.batch_repeat_interleave(2), rows), expected[rows])
+    close(after(lambda cache: cache.batch_repeat_interleave(2), rows), expected[rows])
     rows = torch.tensor([3, 1])
-    close(after(lambda layer: layer.batch_select_indices(rows), rows), expected[rows])
-    once = rnn(input_ids, attention_mask=attention_mask, decoder_input_ids=following).logits[:, -1]
-    close(after(RecurrentStateLayer.reset, torch.arange(4)), once)
+    close(after(lambda cache: cache.batch_select_indices(rows), rows), expected[rows])
+    once = recurrent(input_ids, attention_mask=attention_mask, decoder_input_ids=following).logits[:, -1]
+    close(after(lambda cache: cache.reset(), torch.arange(4)), once)
 
 
 def test_generates_in_half_precision(model):

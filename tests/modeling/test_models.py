@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.contract import EVERY
 from helpers.tiny import (
+    EVERY,
     RNNS,
     SOURCES,
     START,
@@ -15,13 +15,16 @@ from helpers.tiny import (
     batch,
     close,
     gradients,
-    is_rnn,
+    has_implementations,
     pad,
     tiny,
 )
 from torch import nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from seqloom.modeling.positions_transformer_seq2seq import encode_distances
 
 SIDES = ["left", "right", "inside"]
 
@@ -85,7 +88,7 @@ def test_padding_of_the_target_changes_nothing(model):
 def test_empty_source_is_no_accident(model):
     """A sentence of padding only is nonsense, but it must not spoil numbers or its neighbours."""
     others = [0, 2, 3]
-    for implementation in (None,) if is_rnn(model) else ("eager", "sdpa"):
+    for implementation in ("eager", "sdpa") if has_implementations(model) else (None,):
         if implementation:
             model.set_attn_implementation(implementation)
         inputs = batch()
@@ -330,7 +333,7 @@ def test_gradient_checkpointing_changes_nothing(model):
 def test_dropout_is_for_training_only(name, option):
     off = {"dropout": 0.0}
     model, still = tiny(name, **{**off, option: 0.4}), tiny(name, **off)
-    for implementation in ("eager", "sdpa") if name in TRANSFORMERS else (None,):
+    for implementation in ("eager", "sdpa") if has_implementations(model) else (None,):
         if implementation:
             model.set_attn_implementation(implementation)
         expected = still(**batch()).logits
@@ -391,6 +394,42 @@ def test_eager_is_sdpa(transformer, monkeypatch):
         close(gradient, results["sdpa"][2][name])
 
 
+@pytest.mark.parametrize("implementation", ["flex_attention", "by itself"])
+def test_an_attention_that_takes_no_bias_refuses_relative_positions(implementation, monkeypatch):
+    model = tiny("relative")
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "by itself", lambda *args, **kwargs: None)  # with no mask of its own
+    model.set_attn_implementation(implementation)
+    with pytest.raises(ValueError, match=f"attn_implementation='{implementation}' has no place for: use 'eager' or"):
+        model(**batch())
+    with pytest.raises(ValueError, match="attn_implementation='flex_attention' has no place for"):
+        type(model)._from_config(model.config, attn_implementation="flex_attention")
+
+
+def test_a_distance_is_counted_in_tokens_and_has_no_end():
+    """The score between two tokens is the same wherever they stand, be they padded in between or thousands on."""
+    relative = tiny("relative").model.encoder.layers[0].self_attn.relative
+    query, mask = torch.randn(1, 2, 1, 8), torch.zeros(1, 1, 1, 3)
+
+    def added(queries, keys):
+        given = encode_distances(torch.tensor([queries]), torch.tensor([keys]), False, 16, torch.float32)
+        return relative(query.expand(1, 2, len(queries), 8), mask, given[0], given[1][:, None])[1]
+
+    close(added([2, 2], [0, 2, 1])[:, :, :1], added([2], [0, 2, 1]))
+    close(added([1], [0, 2, 1]), added([0], [-1, 1, 0]))
+    assert (added([1], [0, 2, 1]) - added([1], [2, 0, 1])).abs().max() > 1e-3  # before is not behind
+
+
+@pytest.mark.slow
+def test_relative_positions_reach_any_length():
+    model = tiny("relative")
+    source = torch.arange(3000)[None] % 15 + 3
+    with torch.no_grad():
+        memory = model.get_encoder()(source).last_hidden_state
+        turned = model.get_encoder()(source, torch.ones_like(source)).last_hidden_state
+    close(memory, turned)
+    assert memory.isfinite().all()
+
+
 @pytest.mark.parametrize("token", [2, -1, 0.5, True])
 def test_every_number_but_zero_is_a_token(model, token):
     """As in transformers' own masks, whatever its type."""
@@ -407,10 +446,10 @@ def test_every_number_but_zero_is_a_token(model, token):
 def test_double_precision_stays_double(model):
     """Attention, loss and scores: nothing in between is rounded to float32."""
     model = copy.deepcopy(model).double()
-    implementations = ["eager"] if is_rnn(model) else ["eager", "sdpa"]
+    implementations = ["eager", "sdpa"] if has_implementations(model) else ["eager"]
     found = []
     for implementation in implementations:
-        if not is_rnn(model):
+        if has_implementations(model):
             model.set_attn_implementation(implementation)
         found.append(model(**batch(side="left")))
     exact = found[-1].logits.log_softmax(-1).gather(2, batch()["labels"].clamp(min=0)[..., None]).squeeze(2)
@@ -424,7 +463,7 @@ def test_double_precision_stays_double(model):
 @pytest.mark.parametrize("name", ["gru-bahdanau", "lstm-luong", "post-norm"])
 def test_weights_of_attention_in_double_add_up_to_one(name):
     model = tiny(name).double()
-    if not is_rnn(model):
+    if has_implementations(model):
         model.set_attn_implementation("eager")
     for weights in model(**batch(), output_attentions=True).cross_attentions:
         close(weights.sum(-1), torch.ones_like(weights[..., 0]), 1e-14)

@@ -20,7 +20,7 @@ from seqloom import (
     TransformerSeq2SeqForConditionalGeneration,
 )
 from seqloom.modeling.modeling_seq2seq import seq2seq_loss
-from seqloom.modeling.modeling_transformer_seq2seq import rotate, sinusoids
+from seqloom.modeling.positions_transformer_seq2seq import rotate, sinusoids
 
 SIZES = {
     "vocab_size": 20, "d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 2,
@@ -165,9 +165,18 @@ def turned(vector, position, theta):
     return torch.cat((turned.real, turned.imag))
 
 
+def distance_score(module, query, i, j, place):
+    """Dai et al. 2019, section 3.3: terms (b) and (d) of a score, the encoding of the distance written out."""
+    width = module.relative.weight.shape[1]
+    angles = [(i - j) / 10000 ** (2 * k / width) for k in range(width // 2)]
+    encoding = torch.tensor([math.sin(angle) for angle in angles] + [math.cos(angle) for angle in angles])
+    return (query + module.relative.position_bias[place]) @ (module.relative.weight @ encoding)[place]
+
+
 def naive_transformer(model, source, target):
-    """One sentence through pre-norm, rotary, SwiGLU: a loop over heads, queries and keys."""
-    config, model = model.config, model.model
+    """One sentence through pre-norm, rotary or relative, SwiGLU: a loop over heads, queries and keys, or over steps."""
+    config, head, model = model.config, model.lm_head, model.model
+    is_rotary = config.position_embedding_type == "rotary"
 
     def attend(module, queries, memory, heads, causal=False, positions=False):
         size = config.d_model // heads
@@ -177,11 +186,14 @@ def naive_transformer(model, source, target):
             for head in range(heads):
                 place = slice(head * size, (head + 1) * size)
                 q, scores, values = module.q_proj(query)[place], [], []
-                q = turned(q, i, config.rope_theta) if positions else q
+                q = turned(q, i, config.rope_theta) if positions and is_rotary else q
                 for j, state in enumerate(memory[: i + 1] if causal else memory):
                     k = module.k_proj(state)[place]
-                    k = turned(k, j, config.rope_theta) if positions else k
-                    scores.append((q @ k) / math.sqrt(size))
+                    k = turned(k, j, config.rope_theta) if positions and is_rotary else k
+                    score = q @ k
+                    if positions and not is_rotary:
+                        score = (q + module.relative.content_bias[place]) @ k + distance_score(module, q, i, j, place)
+                    scores.append(score / math.sqrt(size))
                     values.append(module.v_proj(state)[place])
                 parts.append(torch.stack(scores).softmax(0) @ torch.stack(values))
             rows.append(module.out_proj(torch.cat(parts)))
@@ -190,7 +202,16 @@ def naive_transformer(model, source, target):
     def feed(layer, states):
         return layer.fc2(F.silu(layer.fc1(states)) * layer.fc_gate(states))
 
-    memory = model.shared.weight[source] * math.sqrt(config.d_model)
+    def recur(recurrence, inputs):
+        state, outputs = (torch.zeros(config.d_model),) * 2, []
+        kind = config.cell_type
+        step = (naive_parallel_cell if kind == "ssru" else naive_cell)(kind, recurrence.rnn, "")
+        for row in inputs:
+            state = step(row, state)
+            outputs.append(torch.relu(state[0]) if kind == "ssru" else state[0])
+        return torch.stack(outputs)
+
+    memory = model.encoder.embed_tokens.weight[source] * math.sqrt(config.d_model)
     for layer in model.encoder.layers:
         normed = layer.self_attn_layer_norm(memory)
         memory = memory + attend(layer.self_attn, normed, normed, config.encoder_attention_heads, positions=True)
@@ -198,13 +219,16 @@ def naive_transformer(model, source, target):
     memory = model.encoder.layer_norm(memory)
 
     heads = config.decoder_attention_heads
-    states = model.shared.weight[target] * math.sqrt(config.d_model)
+    states = model.decoder.embed_tokens.weight[target] * math.sqrt(config.d_model)
     for layer in model.decoder.layers:
-        normed = layer.self_attn_layer_norm(states)
-        states = states + attend(layer.self_attn, normed, normed, heads, causal=True, positions=True)
+        if hasattr(layer, "recurrence"):
+            states = states + recur(layer.recurrence, layer.recurrence_layer_norm(states))
+        else:
+            normed = layer.self_attn_layer_norm(states)
+            states = states + attend(layer.self_attn, normed, normed, heads, causal=True, positions=True)
         states = states + attend(layer.encoder_attn, layer.encoder_attn_layer_norm(states), memory, heads)
         states = states + feed(layer, layer.final_layer_norm(states))
-    return model.decoder.layer_norm(states) @ model.shared.weight.T
+    return head(model.decoder.layer_norm(states))
 
 
 def naive_cell(kind, rnn, suffix):
@@ -319,10 +343,17 @@ def naive_rnn(model, source, target):
 
 
 @pytest.mark.parametrize(
-    ("name", "reference"), [("rotary-swiglu-pre-norm", naive_transformer), *((name, naive_rnn) for name in RNNS)]
+    ("name", "changes", "reference"),
+    [
+        ("rotary-swiglu-pre-norm", {}, naive_transformer),
+        ("rotary-swiglu-pre-norm", {"position_embedding_type": "relative"}, naive_transformer),
+        ("hybrid-lstm", {}, naive_transformer),
+        ("hybrid-lstm", {"cell_type": "ssru", "position_embedding_type": "relative"}, naive_transformer),
+        *((name, {}, naive_rnn) for name in RNNS),
+    ],
 )
-def test_model_is_the_papers_equations(name, reference):
-    model = tiny(name)
+def test_model_is_the_papers_equations(name, changes, reference):
+    model = tiny(name, **changes)
     inputs = batch()
     decoder_input_ids = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
     expected = [

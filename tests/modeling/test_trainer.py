@@ -1,11 +1,11 @@
-"""Transformers' Trainer and peft's adapters train both families as any other model."""
+"""Transformers' Trainer and peft's adapters train all families as any other model."""
 
 import numpy as np
 import peft
 import pytest
 import torch
 from helpers.contract import assert_same, distinct, say
-from helpers.tiny import RNNS, batch, close, is_rnn, tiny
+from helpers.tiny import RNNS, batch, close, tiny
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -17,7 +17,7 @@ from transformers import (
 
 pytestmark = pytest.mark.slow  # transformers' Trainer and peft learn
 
-ONE_OF_EACH = ["lstm-luong", "post-norm"]
+ONE_OF_EACH = ["lstm-luong", "hybrid", "post-norm"]
 
 
 # Seq2SeqTrainer
@@ -94,7 +94,7 @@ def test_trainer_trains_and_evaluates_by_generating(name, precision, tokenizer, 
     trainer = trainer_for(
         model, tokenizer, pairs, tmp_path, max_steps=60, predict_with_generate=True, generation_max_length=6,
         generation_num_beams=2, compute_metrics=exact, lr_scheduler_type="linear",
-        learning_rate=0.03 if is_rnn(model) else 0.005, **precision,
+        learning_rate=0.03 if name in RNNS else 0.005, **precision,
     )  # fmt: skip
     before = trainer.evaluate()
     trainer.train()

@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 pytestmark = pytest.mark.slow  # weights are written, read and moved
 
-ONE_OF_EACH = ["lstm-luong", "post-norm"]
+ONE_OF_EACH = ["lstm-luong", "hybrid", "post-norm"]
 
 
 FEW = ["gru-bahdanau", "lstm-untied", "post-norm", "gelu-separate"]

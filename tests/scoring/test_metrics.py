@@ -208,7 +208,8 @@ def test_a_resamples_score_is_the_metrics_own(name, options, several):
         assert score == pytest.approx(compute(name, texts, targets, **options)["score"], rel=1e-9)
     assert len({round(score, 6) for score in scores}) > 3
     result = compute(name, predictions, references, bootstrap_samples=12, **options)
-    assert result["interval"] == np.quantile(scores, [0.025, 0.975]).tolist()
+    if not parts.is_share:  # of which Wilson's is: test_significance.py
+        assert result["interval"] == np.quantile(scores, [0.025, 0.975]).tolist()
     assert {**result, "interval": None} == {**compute(name, predictions, references, **options), "interval": None}
 
 
@@ -239,8 +240,12 @@ def test_intervals():
         assert high_many - low_many < (high - low) / 2
         assert "interval" not in compute(name, predictions, references)
         one = compute(name, predictions[:1], references[:1], bootstrap_samples=10)
-        assert one["interval"] == pytest.approx([one["score"]] * 2)
         alike = compute(name, references[:1] * 5, references[:1] * 5, bootstrap_samples=10)
+        if name in ("exact_match", "token_accuracy"):  # of five sentences that are right more could be wrong
+            assert alike["interval"] == pytest.approx([100 * 5 / (5 + 1.959964**2), 100])
+            assert one["interval"][1] - one["interval"][0] > 50
+            continue
+        assert one["interval"] == pytest.approx([one["score"]] * 2)
         assert alike["interval"] == pytest.approx([alike["score"]] * 2)
 
 

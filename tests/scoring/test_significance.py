@@ -1,9 +1,11 @@
 """Paired tests say what sacrebleu's say, what a count of all cases says, and nothing where there is nothing."""
 
+import dataclasses
 import itertools
 import json
 import math
 import random
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +15,8 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from sacrebleu.significance import PairedTest
 
 from seqloom.scoring import metrics, significance
-from seqloom.scoring.significance import Statistics, compare_systems, holm, mcnemar
+from seqloom.scoring.estimates import student_quantile, student_tail, wilson
+from seqloom.scoring.significance import Statistics, compare_systems, gap_change, holm, mcnemar
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "two", "dogs", "run", "far"]
 TEXTS = random.Random(1)
@@ -96,8 +99,9 @@ class TestRandomisation:
         one, three = compare_systems([a], [b], samples=200), compare_systems([a] * 3, [b] * 3, samples=200)
         for name in ("p_bootstrap", "p_randomisation", "wins", "losses", "ties"):
             assert one[name] == three[name]
-        assert three["interval"] == pytest.approx(one["interval"])
-        assert three["signature"] == "bs:200|ar:200|seed:12345|runs:3,3"
+        ours, theirs = (np.subtract(*found["interval"]) for found in (three, one))
+        assert ours == pytest.approx(theirs, rel=0.1)  # seeds that do not differ add nothing to the sentences' chance
+        assert three["signature"] == "bs:200|ar:200|seeds:welch|seed:12345|runs:3,3"
 
 
 def ratio(sums) -> float:
@@ -197,8 +201,8 @@ class TestComparing:
         margins = np.subtract(*singly)
         assert (found["wins"], found["losses"]) == ((margins < 0).sum(), (margins > 0).sum())
 
-    def test_several_runs(self):
-        """The score is the mean of the runs'; different numbers of them leave the bootstrap, which decides then."""
+    def test_one_run_against_several(self):
+        """The score is the mean of the runs'; what one run would be with another seed is not known: no verdict."""
         many = [statistics("chrf", outputs(0.2, seed), REFERENCES) for seed in (6, 7, 8)]
         one = statistics("chrf", outputs(0.4, 9), REFERENCES)
         found = compare_systems(many, [one], samples=100, is_binary=True)
@@ -208,20 +212,34 @@ class TestComparing:
         resampled -= significance.resampled_scores(one, 100)
         assert found["interval"] == pytest.approx(np.quantile(resampled, [0.025, 0.975]))
         assert found["p_randomisation"] is found["p_exact"] is None
-        assert (found["test"], found["better"], found["p"]) == ("bootstrap", "a", found["p_bootstrap"])
+        assert found["p_bootstrap"] < 0.05
+        assert (found["test"], found["better"], found["p"], found["p_seeds"]) == (None, None, None, None)
         assert found["signature"] == "bs:100|seed:12345|runs:3,1"
 
-    def test_the_bootstrap_alone_needs_its_interval(self):
-        """Its p-value is below 0.05 more often than that where there is no difference."""
+    def test_several_runs_each(self):
+        """Seeds and sentences together: Welch's t of the runs' scores, whose error has the sentences' in it too."""
+        a = [statistics("chrf", outputs(share, seed), REFERENCES) for share, seed in ((0.2, 1), (0.3, 2), (0.25, 3))]
+        b = [statistics("chrf", outputs(share, seed), REFERENCES) for share, seed in ((0.5, 4), (0.4, 5))]
+        found = compare_systems(a, b, samples=300)
+        scores = [[run.score(run.values.sum(axis=0)) for run in runs] for runs in (a, b)]
+        of_seeds = [np.var(values, ddof=1) / len(values) for values in scores]
+        resampled = significance.system_resamples(a, 300) - significance.system_resamples(b, 300)
+        parts = [(resampled.var(ddof=1) * 70 / 69, 69), (of_seeds[0], 2), (of_seeds[1], 1)]
+        error = math.sqrt(sum(variance for variance, _ in parts))
+        freedom = error**4 / sum(variance**2 / number for variance, number in parts)
+        half = student_quantile(0.05, freedom) * error
+        assert found["interval"] == pytest.approx([found["difference"] - half, found["difference"] + half])
+        assert found["test"] == "seeds"
+        assert found["p"] == found["p_seeds"] == pytest.approx(student_tail(found["difference"] / error, freedom))
+
+    def test_seeds_that_differ_are_no_finding(self):
+        """Recipes that are equal, whose seeds are points apart: the sentences alone would tell them apart."""
         chance, found = np.random.default_rng(0), []
         for _ in range(60):
-            a, b = (
-                Statistics(np.stack([chance.normal(size=60), np.ones(60)], 1), lambda s: s[0] / s[1]) for _ in range(2)
-            )
-            found.append(compare_systems([a, a], [b], samples=100))
-        doubtful = [one for one in found if one["p"] < 0.05 and one["interval"][0] <= 0 <= one["interval"][1]]
-        assert doubtful
-        assert all(one["better"] is None for one in doubtful)
+            a, b = ([errors(chance.random(400) < 0.5 + chance.normal(0, 0.08)) for _ in range(3)] for _ in range(2))
+            found.append(compare_systems(a, b, samples=100))
+        assert sum(one["p_randomisation"] < 0.05 for one in found) > 12
+        assert sum(one["better"] is not None for one in found) <= 6  # of 60: 3, and twice the chance of more
 
     @pytest.mark.slow
     def test_false_alarms(self):
@@ -253,3 +271,90 @@ def test_holm():
         max(min(1, sum(p_values >= p_values[k]) * p_values[k]) for k in range(20) if p_values[k] <= p) for p in p_values
     ]
     assert holm(p_values.tolist()) == pytest.approx(by_definition)
+
+
+def closed(p_values: Sequence[float]) -> list[float]:
+    """By the closure principle (Marcus, Peritz & Gabriel 1976), of which Holm's is the shortcut: a hypothesis falls
+    where every set that it is in does, of which Bonferroni is the test."""
+    places = range(len(p_values))
+    sets = [chosen for size in places for chosen in itertools.combinations(places, size + 1)]
+    fallen = {chosen: min(1.0, len(chosen) * min(p_values[place] for place in chosen)) for chosen in sets}
+    return [max(p for chosen, p in fallen.items() if place in chosen) for place in places]
+
+
+def test_holm_is_the_closed_test():
+    chance = np.random.default_rng(4)
+    for number in range(1, 9):
+        for p_values in (
+            chance.random(number),
+            chance.random(number) ** 4,
+            np.repeat(chance.random(number), 2)[:number],
+        ):
+            assert holm(p_values.tolist()) == pytest.approx(closed(p_values.tolist()))
+
+
+class TestShares:
+    """Wilson's interval of what is right or wrong, by sentence or by token."""
+
+    @pytest.mark.parametrize(("right", "number"), [(50, 50), (0, 50), (49, 50), (17, 80)])
+    def test_is_where_the_score_test_does_not_reject(self, right, number):
+        """Its bounds are the shares that so many right ones are 1.96 standard errors away from."""
+        wrong = np.arange(number) >= right
+        run = Statistics(np.stack([wrong, np.ones(number)], 1).astype(float), lambda s: 100 * (1 - s[0] / s[1]), True)
+        for bound, side in zip(significance.interval(run), (1, -1), strict=True):
+            p = bound / 100
+            if (right, side) not in ((number, -1), (0, 1)):
+                assert right / number - p == pytest.approx(side * 1.959964 * math.sqrt(p * (1 - p) / number), rel=1e-5)
+            else:
+                assert p == pytest.approx(right / number)
+
+    def test_tokens_that_go_wrong_together(self):
+        """Of sentences that are wholly right or wholly wrong, each is one unit; of single tokens, each is."""
+        right = np.arange(40) < 30
+        whole = Statistics(np.stack([10 * ~right, np.full(40, 10)], 1).astype(float), errors([0]).score, True)
+        low, high = significance.interval(whole)
+        effective = 40 * 39 / 40  # an unbiased variance is of one sentence less
+        assert [low / 100, high / 100] == pytest.approx(wilson(0.75, effective))
+        chance = np.random.default_rng(0)
+        apart = Statistics(
+            np.stack([chance.binomial(10, 0.25, 4000), np.full(4000, 10)], 1) * 1.0, errors([0]).score, True
+        )
+        low, high = significance.interval(apart)
+        assert high - low == pytest.approx(2 * 1.96 * 100 * math.sqrt(0.75 * 0.25 / 40_000), rel=0.05)
+
+    def test_of_several_runs(self):
+        """Other seeds are in it: wider than of the sentences alone, and [100, 100] of none."""
+        chance = np.random.default_rng(1)
+        runs = [shares(chance.random(300) < p) for p in (0.1, 0.2, 0.15)]
+        low, high = significance.system_interval(runs)
+        alone = significance.share_interval(runs)
+        assert low < alone[0] < significance.system_score(runs) < alone[1] < high
+        perfect = [shares([0] * 30)] * 3
+        assert significance.system_interval(perfect) == pytest.approx([100 * bound for bound in wilson(1, 30)])
+
+
+def shares(wrong) -> Statistics:
+    return dataclasses.replace(errors(wrong), is_share=True)
+
+
+class TestGapChange:
+    def test_of_what_is_right_or_wrong_is_bonetts(self):
+        """Bonett & Price (2012): two sentences more in each set, one for either system."""
+        chance = np.random.default_rng(3)
+        sets = [tuple([errors(chance.random(number) < p)] for p in (0.3, 0.5)) for number in (30, 50)]
+        found = gap_change(*sets, samples=4000)
+        variance, change = 0.0, 0.0
+        for sign, (a, b), number in zip((-1, 1), sets, (30, 50), strict=True):
+            ours, theirs = (system[0].values[:, 0] for system in (a, b))
+            change += sign * 100 * (theirs.mean() - ours.mean())
+            only_a, only_b = ((theirs > ours).sum() + 1) / (number + 2), ((ours > theirs).sum() + 1) / (number + 2)
+            variance += 100**2 * (only_a + only_b - (only_a - only_b) ** 2) / (number + 2)
+        assert found.value == pytest.approx(change)
+        assert found.error == pytest.approx(1.04 * math.sqrt(variance), rel=0.05)
+
+    def test_all_alike_is_not_sure(self):
+        """Ten sentences that both have right say little of the hundredth."""
+        perfect = ([errors([0] * 10)], [errors([0] * 10)])
+        found = gap_change(perfect, perfect, 50)
+        assert found.value == 0
+        assert found.interval()[1] > 20

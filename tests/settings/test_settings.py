@@ -152,7 +152,10 @@ def test_overrides_that_mean_nothing(load, words, message):
         ({"model": {"hiden_size": 1}}, r"^model.hiden_size is unknown; did you mean model.hidden_size\?"),
         ({"model": {"d_model": 8}}, "^model.d_model is unknown"),  # the other family's
         ({"model": {"num_labels": 8}}, "^model.num_labels is unknown"),  # every config's, of no use here
-        ({"model": {"model_type": "rnn"}}, "model_type is 'rnn'; allowed are rnn_seq2seq, transformer_seq2seq"),
+        (
+            {"model": {"model_type": "rnn"}},
+            "model_type is 'rnn'; allowed are rnn_seq2seq, transformer_seq2seq, hybrid_seq2seq",
+        ),
         ({"model": {"model_type": None}}, "model_type is None; allowed are"),
         ({"model": {"vocab_size": 8}}, "model.vocab_size follows from the tokenizer section"),
         ({"model": {"pad_token_id": 8}}, "model.pad_token_id follows from the tokenizer section"),

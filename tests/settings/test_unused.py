@@ -45,6 +45,14 @@ def test_refused(changes, said):
         check_used(settings(**changes))
 
 
+@pytest.mark.parametrize("positions", ["sinusoidal", "relative"])
+def test_wavelengths_of_other_positions_are_refused(positions):
+    model = {"model_type": "transformer_seq2seq", "position_embedding_type": positions, "rope_theta": 500}
+    said = f"rope_theta is 500, which belongs to position_embedding_type: rotary, but the positions are {positions}"
+    with pytest.raises(ValueError, match=said):
+        check_used(settings(model=model))
+
+
 def test_allowed():
     used = settings(
         training={"eval_metric": "wer", "eval_samples": 9, "average_checkpoints": 3, "average_kind": "best"},

@@ -166,6 +166,30 @@ class TestHeader:
             assert (result.dataset_revision, result.dataset_split) == ("5503434ddd753f42", "test")
 
     @pytest.mark.parametrize(
+        ("split", "kind", "named"),
+        [
+            ("length", "scan", "SCAN, split length"),
+            ("simple", "local", "SCAN, split simple (seqloom's own draw, of the published sizes)"),
+            ("length_26", "local", "SCAN, split length_26 (cut at 26 actions, after Newman et al. 2020)"),
+        ],
+    )
+    def test_data_of_scan(self, variant, split, kind, named):
+        """A split that the Hub has, or has otherwise, or has not."""
+        files = dict.fromkeys(("train_files", "validation_files", "test_files"))
+        splits = {"=": {"train": "train", "validation": "70 pairs drawn from the training split", "test": "test"}}
+        data = ModelCard(
+            make_card(
+                variant(
+                    settings={"data": {"dataset": "scan", "split": split, **files}},
+                    record={"data": {"dataset": "scan", "split": split, "splits": splits}},
+                )
+            )
+        ).data
+        for result in data.eval_results:
+            assert (result.dataset_type, result.dataset_config) == (kind, None)
+            assert result.dataset_name.startswith(named)
+
+    @pytest.mark.parametrize(
         ("hub", "tag"),
         [
             ({"language": []}, "text-generation"),

@@ -14,7 +14,7 @@ from helpers.hub_cards import check_card
 from helpers.hub_loader import PARTS, TASK, describe
 from helpers.hub_server import Hub
 from helpers.pushed import KINDS, make_tokenizer
-from helpers.tiny import RNNS, TRANSFORMERS, tiny
+from helpers.tiny import EVERY, HYBRIDS, RNNS, tiny
 from safetensors.torch import load as read_safetensors
 from transformers import pipeline
 
@@ -27,7 +27,13 @@ CODE = {
         "cache_rnn_seq2seq.py", "cells_rnn_seq2seq.py", "configuration_rnn_seq2seq.py", "export_rnn_seq2seq.py",
         "modeling_rnn_seq2seq.py", "scan_rnn_seq2seq.py",
     },
-    "transformer": {"configuration_transformer_seq2seq.py", "modeling_transformer_seq2seq.py"},
+    "transformer": {
+        "configuration_transformer_seq2seq.py", "modeling_transformer_seq2seq.py", "positions_transformer_seq2seq.py",
+    },
+}  # fmt: skip
+CODE["hybrid"] = {
+    *(CODE["rnn"] | CODE["transformer"]) - {"configuration_rnn_seq2seq.py", "modeling_rnn_seq2seq.py"},
+    "configuration_hybrid_seq2seq.py", "modeling_hybrid_seq2seq.py",
 }  # fmt: skip
 
 
@@ -38,7 +44,7 @@ WEIGHTS = "model.safetensors"
 
 
 def family(name: str) -> str:
-    return "rnn" if name in RNNS else "transformer"
+    return "rnn" if name in RNNS else "hybrid" if name in HYBRIDS else "transformer"
 
 
 def make_model(name: str, tokenizer, seed: int = 1):
@@ -71,7 +77,7 @@ def run(hub, loads: list[dict], home: Path, without_seqloom: bool = True, token=
 LOADER = Path(__file__).parents[1].joinpath("helpers", "hub_loader.py").read_text(encoding="utf-8")
 
 
-NAMES = [*RNNS, *TRANSFORMERS]
+NAMES = list(EVERY)
 
 
 COMBINATIONS = [(kind, shared) for kind in KINDS for shared in (True, False)]
@@ -148,8 +154,7 @@ class TestPushed:
             wanted |= {"target_tokenizer.json", "tokenization_seq2seq_pair.py"}
         assert wanted <= files
         assert {file for file in files - wanted if not file.endswith(".py")} == set()
-        other = "transformer" if family(name) == "rnn" else "rnn"
-        assert not [file for file in files if other in file]
+        assert not files & (set().union(*CODE.values()) - CODE[family(name)])
         assert ("tokenization_seq2seq_pair.py" in files) is not shared
         tree = repository.commits[repository.head].tree
         assert [path for path, file in tree.items() if file.lfs] == [WEIGHTS]
@@ -202,7 +207,7 @@ class TestWithoutSeqloom:
             assert told[part]["class"].startswith(start)
         plain = TOKENIZER_OF[name][1]
         assert told["tokenizer"]["class"].startswith("transformers.tokenization_utils" if plain else start)
-        title = "RnnSeq2Seq" if family(name) == "rnn" else "TransformerSeq2Seq"
+        title = f"{family(name).title()}Seq2Seq"
         ends = ("Config", "ForConditionalGeneration", "Model")
         for part, end in zip(("config", "model", "base"), ends, strict=True):
             assert told[part]["class"].endswith(f".{title}{end}")

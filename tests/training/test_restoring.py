@@ -69,7 +69,7 @@ class TestResuming:
         ("model", "streaming", "place"),
         [
             ("transformer", True, "update"), ("rnn", False, "update"), ("rnn", False, "start"), ("rnn", False, "save"),
-            ("transformer", False, "best"),
+            ("transformer", False, "best"), ("hybrid", False, "update"),
         ],
     )  # fmt: skip
     def test_killed_and_resumed(self, tmp_path, data, monkeypatch, model, streaming, place):

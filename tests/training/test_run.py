@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 class TestLearning:
-    """Both families learn to spell words backwards, and leave a folder that transformers loads."""
+    """Every family learns to spell words backwards, and leaves a folder that transformers loads."""
 
     @pytest.fixture(scope="class", params=list(MODELS))
     def learnt(self, request, data, tmp_path_factory):

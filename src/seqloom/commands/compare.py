@@ -48,7 +48,7 @@ class Compare(Command):
     split: Literal["train", "validation", "test"] = "test"
     """The split that is scored."""
     num_threads: int = field(default=1, metadata={"least": 1})
-    """CPU threads of what is timed."""
+    """CPU threads of what is timed, the trainings among it."""
     num_jobs: int | None = field(default=None, metadata={"least": 1})
     """Trainings side by side where several are short; else as many as there are cores."""
     resume: bool = False

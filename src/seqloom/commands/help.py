@@ -164,11 +164,14 @@ def _model_type(config: ast.ClassDef) -> str | None:
 
 
 def _config_keys(config: ast.ClassDef, configs: dict[str, ast.ClassDef], aliases: dict[str, str]) -> list[Key]:
-    """The fields that its docstring explains, in the docstring's order, but those that follow from other settings."""
-    meanings = _arguments(ast.get_docstring(config))
+    """The fields that its docstring explains, or one that it is derived from, but those that follow from other
+    settings; its own first."""
+    meanings: dict[str, str] = {}
     fields: dict[str, ast.AnnAssign] = {}
-    for cls in (*(configs[base] for base in map(ast.unparse, config.bases) if base in configs), config):
-        fields |= {ast.unparse(line.target): line for line in cls.body if isinstance(line, ast.AnnAssign)}
+    for cls in _lineage(config, configs):
+        meanings = meanings | {k: v for k, v in _arguments(ast.get_docstring(cls)).items() if k not in meanings}
+        own = {ast.unparse(line.target): line for line in cls.body if isinstance(line, ast.AnnAssign)}
+        fields = own | fields
     keys = []
     for name, meaning in meanings.items():
         if name in fields and name not in DERIVED and (value := fields[name].value) is not None:
@@ -178,6 +181,12 @@ def _config_keys(config: ast.ClassDef, configs: dict[str, ast.ClassDef], aliases
             default = None if isinstance(value, ast.Name) else ast.literal_eval(value)  # a name stands for: derived
             keys.append(Key(name, " or ".join(kinds), _default(default), meaning))
     return keys
+
+
+def _lineage(config: ast.ClassDef, configs: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    """A config's class and those that it is derived from, the nearest first."""
+    bases = [configs[base] for base in map(ast.unparse, config.bases) if base in configs]
+    return [config, *(cls for base in bases for cls in _lineage(base, configs))]
 
 
 def _arguments(doc: str | None) -> dict[str, str]:
@@ -239,10 +248,16 @@ def _usage(command: type[Command]) -> str:
     return "\n".join(lines)
 
 
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks a list of choices, written a|b, between them alone."""
+
+    wordsep_simple_re = re.compile(r"(\s+|(?<=\|))")
+
+
 def _entry(name: str, meaning: str) -> str:
     """A name, and beside it what it means; a long name has a line of its own."""
     indent = " " * COLUMN
-    lines = textwrap.wrap(meaning, _width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    lines = _Wrapper(_width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False).wrap(meaning)
     if len(name) + 4 <= COLUMN:
         return "\n".join([f"  {name}".ljust(COLUMN) + lines[0].lstrip(), *lines[1:]])
     return "\n".join([f"  {name}", *lines])

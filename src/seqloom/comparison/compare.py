@@ -202,6 +202,11 @@ def names_of_subjects(request: Request) -> list[str]:
 def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]:
     """The settings of every training, by candidate: one a seed."""
     found: dict[str, list[Settings]] = {}
+    if any(word.partition("=")[0] == "--training.num_threads" for word in request.overrides):
+        raise ValueError(
+            "training.num_threads is not for a comparison, whose report states one number of threads for all that it "
+            f"times: give --num_threads (now {request.num_threads})."
+        )
     for name, config in zip(names, request.configs, strict=False):
         settings = load_settings(config, request.overrides)
         check_config(config, settings, request.overrides)
@@ -210,7 +215,8 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
             found.setdefault(name, []).append(
                 dataclasses.replace(
                     settings,
-                    training=dataclasses.replace(settings.training, seed=seed),
+                    # The threads that the report states: its seconds are of trainings too.
+                    training=dataclasses.replace(settings.training, seed=seed, num_threads=request.num_threads),
                     evaluation=dataclasses.replace(settings.evaluation, split=request.split),
                     hub=dataclasses.replace(settings.hub, push_to_hub=None, hub_private_repo=None, hub_revision=None),
                     output_dir=str(request.output / "models" / f"{name}-seed-{seed}"),

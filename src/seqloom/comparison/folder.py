@@ -3,6 +3,7 @@
     comparison.json                        what was asked for
     measures/NAME.json                     what each measure found
     models/NAME-seed-N/, .yaml, .log       the trainings; likewise generalisation/ and recall/, which has its data too
+    models/NAME-seed-N.watched.json        what a training took of the processor
     memory_tasks/….safetensors             small networks
     predictions/NAME/                      of models that are taken as they are
     report.html, .md, .json, figures/      the report
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from seqloom import run_folder
+from seqloom.comparison.trainings import WATCHED
 from seqloom.support.disk import text, write_aside
 from seqloom.support.foreign import from_json
 from seqloom.support.locks import Lock
@@ -139,5 +141,6 @@ def clear_trainings(folder: Path) -> None:
                 clear_matching(path, re.compile("|".join(map(re.escape, OWN))))
         elif path.suffix == ".yaml" and is_settings(path):
             path.with_suffix(".log").unlink(missing_ok=True)
+            path.with_suffix(WATCHED).unlink(missing_ok=True)
             path.unlink()
-    clear_matching(folder, re.compile(r"saving-.+\.yaml"))
+    clear_matching(folder, re.compile(r"saving-.+\.(yaml|watched\.json)"))

@@ -80,10 +80,20 @@ def summary_tables(candidates: Sequence[dict[str, Any]], sections: dict[str, Sec
     return tables
 
 
+def cautions_of(sections: dict[str, Section]) -> list[str]:
+    """What a reader of the first table must know, with the section that tells more; the same once."""
+    said: dict[str, list[str]] = {}
+    for section in sections.values():
+        for caution in section.cautions:
+            said.setdefault(caution, []).append(section.title)
+    return [f"{caution} (“{'”, “'.join(titles)}”)" for caution, titles in said.items()]
+
+
 def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
     """The report as Markdown; its pictures are files in ``figures``."""
     lines = ["# RNN or Transformer?", "", provenance(record), "", f"    {' '.join(record['command'].split())}", ""]
     lines += ["## In short", ""]
+    lines += [*(f"- {_plain(caution)}" for caution in cautions_of(sections)), ""] if cautions_of(sections) else []
     for table in summary:
         lines += [*_markdown_table(table), ""]
     for name, section in sections.items():
@@ -131,6 +141,7 @@ def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, S
         command=record["command"],
         provenance=provenance(record),
         summary=summary,
+        cautions=cautions_of(sections),
         sections=[(name, section, _seconds(record, name)) for name, section in sections.items()],
     )
 

@@ -60,3 +60,5 @@ class Section:
     """What it does not show."""
     headline: dict[str, dict[str, str]] = field(default_factory=dict)
     """Rows for the report's first table: row → candidate or system → value with its unit."""
+    cautions: list[str] = field(default_factory=list)
+    """Findings that whoever reads the first table alone must know: a machine that had other work, say."""

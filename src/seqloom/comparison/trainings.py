@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from seqloom import run_folder
 from seqloom.settings.schema import Settings
 from seqloom.support.console import has_terminal
-from seqloom.support.disk import write_aside
+from seqloom.support.disk import text, write_aside
 from seqloom.support.locks import Lock
 from seqloom.support.machine import PARENT
 
 STOPPING = 60.0
 """Seconds that a training may take to save a checkpoint and end."""
+BUSY = 0.9
+"""Share of a core that a training of one thread has on a quiet machine, at least."""
+WATCHED = ".watched.json"
+"""Ending of the file beside a training's folder that says what it took of the processor."""
 
 
 def train_all(runs: Sequence[Settings], num_jobs: int = 1) -> None:
@@ -58,21 +66,66 @@ def _train(settings: Settings, *, logged: bool) -> None:
     write_aside(config, settings.save)
     Lock(folder / run_folder.LOCK).wait(STOPPING)  # for what a killed comparison has left to save its state
     command = [sys.executable, "-m", "seqloom", "train", str(config), "--resume", "auto"]
+    watch = folder.with_name(f"{folder.name}{WATCHED}")
+    earlier = run_folder.read_object(watch) if watch.is_file() else {"cpu_seconds": 0.0, "seconds": 0.0}
     # If this process is killed, the training stops with a checkpoint: left alone, it would write into a folder that the
     # resumed comparison trains in too.
     environment = {**os.environ, PARENT: str(os.getpid())}
-    if not logged:
-        done = subprocess.run(command, check=False, env=environment)
-        if done.returncode:
-            raise ValueError(f"the training of {folder} ended with status {done.returncode}; its last words are above.")
-        return
+    threads = 1 if logged else settings.training.num_threads
+    if threads:  # told it from the start, torch's libraries make no pool that is too large
+        environment["OMP_NUM_THREADS"] = str(threads)
     log = folder.with_name(f"{folder.name}.log")
-    with log.open("w", encoding="utf-8") as file:
-        # Told the number of threads from the start, torch's libraries make no pool that is too large.
-        environment["OMP_NUM_THREADS"] = "1"
-        done = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT, env=environment)
-    if done.returncode:
+    with log.open("w", encoding="utf-8") if logged else nullcontext() as file:
+        told = {"stdout": file, "stderr": subprocess.STDOUT} if logged else {}
+        status, used = _run_watched(command, env=environment, **told)
+    if used is not None and threads:
+        spent = {name: earlier[name] + used[name] for name in used}
+        write_aside(watch, text(json.dumps({**spent, "threads": threads})))
+    if status and not logged:
+        raise ValueError(f"the training of {folder} ended with status {status}; its last words are above.")
+    if status:
         words = log.read_text(encoding="utf-8").splitlines() or ["no word"]
-        raise ValueError(
-            f"the training of {folder} ended with status {done.returncode}: {words[-1]} (all of it: {log})"
-        )
+        raise ValueError(f"the training of {folder} ended with status {status}: {words[-1]} (all of it: {log})")
+
+
+def _run_watched(command: Sequence[str], **options: Any) -> tuple[int, dict[str, float] | None]:
+    """The status that a process ends with, and the seconds of the processors and of the clock that it took; None where
+    the system does not tell."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, **options)
+    if not hasattr(os, "wait4"):
+        return process.wait(), None
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)  # which Popen cannot learn any more
+    finally:
+        if process.returncode is None:  # interrupted
+            process.kill()
+            process.wait()
+    taken = {"cpu_seconds": usage.ru_utime + usage.ru_stime, "seconds": time.perf_counter() - started}
+    return process.returncode, taken
+
+
+def disturbed(shares: Mapping[str, Sequence[float]]) -> list[str]:
+    """A sentence, if the machine had other work while models were trained, by the `watched_share` of their runs."""
+    poor = [f"{name} {min(of_runs):.0%}" for name, of_runs in shares.items() if of_runs and min(of_runs) < BUSY]
+    if not poor:
+        return []
+    return [
+        "The machine had other work to do while models were trained, and their seconds are too long: of its thread's "
+        f"time {', '.join(poor)} had only that share. Take seconds of training with caution, or train again."
+    ]
+
+
+def watched_share(folder: Path) -> float | None:
+    """How much of its time a comparison's training with one thread was at work: less than 1, if others took the core.
+
+    None where it was not watched. Of several threads it is not told: they wait for each other.
+    """
+    watch = folder.with_name(f"{folder.name}{WATCHED}")
+    if not watch.is_file():
+        return None
+    found = run_folder.read_object(watch)
+    if found["threads"] != 1:
+        return None
+    return found["cpu_seconds"] / max(found["seconds"], 1e-9)

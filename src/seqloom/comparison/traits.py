@@ -49,14 +49,18 @@ class Traits:
 
     @property
     def is_recurrent(self) -> bool | None:
-        """A state goes from step to step, on either side."""
-        return _any(self.has_recurrent_encoder, self.has_recurrent_decoder)
+        """A state goes from step to step, on either side, and neither attends to itself: a hybrid is neither kind."""
+        is_carried = _any(self.has_recurrent_encoder, self.has_recurrent_decoder)
+        attends = _any(self.has_encoder_self_attention, self.has_decoder_self_attention)
+        other = _any(None if is_carried is None else not is_carried, attends)
+        return None if other is None else not other
 
     @property
     def is_transformer(self) -> bool | None:
         """Both sides attend to themselves, the decoder to the source too, and no state is carried."""
         attends = (self.has_encoder_self_attention, self.has_decoder_self_attention, self.has_cross_attention)
-        others = _any(self.is_recurrent, *(None if answer is None else not answer for answer in attends))
+        is_carried = (self.has_recurrent_encoder, self.has_recurrent_decoder)
+        others = _any(*is_carried, *(None if answer is None else not answer for answer in attends))
         return None if others is None else not others
 
     @property
@@ -69,7 +73,7 @@ class Traits:
         """Which kind of models its numbers stand for; of what is neither recurrent nor a Transformer, its name."""
         if self.is_transformer:
             return "Transformer"
-        if self.has_recurrent_decoder and self.has_cross_attention is not None and not self.has_decoder_self_attention:
+        if self.is_recurrent and self.has_recurrent_decoder and self.has_cross_attention is not None:
             return f"recurrent with{'' if self.has_cross_attention else 'out'} attention"
         return self.name
 
@@ -139,6 +143,7 @@ def _of_side(config: PreTrainedConfig) -> tuple[bool | None, bool | None]:
     """Whether the encoder or decoder of a config of transformers is recurrent, and whether it attends to itself."""
     if not type(config).__module__.startswith("transformers.models."):
         traits = traits_of(config)
-        return traits.is_recurrent, _any(traits.has_encoder_self_attention, traits.has_decoder_self_attention)
+        is_carried = _any(traits.has_recurrent_encoder, traits.has_recurrent_decoder)
+        return is_carried, _any(traits.has_encoder_self_attention, traits.has_decoder_self_attention)
     kind = config.model_type
     return kind in RECURRENT | HYBRID, kind not in RECURRENT

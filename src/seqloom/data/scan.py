@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("simple", "length", "addprim_jump", "addprim_turn_left")
+"""Of the paper."""
+UNPUBLISHED = {
+    "simple": "seqloom's own draw, of the published sizes",
+    "length_26": "cut at 26 actions, after Newman et al. 2020",
+}
+"""The splits whose lines are in none of the published files, and what they are."""
 SEED = 2018
 """Fixes the order of the pairs, and with it the ``simple`` split."""
-LONGEST_TRAINING_TARGET = 22
-"""Actions; the ``length`` split tests on the pairs that have more."""
+LONGEST_TRAINING_TARGETS = {"length": 22, "length_26": 26}
+"""Actions; the split tests on the pairs that have more. 22 is Lake and Baroni's; Newman et al. 2020 (arXiv:2010.07174)
+move it, and at 26 Csordás et al. 2021 (arXiv:2108.12284) report what relative positions do."""
 
 
 # A bare "turn" means nothing, so it must be followed by where to.
@@ -80,13 +87,14 @@ def interpret(command: str) -> str:
 def load_scan(split: str = "simple") -> DatasetDict:
     """The pairs as ``train`` and ``test``, with the columns ``source`` and ``target``; a validation set is not cut.
 
-    The rows come in a random order that never changes. Line for line, but for that order, every split except
-    ``simple`` is the published one.
+    The rows come in a random order that never changes. Line for line, but for that order, every split of the paper
+    except ``simple`` is the published one.
 
     Args:
         split: Which pairs are for testing:
             ``simple``: a random fifth, of the published size but our own draw (16,728 train / 4,182 test);
             ``length``: those with more than 22 actions (16,990 / 3,920);
+            ``length_26``: those with more than 26, which Lake and Baroni do not have (18,286 / 2,624);
             ``addprim_jump``: those with ``jump`` in company, while training knows it alone (14,670 / 7,706);
             ``addprim_turn_left``: likewise ``turn left`` (21,890 / 1,208).
 
@@ -95,15 +103,17 @@ def load_scan(split: str = "simple") -> DatasetDict:
     """
     from datasets import Dataset, DatasetDict
 
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown; SCAN's splits are {', '.join(SPLITS)}.")
+    known = list(dict.fromkeys((*SPLITS, *LONGEST_TRAINING_TARGETS)))
+    if split not in known:
+        raise ValueError(f"split={split!r} is unknown; SCAN's splits are {', '.join(known)}.")
     pairs = {command: interpret(command) for command in _shuffled(commands())}
     if split == "simple":
         four_fifths = len(pairs) * 4 // 5
         train, test = list(pairs)[:four_fifths], list(pairs)[four_fifths:]
-    elif split == "length":
-        train = [c for c, actions in pairs.items() if len(actions.split()) <= LONGEST_TRAINING_TARGET]
-        test = [c for c, actions in pairs.items() if len(actions.split()) > LONGEST_TRAINING_TARGET]
+    elif split in LONGEST_TRAINING_TARGETS:
+        longest = LONGEST_TRAINING_TARGETS[split]
+        train = [c for c, actions in pairs.items() if len(actions.split()) <= longest]
+        test = [c for c, actions in pairs.items() if len(actions.split()) > longest]
     else:
         primitive = "jump" if split == "addprim_jump" else "turn left"
         train = [c for c in pairs if primitive not in c]

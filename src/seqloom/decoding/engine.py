@@ -12,15 +12,21 @@ from torch import nn
 from transformers.utils import output_capturing
 
 from seqloom.decoding.asked import NotOurs
+from seqloom.decoding.lean_hybrid import LeanHybrid
 from seqloom.decoding.lean_rnn import LeanRnn
 from seqloom.decoding.lean_transformer import LeanTransformer
 from seqloom.decoding.search import Decoder
-from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
-from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer
+from seqloom.modeling import (
+    HybridSeq2SeqForConditionalGeneration,
+    RnnSeq2SeqForConditionalGeneration,
+    TransformerSeq2SeqForConditionalGeneration,
+)
+from seqloom.modeling.cells_rnn_seq2seq import RecurrentCell
 
 LEAN: dict[type, Callable[..., Decoder]] = {
     TransformerSeq2SeqForConditionalGeneration: LeanTransformer,
     RnnSeq2SeqForConditionalGeneration: LeanRnn,
+    HybridSeq2SeqForConditionalGeneration: LeanHybrid,
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
@@ -43,7 +49,8 @@ def decoder_for(model: Any, dtype: str | None = None) -> Decoder:
         raise ValueError(f"dtype is {dtype!r}; choose {', '.join(DTYPES)}.")
     if type(model) not in LEAN:
         raise NotOurs("it is no model of seqloom's")
-    cells = {part for module in model.modules() if isinstance(module, RnnSeq2SeqLayer) for part in module.rnn.modules()}
+    layers = [module for module in model.modules() if isinstance(getattr(module, "cell", None), RecurrentCell)]
+    cells = {part for layer in layers for part in layer.rnn.modules()}
     for module in model.modules():
         # An adapter (LoRA) or a quantised layer has a weight too, which is not all that it computes with.
         if module not in cells and not type(module).__module__.startswith(OWN):

@@ -25,22 +25,11 @@ States = tuple[torch.Tensor, ...]  # (rows, hidden) each, of one layer
 Advance = Callable[[torch.Tensor, States], States]  # inputs and states of a layer → its output, then its new states
 
 
-class RnnState:
-    """What is kept of the targets as they are written, a state of constant size, and of their sources."""
+class RecurrentState:
+    """What is kept of the targets as they are written: a state of constant size."""
 
-    def __init__(
-        self,
-        layers: list[States],
-        feed: torch.Tensor | None,
-        memory: torch.Tensor | None,
-        keys: torch.Tensor | None,
-        is_padding: torch.Tensor | None,
-        beams: int,
-    ):
+    def __init__(self, layers: list[States], beams: int):
         self.layers = layers
-        self.feed = feed  # (rows, feed_size), Luong's last attentional vector
-        self.memory, self.keys = memory, keys  # (sentences, source, hidden); None without attention
-        self.is_padding = is_padding  # (sentences, 1, source); None where no source is padded
         self.beams = beams
 
     def room(self) -> None:
@@ -48,14 +37,57 @@ class RnnState:
 
     def reorder(self, rows: torch.Tensor) -> None:
         """Every beam takes what the one has that it continues, of the same sentence."""
-        for part in (*itertools.chain(*self.layers), *([] if self.feed is None else [self.feed])):
+        for part in itertools.chain(*self.layers):
             part.copy_(part.index_select(0, rows))
 
     def keep(self, sentences: torch.Tensor) -> None:
         """The others leave."""
         rows = rows_of(sentences, self.beams)
         self.layers = [tuple(part.index_select(0, rows) for part in layer) for layer in self.layers]
-        self.feed = None if self.feed is None else self.feed.index_select(0, rows)
+
+    def join(self, other: Any) -> None:
+        """Others take their place behind these."""
+        self.layers = [
+            tuple(torch.cat(parts) for parts in zip(mine, theirs, strict=True))
+            for mine, theirs in zip(self.layers, other.layers, strict=True)
+        ]
+
+    def replace(self, places: torch.Tensor, other: Any, others: torch.Tensor) -> None:
+        """Some others take the places of some of these."""
+        rows, their_rows = rows_of(places, self.beams), rows_of(others, self.beams)
+        for mine, theirs in zip(itertools.chain(*self.layers), itertools.chain(*other.layers), strict=True):
+            mine.index_copy_(0, rows, theirs.index_select(0, their_rows))
+
+    def run(self, index: int, advance: Advance, inputs: torch.Tensor) -> torch.Tensor:
+        """A layer's step (rows, …), whose new state takes the place of the old one; its output (rows, hidden)."""
+        output, *after = advance(inputs, self.layers[index])
+        self.take(index, *after)
+        return output
+
+    def take(self, index: int, *after: torch.Tensor) -> None:
+        """A layer's state from now on."""
+        for part, new in zip(self.layers[index], after, strict=True):
+            part.copy_(new)
+
+
+class RnnState(RecurrentState):
+    """That, and what is kept of the sources; Luong's last attentional vector (rows, feed_size) is one more layer."""
+
+    def __init__(
+        self,
+        layers: list[States],
+        memory: torch.Tensor | None,
+        keys: torch.Tensor | None,
+        is_padding: torch.Tensor | None,
+        beams: int,
+    ):
+        super().__init__(layers, beams)
+        self.memory, self.keys = memory, keys  # (sentences, source, hidden); None without attention
+        self.is_padding = is_padding  # (sentences, 1, source); None where no source is padded
+
+    def keep(self, sentences: torch.Tensor) -> None:
+        """The others leave."""
+        super().keep(sentences)
         if self.memory is None or self.keys is None:
             return
         self.memory, self.keys = self.memory.index_select(0, sentences), self.keys.index_select(0, sentences)
@@ -63,12 +95,7 @@ class RnnState:
 
     def join(self, other: RnnState) -> None:
         """Others take their place behind these."""
-        self.layers = [
-            tuple(torch.cat(parts) for parts in zip(mine, theirs, strict=True))
-            for mine, theirs in zip(self.layers, other.layers, strict=True)
-        ]
-        if self.feed is not None and other.feed is not None:
-            self.feed = torch.cat((self.feed, other.feed))
+        super().join(other)
         if self.memory is None or self.keys is None:
             return
         self.narrow(1.0)
@@ -79,11 +106,7 @@ class RnnState:
 
     def replace(self, places: torch.Tensor, other: RnnState, others: torch.Tensor) -> None:
         """Some others take the places of some of these."""
-        rows, their_rows = rows_of(places, self.beams), rows_of(others, self.beams)
-        for mine, theirs in zip(itertools.chain(*self.layers), itertools.chain(*other.layers), strict=True):
-            mine.index_copy_(0, rows, theirs.index_select(0, their_rows))
-        if self.feed is not None and other.feed is not None:
-            self.feed.index_copy_(0, rows, other.feed.index_select(0, their_rows))
+        super().replace(places, other, others)
         if self.memory is None or self.keys is None:
             return
         memory, keys, is_padding = self.fitted(other)
@@ -201,7 +224,7 @@ class LeanRnn:
         self.model, self.decoder = whole, decoder
         self.device = model.device
         cell = CELLS[model.config.cell_type]
-        self.num_states = cell.num_states
+        self.is_fed = model.config.input_feeding
         self.steps = [self.step_of(cell, layer.rnn, dtype) for layer in decoder.layers]
         self.embeddings = decoder.embed_tokens.weight.detach()
         self.attention = attention = decoder.attention
@@ -236,13 +259,13 @@ class LeanRnn:
         read = self.model.get_encoder()(input_ids, attention_mask=attention_mask, return_dict=True)
         state = [part.repeat_interleave(beams, 0) for part in self.decoder.first_state(read)]  # (rows, layers, hidden)
         layers = [tuple(part[:, index].contiguous() for part in state) for index in range(len(self.steps))]
-        is_fed = self.model.config.input_feeding
-        feed = state[0].new_zeros(len(state[0]), self.decoder.feed_size) if is_fed else None
+        if self.is_fed:
+            layers.append((state[0].new_zeros(len(state[0]), self.decoder.feed_size),))
         if self.attention is None:
-            return RnnState(layers, feed, None, None, None, beams)
+            return RnnState(layers, None, None, None, beams)
         memory = read.last_hidden_state
         is_padding = None if bool(attention_mask.all()) else attention_mask[:, None] == 0
-        return RnnState(layers, feed, memory, self.attention.key_proj(memory), is_padding, beams)
+        return RnnState(layers, memory, self.attention.key_proj(memory), is_padding, beams)
 
     def step(self, tokens: torch.Tensor, state: RnnState) -> torch.Tensor:
         """The last tokens (rows,) → scores of the next (rows, vocab), before the softmax."""
@@ -251,12 +274,10 @@ class LeanRnn:
         if self.query is not None:  # Bahdanau's: the last state asks, the answer enters the recurrence
             context = self.look(state.layers[-1][0], state)
             inputs = torch.cat((embeds, context), dim=-1)
-        elif state.feed is not None:
-            inputs = torch.cat((embeds, state.feed), dim=-1)
-        for advance, before in zip(self.steps, state.layers, strict=True):
-            inputs, *after = advance(inputs, before)  # (rows, hidden) each
-            for part, new in zip(before, after, strict=True):
-                part.copy_(new)
+        elif self.is_fed:
+            inputs = torch.cat((embeds, state.layers[-1][0]), dim=-1)
+        for index, advance in enumerate(self.steps):
+            inputs = state.run(index, advance, inputs)  # (rows, hidden)
         if self.attention is None:
             return self.output(inputs if self.readout is None else self.readout(inputs)).float()
         assert self.readout is not None
@@ -265,8 +286,8 @@ class LeanRnn:
         else:
             read = torch.cat((self.look(inputs, state), inputs), dim=-1)
         readout = self.readout(read).tanh_()  # (rows, embedding)
-        if state.feed is not None:
-            state.feed.copy_(readout)
+        if self.is_fed:
+            state.take(-1, readout)
         return self.output(readout).float()
 
     def look(self, query: torch.Tensor, state: RnnState) -> torch.Tensor:

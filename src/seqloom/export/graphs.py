@@ -30,14 +30,19 @@ from torch import nn
 
 from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.engine import decoder_for
-from seqloom.modeling import RnnSeq2SeqForConditionalGeneration, TransformerSeq2SeqForConditionalGeneration
+from seqloom.decoding.loading import eager_attention
+from seqloom.modeling import (
+    HybridSeq2SeqForConditionalGeneration,
+    RnnSeq2SeqForConditionalGeneration,
+    TransformerSeq2SeqForConditionalGeneration,
+)
 from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqEncoderOutput
-from seqloom.modeling.modeling_transformer_seq2seq import rotate, sinusoids
+from seqloom.modeling.positions_transformer_seq2seq import rotate, sinusoids
 
 Kept = list[torch.Tensor]
 
 TORCH = "2.13"
-"""The oldest whose exporter is known to take both families."""
+"""The oldest whose exporter is known to take all families."""
 
 
 class TransformerEncoderGraph(nn.Module):
@@ -49,16 +54,26 @@ class TransformerEncoderGraph(nn.Module):
         decoder: Any = model.model.decoder
         self.attentions = nn.ModuleList(layer.encoder_attn for layer in decoder.layers)
 
+    def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Kept:
+        """(sentences, source) each → (sentences, heads, source, head_dim) each"""
+        # ONNX's exporter cannot take torch's fused attention apart where the mask is computed.
+        is_relative = self.encoder.config.position_embedding_type == "relative"
+        with eager_attention(self.encoder) if is_relative else contextlib.nullcontext():
+            memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
+        attentions: Any = self.attentions
+        return [kept.contiguous() for each in attentions for kept in each.cross_keys_values(memory, None)]
+
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[Kept, Kept]:
         """(sentences, source) each → (sentences, heads, source, head_dim) each; (sentences, 1, heads, 1, head_dim)"""
-        memory = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
-        attentions: Any = self.attentions
-        of_source = [kept.contiguous() for each in attentions for kept in each.cross_keys_values(memory, None)]
+        of_source = self.read(input_ids, attention_mask)
         return of_source, [kept[:, None, :, :1].new_zeros(kept[:, None, :, :1].shape) for kept in of_source]
 
 
 class TransformerStepGraph(nn.Module):
     """The Transformer's step: queries, keys and values as one product, the source's kept once a sentence."""
+
+    grows = True
+    """What is kept of a target does, and the step is told how far it is."""
 
     def __init__(self, model: TransformerSeq2SeqForConditionalGeneration):
         super().__init__()
@@ -78,14 +93,16 @@ class TransformerStepGraph(nn.Module):
         time = of_target[0].shape[3]  # columns before the new one
         is_own = torch.arange(time + 1, device=tokens.device) >= time - lengths[:, None]  # (sentences, 1 + time)
         own_mask = torch.where(is_own, 0.0, -math.inf)[:, None, None, None]
-        lowest = torch.finfo(torch.float32).min
-        source_mask = torch.where(attention_mask == 0, lowest, 0.0)[:, None, None]  # (sentences, 1, 1, source)
-
+        source_mask = mask_of(attention_mask)
         states = self.embed_tokens(tokens) * self.embed_scale  # (sentences, beams, d_model)
-        rotary = None
+        angles: tuple[Any, ...] = ()
         if config.position_embedding_type == "rotary":
             angles = sinusoids(lengths, head_dim, config.rope_theta)
-            rotary = tuple(angle[:, None, None, None] for angle in angles)
+            angles = tuple(angle[:, None, None, None] for angle in angles)
+        elif config.position_embedding_type == "relative":
+            # The new token stands in the last column, whenever its row came: distances are the same for all.
+            distances = torch.arange(time + 1, device=tokens.device).flip(0)
+            angles = (torch.cat(sinusoids(distances, config.d_model), dim=-1), None)
         else:
             states = states + torch.cat(sinusoids(lengths, config.d_model), dim=-1)[:, None]
         kept: Kept = []
@@ -93,24 +110,38 @@ class TransformerStepGraph(nn.Module):
             # (3, sentences, beams, heads, 1, head_dim)
             read = together(layer.before(states, layer.self_attn_layer_norm))
             query, key, value = read.unflatten(-1, (3, heads, 1, head_dim)).unbind(2)
-            if rotary is not None:
-                query, key = rotate(query, *rotary), rotate(key, *rotary)
+            bias = own_mask
+            if config.position_embedding_type == "rotary":
+                query, key = rotate(query, *angles), rotate(key, *angles)
+            elif config.position_embedding_type == "relative":
+                query, bias = layer.self_attn.relative(query, own_mask, *angles)
             kept += (torch.cat((of_target[2 * index], key), 3), torch.cat((of_target[2 * index + 1], value), 3))
             scores = (query * layer.self_attn.scaling) @ kept[-2].transpose(-1, -2)
-            context = (scores + own_mask).softmax(-1) @ kept[-1]  # (sentences, beams, heads, 1, head_dim)
+            context = (scores + bias).softmax(-1) @ kept[-1]  # (sentences, beams, heads, 1, head_dim)
             output = layer.self_attn.out_proj(context.flatten(2))
             states = layer.after(states, output, layer.self_attn_layer_norm)
 
-            attention = layer.encoder_attn
-            query = attention.split_heads(attention.q_proj(layer.before(states, layer.encoder_attn_layer_norm)))
-            scores = (query * attention.scaling) @ of_source[2 * index].transpose(-1, -2)
-            context = (scores + source_mask).softmax(-1) @ of_source[2 * index + 1]  # (sentences, heads, beams, …)
-            output = attention.out_proj(context.transpose(1, 2).flatten(2))
-            states = layer.after(states, output, layer.encoder_attn_layer_norm)
-
-            output = layer.feed_forward(layer.before(states, layer.final_layer_norm))
-            states = layer.after(states, output, layer.final_layer_norm)
+            states = upper_sublayers(layer, states, of_source[2 * index], of_source[2 * index + 1], source_mask)
         return self.lm_head(self.layer_norm(states)), kept
+
+
+def mask_of(attention_mask: torch.Tensor) -> torch.Tensor:
+    """(sentences, source) → (sentences, 1, 1, source), to be added to scores."""
+    return torch.where(attention_mask == 0, torch.finfo(torch.float32).min, 0.0)[:, None, None]
+
+
+def upper_sublayers(
+    layer: Any, states: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    """Attention over the source and the feed-forward network, (sentences, beams, d_model) → the same."""
+    attention = layer.encoder_attn
+    query = attention.split_heads(attention.q_proj(layer.before(states, layer.encoder_attn_layer_norm)))
+    scores = (query * attention.scaling) @ key.transpose(-1, -2)
+    context = (scores + mask).softmax(-1) @ value  # (sentences, heads, beams, head_dim)
+    states = layer.after(states, attention.out_proj(context.transpose(1, 2).flatten(2)), layer.encoder_attn_layer_norm)
+
+    output = layer.feed_forward(layer.before(states, layer.final_layer_norm))
+    return layer.after(states, output, layer.final_layer_norm)
 
 
 def side_by_side(attention: Any) -> nn.Linear:
@@ -144,6 +175,8 @@ class RnnEncoderGraph(nn.Module):
 
 class RnnStepGraph(nn.Module):
     """The recurrent step: the layers see rows, the attention sees the beams of a sentence side by side."""
+
+    grows = False
 
     def __init__(self, model: RnnSeq2SeqForConditionalGeneration):
         super().__init__()
@@ -182,9 +215,54 @@ class RnnStepGraph(nn.Module):
         return self.lm_head(readout), [*kept, readout] if decoder.config.input_feeding else kept
 
 
+class HybridEncoderGraph(TransformerEncoderGraph):
+    """Sources → keys and values for every layer of the decoder; of the target, the first state of every layer."""
+
+    def __init__(self, model: HybridSeq2SeqForConditionalGeneration):
+        super().__init__(model)
+        decoder: Any = model.model.decoder
+        self.num_states = sum(layer.recurrence.cell.num_states for layer in decoder.layers)
+        self.d_model = model.config.d_model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[Kept, Kept]:
+        """(sentences, source) each → (sentences, heads, source, head_dim) each; (sentences, 1, d_model) each"""
+        of_source = self.read(input_ids, attention_mask)
+        size = input_ids.shape[0], 1, self.d_model
+        return of_source, [of_source[0].new_zeros(size) for _ in range(self.num_states)]
+
+
+class HybridStepGraph(nn.Module):
+    """The hybrid's step: the recurrence sees rows, the attention the beams of a sentence side by side."""
+
+    grows = False
+
+    def __init__(self, model: HybridSeq2SeqForConditionalGeneration):
+        super().__init__()
+        self.decoder: Any = model.get_decoder()
+        self.lm_head = model.lm_head
+
+    def forward(
+        self, tokens: torch.Tensor, attention_mask: torch.Tensor, of_source: Kept, of_target: Kept
+    ) -> tuple[torch.Tensor, Kept]:
+        """(sentences, beams) → (sentences, beams, vocab); (sentences, beams, d_model) each"""
+        decoder, source_mask = self.decoder, mask_of(attention_mask)
+        states = decoder.embed_tokens(tokens) * decoder.embed_scale  # (sentences, beams, d_model)
+        kept: Kept = []
+        for index, layer in enumerate(decoder.layers):
+            recurrence = layer.recurrence
+            inputs = layer.before(states, layer.recurrence_layer_norm).flatten(0, 1)[:, None]  # (rows, 1, d_model)
+            before = tuple(part.flatten(0, 1) for part in of_target[len(kept) : len(kept) + recurrence.cell.num_states])
+            output, *after = recurrence.cell.run(recurrence.rnn, inputs, None, before)
+            kept += [part.view(*tokens.shape, -1).contiguous() for part in after]
+            states = layer.after(states, output.view(*tokens.shape, -1), layer.recurrence_layer_norm)
+            states = upper_sublayers(layer, states, of_source[2 * index], of_source[2 * index + 1], source_mask)
+        return self.lm_head(decoder.layer_norm(states)), kept
+
+
 FAMILIES: dict[type, tuple[Any, Any]] = {
     TransformerSeq2SeqForConditionalGeneration: (TransformerEncoderGraph, TransformerStepGraph),
     RnnSeq2SeqForConditionalGeneration: (RnnEncoderGraph, RnnStepGraph),
+    HybridSeq2SeqForConditionalGeneration: (HybridEncoderGraph, HybridStepGraph),
 }
 
 
@@ -223,7 +301,7 @@ def graphs(model: Any) -> tuple[Graph, Graph]:
     """The encoder and the step of a model of seqloom's, in evaluation mode, in float32 on the CPU."""
     encoder_class, step_class = FAMILIES[type(model)]
     encoder, step = encoder_class(model).eval(), step_class(model).eval()
-    grows = type(model) is TransformerSeq2SeqForConditionalGeneration
+    grows = step.grows
     input_ids = torch.arange(15).view(3, 5) % model.config.vocab_size
     attention_mask = (torch.arange(5) < torch.tensor([[5], [4], [2]])).long()
     with torch.no_grad():

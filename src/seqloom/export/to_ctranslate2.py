@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.run_ctranslate2 import FOLDER, compute_type
-from seqloom.modeling.modeling_transformer_seq2seq import sinusoids
+from seqloom.modeling.positions_transformer_seq2seq import sinusoids
 
 ENGINE = "ctranslate2"
 DTYPES = (
@@ -42,12 +42,16 @@ def check(model: Any, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
     """Refuses what CTranslate2 has no layers for.
 
     Raises:
-        ValueError: The model is recurrent, or its tokens are not numbered one after the other.
+        ValueError: The model is recurrent, its positions are relative, or its tokens are not numbered one after the
+            other.
     """
     config = model.config
     if config.model_type != "transformer_seq2seq":
         raise ValueError(f"CTranslate2 has the layers of Transformers alone, and this is a {config.model_type} "
                          f"({config.name_in_words}): export it with --to onnx or --to torch.")  # fmt: skip
+    if config.position_embedding_type not in ("sinusoidal", "rotary"):
+        raise ValueError(f"CTranslate2 has sinusoidal and rotary positions, and this Transformer has "
+                         f"{config.position_embedding_type} ones: export it with --to onnx or --to torch.")  # fmt: skip
     for side in (tokenizer, target_tokenizer(tokenizer)):
         if sorted(side.get_vocab().values()) != list(range(len(side))):
             raise ValueError(

@@ -19,7 +19,7 @@ ENGINE = "transformers"
 DTYPES = ("float32", "float16", "bfloat16")
 POSITIONS = 2048
 """Rows of the table of sinusoids, which is computed when the model is loaded and not stored."""
-INSTEAD = "export it with --to ctranslate2 or --to onnx, or push it as it is, with its code"
+INSTEAD = "export it with --to {engines}, or push it as it is, with its code"
 SAME = (
     "vocab_size", "decoder_vocab_size", "share_encoder_decoder_embeddings", "tie_word_embeddings", "d_model",
     "encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim",
@@ -65,7 +65,8 @@ def check(model: Any, tokenizer: PreTrainedTokenizerBase, dtype: str) -> None:
     if config.activation_function not in ("relu", "gelu"):
         lacking.append(f"activation_function {config.activation_function} (its feed-forward networks have no gate)")
     if lacking:
-        raise ValueError(f"a MarianMTModel has no {', no '.join(lacking)}: {INSTEAD}.")
+        engines = "onnx or --to torch" if config.position_embedding_type == "relative" else "ctranslate2 or --to onnx"
+        raise ValueError(f"a MarianMTModel has no {', no '.join(lacking)}: {INSTEAD.format(engines=engines)}.")
 
 
 def write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: str) -> dict[str, Any]:

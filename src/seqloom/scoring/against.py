@@ -271,15 +271,15 @@ def other_signatures(results: dict[str, Any], folders: dict[str, Path]) -> list[
 
 
 def decoded_by(predictions: Path) -> dict[str, Any] | None:
-    """What predictions were decoded by, as the scores beside them tell; None where nothing does.
-
-    What greedy decoding does not look at is left out, so that it does not look like a difference.
-    """
+    """What predictions were decoded by, as the scores beside them tell; None where nothing does."""
     if predictions.name != run_folder.PREDICTIONS:
         return None
     generation = read_scores(predictions.parent).get("generation")
-    if not isinstance(generation, dict):
-        return None
+    return settings_read(generation) if isinstance(generation, dict) else None
+
+
+def settings_read(generation: dict[str, Any]) -> dict[str, Any]:
+    """Without what greedy decoding does not look at, so that it does not look like a difference."""
     generation = {"num_beams": 1} | generation  # transformers' default
     of_beams = {"length_penalty", "early_stopping"} if generation["num_beams"] == 1 else set()
     return {name: value for name, value in generation.items() if name not in of_beams}

@@ -198,7 +198,7 @@ class CountingMetric(TextMetric):
         errors, total = (sum(column) for column in zip(*rows, strict=True))
         signature = f"nrefs:{_num_references(references)}|case:mixed|space:collapsed|{self.rule}|lib:{self.library}"
         result = {"score": self._score((errors, total)), "errors": errors, "total": total, "signature": signature}
-        return result, Statistics(np.array(rows, dtype=np.float64), self._score)
+        return result, Statistics(np.array(rows, dtype=np.float64), self._score, is_share=self.higher_is_better)
 
     def _score(self, sums: np.ndarray | tuple[int, int]) -> float:
         errors, divisor = sums[0], max(sums[1], 1)

@@ -17,7 +17,7 @@ DERIVED = {
     "eos_token_id", "decoder_start_token_id", "label_smoothing",
 }  # fmt: skip
 """Fields of the models' configs that follow from other sections."""
-ScanSplit = Literal["simple", "length", "addprim_jump", "addprim_turn_left"]
+ScanSplit = Literal["simple", "length", "addprim_jump", "addprim_turn_left", "length_26"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class MixSettings:
     revision: str | None = None
     """Commit, branch or tag of the Hub dataset."""
     split: ScanSplit | None = None
-    """Which published split of the built-in task (``dataset: scan`` alone)."""
+    """Which split of the built-in task (``dataset: scan`` alone)."""
     train_files: list[str] | None = None
     """Local training data."""
     source: str = "source"
@@ -56,7 +56,8 @@ class DataSettings:
     revision: str | None = None
     """Commit, branch or tag of the Hub dataset."""
     split: ScanSplit | None = None
-    """Which published split of the built-in task (``dataset: scan`` alone)."""
+    """Which split of the built-in task (``dataset: scan`` alone): Lake and Baroni's four, or ``length_26``, that of
+    lengths cut at 26 actions in place of 22."""
     train_files: list[str] | None = None
     """Local training data: two line-aligned text files (source, target), or any number of csv, tsv, json, jsonl or
     parquet files with the columns below. Each may be compressed with gzip."""
@@ -356,7 +357,7 @@ class Settings:
     output_dir: str
     """Folder of the trained model."""
     model: dict[str, Any]
-    """``model_type`` (``rnn_seq2seq`` or ``transformer_seq2seq``) and fields of that model's config."""
+    """``model_type`` (``rnn_seq2seq``, ``transformer_seq2seq``, ``hybrid_seq2seq``) and fields of its config."""
     data: DataSettings = field(default_factory=DataSettings)
     """The pairs."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)

@@ -124,10 +124,11 @@ def _check_model(model: dict[str, Any]) -> None:
             f"model.attention_score is {model['attention_score']!r}, which belongs to attention: luong, but "
             f"model.attention is {model['attention']!r}: leave it out, or change that."
         )
-    if model.get("position_embedding_type", "sinusoidal") == "sinusoidal" and model.get("rope_theta", 1e4) != 1e4:
+    positions = model.get("position_embedding_type", "sinusoidal")
+    if positions in ("sinusoidal", "relative") and model.get("rope_theta", 1e4) != 1e4:
         raise ValueError(
             f"model.rope_theta is {model['rope_theta']!r}, which belongs to position_embedding_type: rotary, but the "
-            "positions are sinusoidal: leave it out, or change that."
+            f"positions are {positions}: leave it out, or change that."
         )
 
 

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from seqloom import run_folder
+from seqloom.data.scan import UNPUBLISHED
 from seqloom.figures.curves import training_curve
 from seqloom.figures.style import save
 from seqloom.modeling import Seq2SeqConfig
@@ -200,13 +201,13 @@ def _eval_results(settings: Settings, record: dict[str, Any]) -> list[EvalResult
     from_files = isinstance(origin, list)
     dataset = settings.data.dataset or "local"
     kind = dataset if on_hub or dataset == "scan" else "local"
-    is_own_draw = settings.data.dataset == "scan" and settings.data.split in (None, "simple")
+    is_own = settings.data.dataset == "scan" and (settings.data.split or "simple") in UNPUBLISHED
     return [
         EvalResult(
             task_type=tag,
             task_name=TASKS[tag],
-            # SCAN's simple split is our own draw, not the one that the Hub has under this name.
-            dataset_type="local" if from_files or is_own_draw else kind,
+            # Of SCAN's splits the Hub may have another under this name, or none.
+            dataset_type="local" if from_files or is_own else kind,
             dataset_name=split_name(settings, record, split, data_name_of(settings, record)),
             dataset_config=data["config_name"] if on_hub and not from_files else None,
             dataset_split=origin if origin == getattr(settings.data, f"{split}_split") else split,

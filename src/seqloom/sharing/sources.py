@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seqloom.data.overlap import overlap_in_words
+from seqloom.data.scan import UNPUBLISHED
 from seqloom.settings.schema import Settings
 from seqloom.sharing.privacy import last_part, without_places
 from seqloom.sharing.teachers import teachers_section
@@ -21,7 +22,7 @@ def data_name_of(settings: Settings, record: dict[str, Any]) -> str:
     data = settings.data
     if data.dataset == "scan":
         split = record["data"]["split"]
-        return f"SCAN, split {split}" + (" (seqloom's own draw, of the published sizes)" if split == "simple" else "")
+        return f"SCAN, split {split}" + (f" ({UNPUBLISHED[split]})" if split in UNPUBLISHED else "")
     if data.dataset:
         return data.dataset if is_on_hub(record) else in_markdown(last_part(data.dataset))
     return ", ".join(in_markdown(last_part(path)) for path in data.train_files or ())

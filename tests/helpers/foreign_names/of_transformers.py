@@ -269,7 +269,8 @@ def check_can_record_outputs(monkeypatch):
 
 
 @leans_on(
-    "private", "transformers", "PreTrainedConfig._attn_implementation", "learner loading modeling_transformer_seq2seq",
+    "private", "transformers", "PreTrainedConfig._attn_implementation",
+    "learner loading modeling_transformer_seq2seq positions_transformer_seq2seq",
     "no public name tells which attention a model runs on; public are only the ways to set it",
 )  # fmt: skip
 def check_attn_implementation():
@@ -399,7 +400,7 @@ def check_homes():
 
 @leans_on(
     "module", "transformers", "transformers.initialization",
-    "cells_rnn_seq2seq modeling_rnn_seq2seq modeling_transformer_seq2seq",
+    "cells_rnn_seq2seq modeling_rnn_seq2seq modeling_transformer_seq2seq positions_transformer_seq2seq",
     "torch's own functions would also draw anew what came from a checkpoint",
 )  # fmt: skip
 def check_initialization():
@@ -422,11 +423,13 @@ def check_initialization():
 
 
 @leans_on(
-    "module", "transformers", "transformers.masking_utils", "modeling_transformer_seq2seq",
+    "module", "transformers", "transformers.masking_utils",
+    "modeling_transformer_seq2seq positions_transformer_seq2seq",
     "makes the mask that every attention implementation wants, each another",
 )  # fmt: skip
 def check_masking_utils():
     """Masks hide the padding and, the causal one, the future."""
+    from transformers import masking_utils
     from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
     config = tiny("post-norm", attn_implementation="eager").config
@@ -436,6 +439,15 @@ def check_masking_utils():
     causal = create_causal_mask(**common, past_key_values=None)
     assert (both[0, 0] == 0).int().tolist() == [[1, 1, 0]] * 3
     assert (causal[0, 0] == 0).int().tolist()[:2] == [[1, 0, 0], [1, 1, 0]]
+
+    # By name, which of them have a place for every score: those that these two make, who can be kept from making none.
+    makers = {name: masking_utils.ALL_MASK_ATTENTION_FUNCTIONS[name] for name in ("eager", "sdpa", "flex_attention")}
+    assert makers.pop("flex_attention") not in makers.values()
+    assert makers == {"eager": masking_utils.eager_mask, "sdpa": masking_utils.sdpa_mask}
+    common |= {"config": tiny("post-norm", attn_implementation="sdpa").config, "attention_mask": None}
+    assert create_bidirectional_mask(**common) is None
+    assert create_bidirectional_mask(**common, allow_is_bidirectional_skip=False).shape == (1, 1, 3, 3)
+    assert create_causal_mask(**common, past_key_values=None, allow_is_causal_skip=False).shape == (1, 1, 3, 3)
 
 
 @leans_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from seqloom.scoring import metrics
 
 SPENT = {"seconds": "seconds", "updates": "updates", "tokens": "target tokens", "flops": "FLOPs"}
 """What a quality is bought with."""
+SHARE = 0.9
+"""Of the best model's gain, which is a quality worth reaching."""
 
 
 @dataclass(frozen=True)
@@ -95,26 +98,70 @@ def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
     return {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
 
 
-def best_of_all(runs: dict[str, list[Validations]], metric: str) -> float:
-    """The best score that every run reaches."""
-    better, worse = (max, min) if metrics.higher_is_better(metric) else (min, max)
-    return worse(better(run.scores[metric]) for group in runs.values() for run in group)
+def worth_reaching(runs: dict[str, list[Validations]], metric: str) -> float:
+    """A score that has most of what the best model gained: `SHARE` of the way from nothing learnt to its best.
+
+    The worst model's best would be no mark: one that is broken makes it 0. Nothing learnt is a score of 0; where less
+    is better, the median of the runs' first validations.
+    """
+    is_higher_better = metrics.higher_is_better(metric)
+    best = max if is_higher_better else min
+    found = best(statistics.fmean(best(_numbers(run.scores[metric])) for run in group) for group in runs.values())
+    first = [run.scores[metric][0] for group in runs.values() for run in group]
+    start = 0.0 if is_higher_better else max(found, statistics.median(_numbers(first)))
+    return start + SHARE * (found - start)
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    """Without what a broken model scores."""
+    return [value for value in values if math.isfinite(value)] or [0.0]
+
+
+def reached(spent: Sequence[float], scores: Sequence[float], quality: float) -> tuple[float | None, list[float | None]]:
+    """What was spent until the curve, straight from one validation to the next, first came to a score.
+
+    Args:
+        spent: Before each validation, growing.
+        scores: Of each; more is better.
+
+    Returns:
+        The place, None where it never came to the score; and between which validations it surely lies: before the first
+        one the curve is not known, and what never came to the score may still do so.
+    """
+    first = next((at for at, score in enumerate(scores) if score >= quality), None)
+    if first is None:
+        return None, [spent[-1], None]
+    if first == 0:
+        return spent[0], [0.0, spent[0]]
+    before, after = first - 1, first
+    at = float(np.interp(quality, (scores[before], scores[after]), (spent[before], spent[after])))
+    return at, [spent[before], spent[after]]
 
 
 def to_quality(
     runs: Sequence[Validations], metric: str, quality: float | None, training_flops: float
 ) -> dict[str, Any] | None:
-    """Seconds, updates, target tokens and FLOPs before the first validation that is as good; None if a run has none."""
-    if quality is None:
+    """Seconds, updates, target tokens and FLOPs until the score was as good; None where there is no run.
+
+    Returns:
+        By the names of `SPENT`: ``mean``, ``low`` and ``high`` over the runs, None where one never was as good;
+        ``runs``, each one's own; ``between``, the bounds of each, of which the upper one is None where it never was.
+    """
+    if quality is None or not runs:
         return None
     sign = 1 if metrics.higher_is_better(metric) else -1
-    spent: dict[str, list[float]] = {name: [] for name in SPENT}
-    for run in runs:
-        good = (at for at, score in enumerate(run.scores[metric]) if sign * score >= sign * quality)
-        if (first := next(good, None)) is None:
-            return None
-        spent["seconds"].append(run.seconds[first])
-        spent["updates"].append(run.steps[first])
-        spent["tokens"].append(run.tokens[first])
-        spent["flops"].append(run.tokens[first] * training_flops)
-    return {name: over_seeds(values) for name, values in spent.items()} if runs else None
+    found: dict[str, Any] = {}
+    for name in SPENT:
+        places, between = [], []
+        for run in runs:
+            spent: dict[str, list[float]] = {
+                "seconds": run.seconds, "updates": [*map(float, run.steps)], "tokens": run.tokens,
+                "flops": [count * training_flops for count in run.tokens],
+            }  # fmt: skip
+            place, bounds = reached(spent[name], [sign * score for score in run.scores[metric]], sign * quality)
+            places.append(place)
+            between.append(bounds)
+        known = [place for place in places if place is not None]
+        stat = over_seeds(known) if len(known) == len(places) else None
+        found[name] = {**(stat or dict.fromkeys(("mean", "low", "high"))), "runs": places, "between": between}
+    return found

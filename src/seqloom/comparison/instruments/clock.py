@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,8 +16,11 @@ from tqdm.auto import tqdm
 
 from seqloom.support.console import has_terminal
 from seqloom.support.machine import synchronise
+from seqloom.support.wording import plural
 
 Key = TypeVar("Key")
+CONTROL = "control"
+"""The first of what is timed, once more: how far it is from itself is what a ratio of two others must exceed."""
 Series = dict[int, float]  # length → time
 SHORT = 0.03
 """Seconds that a quick step's runs last together in a round: a single one would be lost in the clock's noise."""
@@ -88,6 +91,28 @@ def disturbance(share: float | None, threads: int) -> list[str]:
     ]
 
 
+def log_ratios(pairs: Iterable[tuple[float | None, float | None]]) -> list[float]:
+    """Of times of the same thing, where both were taken: the control's values."""
+    return [math.log(one / other) for one, other in pairs if one and other]
+
+
+def spread_in_words(controls: Sequence[float]) -> str:
+    """What two timings of the same differed by, for a report's account of how it was measured."""
+    if not controls:
+        return "This report is of a version that timed no control, so that no ratio of times is called a difference."
+    typical = math.expm1(math.sqrt(float(np.mean(np.square(controls)))))
+    return (
+        f"A control, the first of them made and timed a second time, differed from itself by {typical:.1%} "
+        f"(root mean square of {plural(len(controls), 'pair')}); a ratio that such differences explain is not clear."
+    )
+
+
+def slope_error(lengths: Iterable[float]) -> float:
+    """The standard error of an exponent over that of a time's logarithm, for a fit over these lengths."""
+    logarithms = np.log(list(lengths))
+    return 1 / math.sqrt(float(np.square(logarithms - logarithms.mean()).sum()))
+
+
 def exponent(times: Series, at_least: int = 0, at_most: float = float("inf")) -> float | None:
     """k of time = c · length^k, by least squares of the logarithms; None for fewer than two lengths."""
     chosen = {length: value for length, value in times.items() if at_least <= length <= at_most}
@@ -115,13 +140,3 @@ def crossing(first: Series, second: Series) -> float | None:
         if before <= 0:
             return float(np.exp(np.interp(0.0, (before, after), np.log((short, long)))))
     return 0.0
-
-
-def verdict(expected: str, cases: Iterable[tuple[str, bool]]) -> list[str]:
-    """What was expected, where it was seen and where it was not, in one finding; none if there are no cases."""
-    cases = list(cases)
-    words = [expected]
-    for said, is_seen in (("SEEN", True), ("NOT SEEN", False)):
-        if chosen := [text for text, seen in cases if seen is is_seen]:
-            words.append(f"{said}: {'; '.join(chosen)}.")
-    return [" ".join(words)] if cases else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,8 +35,14 @@ def position_limit(config: PreTrainedConfig) -> int | None:
     return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
-def writing(model: GenerativeModel, sources: torch.Tensor, length: int, num_beams: int) -> Callable[[], Any]:
-    """A call of `generate` that writes exactly ``length`` tokens for every source (batch, source)."""
+def writing(
+    model: GenerativeModel, sources: torch.Tensor, length: int, num_beams: int, **inputs: Any
+) -> Callable[[], Any]:
+    """A call of `generate` that writes exactly ``length`` tokens for every source (batch, source).
+
+    Args:
+        inputs: More of `generate`: ``encoder_outputs``, that are then not computed again.
+    """
     told = {
         **GREEDY, "num_beams": num_beams, "do_sample": False, "use_cache": True, "return_dict_in_generate": True,
         "min_new_tokens": length, "max_new_tokens": length,
@@ -44,7 +51,7 @@ def writing(model: GenerativeModel, sources: torch.Tensor, length: int, num_beam
 
     @torch.inference_mode()
     def call() -> Any:
-        outputs = model.generate(input_ids=sources, attention_mask=mask, **told)
+        outputs = model.generate(input_ids=sources, attention_mask=mask, **told, **inputs)
         check_length(model, outputs.sequences, length)
         return outputs
 
@@ -90,31 +97,55 @@ def weigh(model: Seq2SeqLM, ids: torch.Tensor, lengths: Sequence[int]) -> dict[s
 
     Returns:
         ``cache`` (state, keys and values) for source and output of each length; ``encoder``, the encoder's outputs, for
-        the source of each length; ``longer_source`` and ``longer_output``, the cache where only that one is of the
-        longest length and the other of the shortest.
+        the source of each length; ``kept``, what the next token needs of both; ``longer_source`` and
+        ``longer_output``, the same where only that one is of the longest length and the other of the shortest. None
+        where the model tells of no cache.
     """
-
-    def cache(source: int, target: int) -> int | None:
-        sources = ids[torch.arange(source) % len(ids)][None].to(model.device)
-        kept = getattr(writing(model, sources, target, 1)(), "past_key_values", None)
-        return None if kept is None else num_bytes(kept)
+    if not lengths:
+        return {"bytes": {"kept": {}, "cache": {}, "encoder": {}}}
 
     @torch.inference_mode()
-    def encoder(source: int) -> int:
+    def encoded(source: int) -> tuple[torch.Tensor, Any]:
         sources = ids[torch.arange(source) % len(ids)][None].to(model.device)
-        return num_bytes(dict(model.get_encoder()(input_ids=sources, attention_mask=torch.ones_like(sources))))
+        return sources, model.get_encoder()(input_ids=sources, attention_mask=torch.ones_like(sources))
 
-    if not lengths:
-        return {"bytes": {"cache": {}, "encoder": {}}}
+    is_read = reads_on(model, *encoded(lengths[0]))
+
+    def held(source: int, target: int) -> tuple[int | None, int | None]:
+        sources, outputs = encoded(source)
+        written = writing(model, sources, target, 1, encoder_outputs=outputs)()  # which a cache may share tensors with
+        cache = getattr(written, "past_key_values", None)
+        if cache is None:
+            return None, None
+        return num_bytes([cache, outputs.last_hidden_state] if is_read else cache), num_bytes(cache)
+
     short, long = lengths[0], lengths[-1]
+    of_lengths = {str(length): held(length, length) for length in lengths}
     return {
         "bytes": {
-            "cache": {str(length): cache(length, length) for length in lengths},
-            "encoder": {str(length): encoder(length) for length in lengths},
-            "longer_source": cache(long, short),
-            "longer_output": cache(short, long),
+            "kept": {length: kept for length, (kept, _) in of_lengths.items()},
+            "cache": {length: cache for length, (_, cache) in of_lengths.items()},
+            "encoder": {str(length): num_bytes(dict(encoded(length)[1])) for length in lengths},
+            "longer_source": held(long, short)[0],
+            "longer_output": held(short, long)[0],
         }
     }
+
+
+@torch.inference_mode()
+def reads_on(model: Seq2SeqLM, sources: torch.Tensor, encoded: Any) -> bool:
+    """Whether a step after the first one reads the encoder's last hidden states still, and not the cache alone.
+
+    Tried: they are made no numbers after the first step, and the second one's logits say whether they were read.
+    """
+    start = model.generation_config.decoder_start_token_id
+    start = model.config.decoder_start_token_id if start is None else start
+    step = torch.full((1, 1), start or 0, device=sources.device)
+    told = {"attention_mask": torch.ones_like(sources), "use_cache": True}
+    first = model(encoder_outputs=encoded, decoder_input_ids=step, **told)
+    spoilt = type(encoded)(**{**encoded, "last_hidden_state": torch.full_like(encoded.last_hidden_state, math.nan)})
+    second = model(encoder_outputs=spoilt, decoder_input_ids=step, past_key_values=first.past_key_values, **told)
+    return bool(second.logits.isnan().any())
 
 
 def num_bytes(kept: Any) -> int:

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from seqloom.comparison.instruments.clock import Series, cpu_share, local_exponent, median_seconds, seconds_of
+from seqloom.comparison.instruments.clock import CONTROL, Series, cpu_share, local_exponent, median_seconds, seconds_of
 from seqloom.comparison.traits import recurrent_recipe
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.modeling import (
@@ -119,7 +119,8 @@ def time_lengths(
 ) -> dict[str, Any]:
     """Milliseconds a step, part → system → length; and what was not run, with what was expected of it.
 
-    Every length is run once, from the shortest to the longest that can be paid; then all of them in rounds.
+    Every length is run once, from the shortest to the longest that can be paid; then all of them in rounds. A model
+    called `CONTROL` is kept apart, as ``control``.
     """
     device = next(iter(models.values())).device
     first: dict[str, dict[str, Series]] = {part: {name: {} for name in models} for part in PARTS}
@@ -148,6 +149,10 @@ def time_lengths(
         medians = median_seconds(steps, device, repeats, first=warmed, title="data handling")
     for (part, name, length), seconds in medians.items():
         milliseconds[part][name][str(length)] = 1000 * seconds
+    if CONTROL in models:
+        result["control"] = {part: of_part.pop(CONTROL) for part, of_part in milliseconds.items()}
+        for of_part in skipped.values():
+            del of_part[CONTROL]
     return result
 
 
@@ -166,12 +171,18 @@ def too_much(known: Series, length: int, longest_step: float) -> dict[str, float
 
 
 def time_threads(models: Mapping[str, PreTrainedModel], length: int, batch_size: int, repeats: int) -> dict[str, Any]:
-    """A step of the whole model with one CPU thread and with all cores."""
+    """A step of the whole model with one CPU thread and with all cores; everything twice, since several threads scatter
+    more than one does and the time is short."""
     cores = available_cores()
-    steps = {name: training_step(model, "model", length, batch_size) for name, model in models.items()}
+    steps = {
+        (name, number): training_step(model, "model", length, batch_size)
+        for name, model in models.items()
+        for number in range(2)
+    }
     milliseconds: dict[str, list[float]] = {name: [] for name in models}
+    again: dict[str, list[float]] = {name: [] for name in models}
     for threads in (1, cores) if cores > 1 else ():
         with cpu_threads(threads):
-            for name, seconds in median_seconds(steps, torch.device("cpu"), repeats).items():
-                milliseconds[name].append(1000 * seconds)
-    return {"length": length, "cores": cores, "milliseconds": milliseconds}
+            for (name, number), seconds in median_seconds(steps, torch.device("cpu"), repeats).items():
+                (again if number else milliseconds)[name].append(1000 * seconds)
+    return {"length": length, "cores": cores, "milliseconds": milliseconds, "again": again}

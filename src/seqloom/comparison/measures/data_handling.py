@@ -9,13 +9,24 @@ equal width and depth: the candidates' weights play no part.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.instruments.clock import Series, crossing, disturbance, exponent, local_exponent, verdict
+from seqloom.comparison.instruments.clock import (
+    CONTROL,
+    Series,
+    crossing,
+    disturbance,
+    exponent,
+    local_exponent,
+    log_ratios,
+    slope_error,
+    spread_in_words,
+)
 from seqloom.comparison.instruments.training_steps import (
     NUM_HEADS,
     PARTS,
@@ -27,9 +38,11 @@ from seqloom.comparison.instruments.training_steps import (
     time_threads,
 )
 from seqloom.comparison.sections import Passage, Plot, Section, Table
+from seqloom.comparison.verdicts import Case, told
 from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
 from seqloom.modeling.cells_rnn_seq2seq import CELLS
 from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS, RnnSeq2SeqConfig
+from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
 
@@ -89,12 +102,14 @@ def measure(
         for device in devices:
             models = {name: build(recipe, width, layers, vocab_size).to(device) for name, recipe in recipes.items()}
             result["parameters"] = {name: model.num_parameters() for name, model in models.items()}
+            same = next(iter(recipes.values()))
+            timed = {**models, CONTROL: build(same, width, layers, vocab_size).to(device)}
             result["devices"].append(
                 {
                     "name": device_name(device),
                     "type": device.type,
                     "threads": options.num_threads,
-                    **time_lengths(models, recipes, lengths, batch_size, repeats, longest_step),
+                    **time_lengths(timed, {**recipes, CONTROL: same}, lengths, batch_size, repeats, longest_step),
                 }
             )
             if device.type == "cpu":
@@ -117,21 +132,23 @@ def parallel(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 def section(result: dict[str, Any]) -> Section:
     """Words, tables and plots of what `measure` returned."""
     findings: list[str] = []
+    cautions: list[str] = []
+    spreads: list[str] = []
     parts: list[Table | Plot | Passage] = []
     several = len(result["devices"]) > 1
     for device in result["devices"]:
         times = series_of(device)
         where = f"{device['name']}: " if several else ""
         share = device["cpu_share"] if device["type"] == "cpu" else None
-        said = (
-            _growth(times, result.get("parallel_cells", ()))
-            + _crossings(times)
-            + _left_out(device)
-            + disturbance(share, device["threads"])
-        )
-        findings += [where + sentence for sentence in said]
+        controls = controls_of(device)
+        disturbed = [where + sentence for sentence in disturbance(share, device["threads"])]
+        said = growth(times, controls, result.get("parallel_cells", ()))
+        findings += [where + sentence for sentence in (*said, *crossings(times, controls), *_left_out(device))]
+        findings += disturbed
+        cautions += disturbed
+        spreads.append(where + spread_in_words(controls))
         parts += _pictures(result, device, times)
-    findings += _speedup(result) + _accelerator(result)
+    findings += speedup(result) + _accelerator(result)
     on = " and ".join(
         f"the CPU ({plural(device['threads'], 'thread')})" if device["type"] == "cpu" else device["name"]
         for device in result["devices"]
@@ -150,7 +167,7 @@ def section(result: dict[str, Any]) -> Section:
             f"dropout, no optimizer, float32. The vocabulary is small ({result['vocab_size']}), so that the output "
             "matrix does not hide the layers. The decoder alone reads a fixed encoder output of the same length, by "
             f"teacher forcing. Each time is a median of {result['repeats']} steps or more after a warm-up, the systems "
-            f"in turn. Exponents are least squares on logarithms. Parameters: {sizes}."
+            f"in turn. {' '.join(spreads)} Exponents are least squares on logarithms. Parameters: {sizes}."
         ),
         limits=(
             "Equal width is not an equal number of parameters. The length at which lines cross depends on the machine, "
@@ -158,7 +175,27 @@ def section(result: dict[str, Any]) -> Section:
             "otherwise."
         ),
         headline=_headline(result),
+        cautions=cautions,
     )
+
+
+def controls_of(device: dict[str, Any]) -> list[float]:
+    """Logarithms of the ratios of the first system to itself, made twice."""
+    pairs = []
+    for part, again in device.get("control", {}).items():
+        first = next(iter(device["milliseconds"][part].values()))
+        pairs += [(first.get(length), value) for length, value in again.items()]
+    return log_ratios(pairs)
+
+
+def _of_exponent(value: float, series: Sequence[Series], controls: Sequence[float]) -> Estimate | None:
+    """An exponent, or the difference of two, fitted to such times: with the control's error."""
+    squares = sum(slope_error(times) ** 2 for times in series)
+    return Estimate.by_control(value, controls, (squares / 2) ** 0.5)  # a control is of two timings, a point of one
+
+
+def _within(times: Series, at_least: float = 0, at_most: float = float("inf")) -> Series:
+    return {length: value for length, value in times.items() if at_least <= length <= at_most}
 
 
 def series_of(device: dict[str, Any]) -> dict[str, dict[str, Series]]:
@@ -172,15 +209,19 @@ def series_of(device: dict[str, Any]) -> dict[str, dict[str, Series]]:
     }
 
 
-def _growth(times: dict[str, dict[str, Series]], parallel_cells: Collection[str]) -> list[str]:
+def growth(
+    times: dict[str, dict[str, Series]], controls: Sequence[float], parallel_cells: Collection[str] = ()
+) -> list[str]:
     """Whether the exponents are the expected ones."""
-    recurrent: list[tuple[str, bool]] = []
-    together: list[tuple[str, bool]] = []
+    recurrent: list[Case] = []
+    together: list[Case] = []
     decoders = []
     for name, series in times["encoder"].items():
         found = exponent(series, LONG_SEQUENCE)
         if name != TRANSFORMER and found is not None:
-            case = (f"{name}, exponent {found:.2f} {_range(series, LONG_SEQUENCE)}", abs(found - 1) <= NEAR)
+            known = _of_exponent(found, [_within(series, LONG_SEQUENCE)], controls)
+            text = f"{name}, exponent {found:.2f} {_range(series, LONG_SEQUENCE)}"
+            case = Case(text, known, (1 - NEAR, 1 + NEAR))
             (together if name in parallel_cells else recurrent).append(case)
     rising = []
     for part, words in PARTS.items():
@@ -189,7 +230,9 @@ def _growth(times: dict[str, dict[str, Series]], parallel_cells: Collection[str]
         if short is not None and last is not None and max(series) > LONG_SEQUENCE:
             ends = "{:,} and {:,}".format(*sorted(series)[-2:])
             text = f"{words}, exponent {short:.2f} up to {LONG_SEQUENCE} tokens, {last:.2f} between {ends}"
-            rising.append((text, last > 1 + NEAR and last > short))
+            two, few = _within(series, sorted(series)[-2]), _within(series, at_most=LONG_SEQUENCE)
+            above = Case(text, _of_exponent(last, [two], controls), (1 + NEAR, float("inf")))
+            rising.append(Case(text, _of_exponent(last - short, [two, few], controls), also=above))
     for name, series in times["decoder"].items():
         cell, _, attention = name.partition(", ")
         plain = exponent(times["decoder"].get(f"{cell}, {ATTENTIONS['none']}", {}), LONG_SEQUENCE)
@@ -198,24 +241,26 @@ def _growth(times: dict[str, dict[str, Series]], parallel_cells: Collection[str]
             continue
         if plain is not None and found is not None:
             text = f"decoder of {name}, exponent {found:.2f}, against {plain:.2f} without"
-            decoders.append((text, found > plain + NEAR / 3))
+            without = times["decoder"][f"{cell}, {ATTENTIONS['none']}"]
+            parts = [_within(times_, LONG_SEQUENCE) for times_ in (series, without)]
+            decoders.append(Case(text, _of_exponent(found - plain, parts, controls), (NEAR / 3, float("inf"))))
     return [
-        *verdict(
+        *told(
             "A recurrent encoder does the same work for every token, one after the other, so its time should grow in "
             f"proportion to the length (exponent 1, give or take {NEAR:g}).",
             recurrent,
         ),
-        *verdict(
+        *told(
             "A recurrent encoder whose gates ask nothing of the state computes all steps together, and does the same "
             f"work for every token all the same (exponent 1, give or take {NEAR:g}).",
             together,
         ),
-        *verdict(
+        *told(
             "Self-attention compares all pairs of tokens, so the Transformer's exponent should rise above 1, towards "
             "2, as the length grows.",
             rising,
         ),
-        *verdict(
+        *told(
             "Attention compares every target token with every source token, so the time of a recurrent decoder with "
             "attention should grow faster than that of the same decoder without.",
             decoders,
@@ -223,8 +268,11 @@ def _growth(times: dict[str, dict[str, Series]], parallel_cells: Collection[str]
     ]
 
 
-def _crossings(times: dict[str, dict[str, Series]]) -> list[str]:
-    """From which length on the Transformer is the slower one."""
+def crossings(times: dict[str, dict[str, Series]], controls: Sequence[float]) -> list[str]:
+    """From which length on the Transformer is the slower one, between those that the control leaves open."""
+    half = 0.0
+    if spread := Estimate.by_control(0.0, controls):
+        half = spread.interval(LEVEL / max(1, len(times["model"]) - 1))[1]
     sentences = []
     for part, words in PARTS.items():
         ours, said = times[part][TRANSFORMER], []
@@ -232,14 +280,21 @@ def _crossings(times: dict[str, dict[str, Series]]) -> list[str]:
             both = sorted(ours.keys() & theirs.keys())
             if name == TRANSFORMER or not both:
                 continue
-            at = crossing(ours, theirs)
-            if at is None:
-                gain = theirs[both[-1]] / ours[both[-1]]
+            # As far as the control is from itself, either may be the quicker one: crossings of both extremes.
+            late, at, early = (
+                crossing({n: ours[n] * math.exp(shift) for n in both}, theirs) for shift in (-half, 0.0, half)
+            )
+            gain = theirs[both[-1]] / ours[both[-1]]
+            if early is None and controls:
                 said.append(f"not slower than {name} up to {both[-1]:,} tokens ({gain:.1f} times as fast there)")
-            elif at == 0:
+            elif late is None or not controls:
+                said.append(f"not clearly slower than {name} up to {both[-1]:,} tokens (× {1 / gain:.2f} there)")
+            elif late == 0:
                 said.append(f"slower than {name} at all lengths measured ({both[0]:,} to {both[-1]:,})")
             else:
-                said.append(f"slower than {name} from about {at:,.0f} tokens on")
+                about = f"{at:,.0f}" if at else f"{both[0]:,} or fewer"
+                bounds = f"{early:,.0f}" if early else f"{both[0]:,} or fewer"
+                said.append(f"slower than {name} from about {about} tokens on ({bounds} to {late:,.0f})")
         if said:
             sentences.append(f"The Transformer's {words}: {'; '.join(said)}.")
     return sentences
@@ -258,7 +313,7 @@ def _left_out(device: dict[str, Any]) -> list[str]:
     return [f"Not measured: {'; '.join(said)}."] if said else []
 
 
-def _speedup(result: dict[str, Any]) -> list[str]:
+def speedup(result: dict[str, Any]) -> list[str]:
     """What more cores give."""
     trained_in_parallel = result.get("parallel_training", ())
     theory = (
@@ -271,17 +326,21 @@ def _speedup(result: dict[str, Any]) -> list[str]:
         return [f"{theory} Not measured: this process may use {plural(measured['cores'], 'core')}."]
     ours = gains.pop(TRANSFORMER)
     place = f"{measured['cores']} threads instead of one, {measured['length']:,} tokens, whole model"
-    cases = [
-        (f"Transformer {ours:.2f} times as fast, {name} {gain:.2f}", ours > max(1, gain))
-        for name, gain in gains.items()
-        if name not in trained_in_parallel
-    ]
-    together = [
-        (f"{name} {gain:.2f} times as fast", gain > 1) for name, gain in gains.items() if name in trained_in_parallel
-    ]
+    again = measured.get("again", {})
+    both = [(times, again.get(name, [])) for name, times in measured["milliseconds"].items()]
+    controls = log_ratios(pair for times in both for pair in zip(*times, strict=False))
+    cases, together = [], []
+    quicker = Case("", Estimate.by_control(math.log(ours), controls))
+    for name, gain in gains.items():
+        if name in trained_in_parallel:
+            known = Estimate.by_control(math.log(gain), controls)
+            together.append(Case(f"{name} {gain:.2f} times as fast", known))
+            continue
+        more = Estimate.by_control(math.log(ours / gain), controls, 2**0.5)  # of four timings
+        cases.append(Case(f"Transformer {ours:.2f} times as fast, {name} {gain:.2f}", more, also=quicker))
     return [
-        *verdict(f"{theory} Measured with {place}.", cases),
-        *verdict("A recurrence whose steps are computed together should gain by more cores as well.", together),
+        *told(f"{theory} Measured with {place}.", cases),
+        *told("A recurrence whose steps are computed together should gain by more cores as well.", together),
     ]
 
 

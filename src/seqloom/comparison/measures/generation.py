@@ -8,6 +8,7 @@ candidate writes outputs of exactly the same length, so that quality and habits 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seqloom.comparison.candidates import Candidate, Options
-from seqloom.comparison.instruments.clock import cpu_share, disturbance, median_seconds, verdict
+from seqloom.comparison.instruments.clock import (
+    CONTROL,
+    cpu_share,
+    disturbance,
+    log_ratios,
+    median_seconds,
+    spread_in_words,
+)
 from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, searching, weigh
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import recorded
+from seqloom.comparison.verdicts import Case, counted, told, told_apart
 from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
+from seqloom.scoring.estimates import Estimate
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
 
@@ -30,11 +40,11 @@ if TYPE_CHECKING:
 BATCH_SIZES, BATCH_LENGTH = (1, 8, 64), 32
 LENGTHS, LENGTH_BATCH = (16, 32, 64, 128), 8
 BEAMS = (1, 5)
-PARTS = {"cache": "decoder's cache", "encoder": "encoder's outputs"}
+PARTS = {"kept": "all that is kept", "cache": "decoder's cache", "encoder": "encoder's outputs"}
 KINDS = ("recurrent without attention", "recurrent with attention", "Transformer")
 """Of models, in the order of the findings; others follow by their own names."""
 SAME = 0.1
-"""Ratios less than this away from 1 count as no change."""
+"""A time of a token that differs by less than this share counts as the same."""
 
 
 def measure(
@@ -74,10 +84,11 @@ def measure(
         "beams": list(beams), "candidates": {},
     }  # fmt: skip
     generator = torch.Generator().manual_seed(options.seed)
-    calls: dict[tuple[str, int, int, int], Callable[[], object]] = {}
+    calls: dict[tuple[str | None, int, int, int], Callable[[], object]] = {}  # of None: the control
     with cpu_threads(options.num_threads):
         for candidate in candidates:
             model, tokenizer = candidate.load()
+            again = candidate.load()[0] if candidate is candidates[0] else None
             ids = ordinary_ids(tokenizer, len(model.get_input_embeddings().get_parameter("weight")))
             limit = position_limit(model.config)
             fits = [(size, n) for size, n in places if limit is None or n < limit]  # the start token is one more
@@ -86,6 +97,8 @@ def measure(
                 sources = ids[chosen].to(model.device)  # (size, length)
                 for number in beams:
                     calls[candidate.name, number, size, length] = searching(model, sources, length, number)
+                    if again is not None:
+                        calls[None, number, size, length] = searching(again, sources, length, number)
             result["candidates"][candidate.name] = {
                 "traits": asdict(candidate.traits),
                 "parameters": model.num_parameters(),
@@ -95,8 +108,10 @@ def measure(
             }
         with cpu_share(result):
             timed = median_seconds(calls, options.device, repeats, title="generating")
+    result[CONTROL] = {"seconds": {}}
     for (name, number, size, length), seconds in timed.items():
-        of_beam = result["candidates"][name]["seconds"].setdefault(str(number), {})
+        timed_one = result[CONTROL] if name is None else result["candidates"][name]
+        of_beam = timed_one["seconds"].setdefault(str(number), {})
         of_beam.setdefault(str(size), {})[str(length)] = seconds
     return result
 
@@ -107,12 +122,27 @@ def token_milliseconds(candidate: dict[str, Any], beams: int, size: int, length:
     return None if seconds is None else 1000 * seconds / (size * length)
 
 
+def controls_of(result: dict[str, Any]) -> list[float]:
+    """Logarithms of the ratios of the first candidate's times to those of the same model, loaded and timed twice."""
+    first, again = next(iter(result["candidates"].values()), None), result.get(CONTROL)
+    if first is None or again is None:
+        return []
+    return log_ratios(
+        (first["seconds"].get(beams, {}).get(size, {}).get(length), seconds)
+        for beams, of_beams in again["seconds"].items()
+        for size, of_size in of_beams.items()
+        for length, seconds in of_size.items()
+    )
+
+
 def section(result: dict[str, Any]) -> Section:
     """Words, tables and plots of what `measure` returned."""
     batch_length, length_batch = result["batch_length"], result["length_batch"]
+    controls = controls_of(result)
+    cautions = disturbance(result["cpu_share"], result["threads"]) if result["device"] == "CPU" else []
     findings = [
-        *_by_length(result), *_fastest(result), *_beams(result), *_state(result), *_skipped(result),
-        *(disturbance(result["cpu_share"], result["threads"]) if result["device"] == "CPU" else []),
+        *by_length(result, controls), *fastest(result, controls), *_beams(result), *_state(result),
+        *_skipped(result), *cautions,
     ]  # fmt: skip
     on = result["device"] if result["device"] != "CPU" else f"the CPU, {plural(result['threads'], 'thread')}"
     beams = " and ".join(map(str, result["beams"]))
@@ -132,8 +162,8 @@ def section(result: dict[str, Any]) -> Section:
             Plot(
                 "generating_state",
                 _draw_state(result),
-                "KiB kept of one sentence against the length of source and output, both axes logarithmic: the "
-                "decoder's cache, and the encoder's outputs.",
+                "KiB of one sentence against the length of source and output, both axes logarithmic: all that is kept "
+                "for the next token, the decoder's cache, and the encoder's outputs.",
             ),
             _state_table(result),
         ],
@@ -142,20 +172,23 @@ def section(result: dict[str, Any]) -> Section:
             "makes by their generate(). Sources are random tokens, as many as are "
             f"written; the end is suppressed until the length is reached, so all write equally many. Beams: {beams}; "
             f"no sampling. The encoder's pass is part of the time. Each time is a median of {result['repeats']} calls "
-            "or more after a warm-up, the candidates in turn. A token's time is the call's over all tokens of all "
-            "sentences, so at one sentence a call it is what a reader waits for. The cache is every tensor of "
-            "past_key_values after a greedy call of generate() with one sentence."
+            f"or more after a warm-up, the candidates in turn. {spread_in_words(controls)} "
+            "A token's time is the call's over all tokens of all sentences, so at one sentence a call it is what a "
+            "reader waits for. Kept is what the next token needs: every tensor of past_key_values after a greedy call"
+            " of generate() with one sentence (state, keys and values), and the encoder's outputs where the decoder "
+            "still reads them, as an attention does whose values they are; tried by spoiling them."
         ),
         limits=(
             "At these lengths much of a step is the cost of calling it, whatever it computes; a compiled or exported "
-            "model has less of that. generate() holds the encoder's outputs to the end even where no attention reads "
-            "them, and a matrix that cache and encoder share counts in both."
+            "model has less of that. generate() holds the encoder's outputs to the end even where nothing reads them; "
+            "that is not counted as kept."
         ),
         headline=_headline(result),
+        cautions=cautions,
     )
 
 
-def _by_length(result: dict[str, Any]) -> list[str]:
+def by_length(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
     """How the time of a token changes from the shortest to the longest sentence."""
     steady, growing = [], []
     for name, candidate in result["candidates"].items():
@@ -167,21 +200,19 @@ def _by_length(result: dict[str, Any]) -> list[str]:
             short, long = min(times), max(times)
             ratio = times[long] / times[short]
             text = f"{name} × {ratio:.2f} with {plural(beams, 'beam')} ({short:,} → {long:,} tokens)"
-            looks_back = recorded(candidate).looks_back
+            looks_back, known = recorded(candidate).looks_back, Estimate.by_control(math.log(ratio), controls)
             if looks_back:
-                growing.append((text, ratio > 1 + SAME))
+                growing.append(Case(text, known, (math.log1p(SAME), math.inf)))
             elif looks_back is False:
-                steady.append((text, ratio <= 1 + SAME))
+                steady.append(Case(text, known, (-math.inf, math.log1p(SAME))))
     return [
-        *verdict("Without attention a token should cost the same however long the sentence is.", steady),
-        *verdict(
-            "With attention every token looks back at more in a longer sentence, so it should cost more.", growing
-        ),
+        *told("Without attention a token should cost no more in a longer sentence.", steady),
+        *told("With attention every token looks back at more in a longer sentence, so it should cost more.", growing),
     ]
 
 
-def _fastest(result: dict[str, Any]) -> list[str]:
-    """Who is fastest for one sentence, and for many."""
+def fastest(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
+    """Who is fastest for one sentence, and for many, as far as the control tells them apart."""
     sentences = []
     sizes = result["batch_sizes"]
     for size in dict.fromkeys((sizes[0], sizes[-1])):
@@ -191,11 +222,19 @@ def _fastest(result: dict[str, Any]) -> list[str]:
                 name: token_milliseconds(candidate, beams, size, result["batch_length"])
                 for name, candidate in result["candidates"].items()
             }
-            order = sorted((value, name) for name, value in times.items() if value is not None)
-            if len(order) > 1:
-                (best, winner), *rest = order
-                others = ", ".join(f"{name} takes {value / best:.2f} times as long" for value, name in rest)
-                said.append(f"{winner} with {plural(beams, 'beam')} ({digits(best)} ms a token; {others})")
+            known = {name: value for name, value in times.items() if value is not None}
+            if len(known) < 2:
+                continue
+            first, behind = told_apart(known, controls, len(result["beams"]))
+            others = "; ".join(
+                f"{name} takes {ratio:.2f} times as long" for name, ratio in sorted(behind.items(), key=lambda x: x[1])
+            )
+            winners = ", ".join(f"{name} {digits(known[name])} ms a token" for name in first)
+            if len(first) == 1:
+                said.append(f"{first[0]} with {plural(beams, 'beam')} ({digits(known[first[0]])} ms a token; {others})")
+            else:
+                rest = f"; {others}" if others else ""
+                said.append(f"not clear with {plural(beams, 'beam')} (not told apart: {winners}{rest})")
         if said:
             sentences.append(f"Fastest with {plural(size, 'sentence')} a call: {'; '.join(said)}.")
     return sentences
@@ -220,7 +259,7 @@ def _state(result: dict[str, Any]) -> list[str]:
     """Whether what is kept of a sentence grows as each kind should."""
     words = {
         (False, False): "stay the same",
-        (True, False): "grow with the source (the attention's keys) and not with the output",
+        (True, False): "grow with the source (the attention's keys and values) and not with the output",
         (False, True): "grow with the output and not with the source",
         (True, True): "grow with the source and with the output (keys and values of both)",
     }
@@ -236,18 +275,19 @@ def _state(result: dict[str, Any]) -> list[str]:
         cases = []
         for name in names:
             kept = result["candidates"][name]["bytes"]
-            lengths = sorted(map(int, kept["cache"]))
-            if len(lengths) < 2 or None in kept["cache"].values():
+            whole = kept.get("kept", kept["cache"])
+            lengths = sorted(map(int, whole))
+            if len(lengths) < 2 or None in whole.values():
                 continue
-            base = kept["cache"][str(lengths[0])]
-            grows = (kept["longer_source"] > base, kept["longer_output"] > base)
+            base = whole[str(lengths[0])]
+            grows = [counted(kept[end] / base, least=0.0)[0] > 0 for end in ("longer_source", "longer_output")]
             text = (
                 f"{name}, {_kib(base)} KiB at {lengths[0]:,} tokens, × {kept['longer_source'] / base:.2f} with a "
                 f"source of {lengths[-1]:,}, × {kept['longer_output'] / base:.2f} with an output of {lengths[-1]:,}, × "
-                f"{kept['cache'][str(lengths[-1])] / base:.2f} with both"
+                f"{whole[str(lengths[-1])] / base:.2f} with both"
             )
-            cases.append((text, grows == growth))
-        sentences += verdict(f"Kept of a sentence, {kind}: it should {words[growth]}.", cases)
+            cases.append(Case(text, "SEEN" if tuple(grows) == growth else "NOT SEEN"))  # bytes are counted
+        sentences += told(f"Kept of a sentence, {kind}: it should {words[growth]}.", cases)
     return sentences
 
 
@@ -291,18 +331,20 @@ def _draw_times(result: dict[str, Any]) -> Figure:
 
 
 def _draw_state(result: dict[str, Any]) -> Figure:
-    """Bytes against length: the cache, and the encoder's outputs."""
-    figure, panels = new_figure(2, height=3.0)
-    sides = [candidate["bytes"][part].values() for candidate in result["candidates"].values() for part in PARTS]
+    """Bytes against length: all that is kept, the cache, and the encoder's outputs."""
+    parts = {part: title for part, title in PARTS.items() if _has(result, part)}
+    figure, panels = new_figure(len(parts), height=3.0)
+    sides = [candidate["bytes"][part].values() for candidate in result["candidates"].values() for part in parts]
     values = [value / 1024 for side in sides for value in side if value] or [1.0]
-    for panel, (part, title) in zip(panels, PARTS.items(), strict=True):
+    for panel, (part, title) in zip(panels, parts.items(), strict=True):
         for order, (name, candidate) in enumerate(result["candidates"].items()):
-            known = [(int(n), value / 1024) for n, value in candidate["bytes"][part].items() if value is not None]
+            kept = candidate["bytes"].get(part, {})
+            known = [(int(n), value / 1024) for n, value in kept.items() if value is not None]
             panel.plot(*zip(*sorted(known), strict=True), label=as_label(name), **look(order)) if known else None
         log_scale(panel, result["lengths"])
         log_scale(panel, [4.0**power for power in range(-3, 16)], "y")
         panel.set_ylim(min(values) / 1.5, 1.5 * max(values))
-        panel.set_title(f"the {title}", fontsize="medium")
+        panel.set_title(title, fontsize="medium")
         panel.set_xlabel("length of source and output (tokens)")
     panels[0].set_ylabel("KiB a sentence")
     share_legend(figure, panels[0])
@@ -328,10 +370,17 @@ def _state_table(result: dict[str, Any]) -> Table:
     rows = []
     for name, candidate in result["candidates"].items():
         for part, words in PARTS.items():
+            if not _has(result, part):
+                continue
             kept = candidate["bytes"][part]
             rows.append([name, words, *(_kib(kept.get(str(length))) for length in result["lengths"])])
-    header = ["candidate", "kept", *(f"{length:,}" for length in result["lengths"])]
+    header = ["candidate", "what", *(f"{length:,}" for length in result["lengths"])]
     return Table(header, rows, "KiB kept of one sentence by length of source and output in tokens.")
+
+
+def _has(result: dict[str, Any], part: str) -> bool:
+    """Whether a part was weighed; earlier versions did not weigh them together."""
+    return all(part in candidate["bytes"] for candidate in result["candidates"].values())
 
 
 def _headline(result: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -347,8 +396,10 @@ def _headline(result: dict[str, Any]) -> dict[str, dict[str, str]]:
         if many is not None:
             speed = f"{digits(1000 / (many * length))} sentences/s"
             rows.setdefault(f"generation: speed, {greedy}, {last} of {length} tokens", {})[name] = speed
-        if (kept := candidate["bytes"]["cache"].get(longest)) is not None:
-            rows.setdefault(f"generation: kept of a sentence of {longest} tokens", {})[name] = f"{_kib(kept)} KiB"
+        part = "kept" if "kept" in candidate["bytes"] else "cache"
+        if (kept := candidate["bytes"][part].get(longest)) is not None:
+            what = "kept" if part == "kept" else "kept in the cache"
+            rows.setdefault(f"generation: {what} of a sentence of {longest} tokens", {})[name] = f"{_kib(kept)} KiB"
     return rows
 
 

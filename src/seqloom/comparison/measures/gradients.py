@@ -8,6 +8,7 @@ and attention has a way of one step to everywhere (Vaswani et al. 2017). Measure
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.gradient_norms import (
+    SMALLEST,
     factor_per_step,
     fallen_at,
     input_norms,
@@ -39,10 +41,15 @@ from seqloom.comparison.measures.gradient_figures import NAMES, candidates_plot,
 from seqloom.comparison.measures.memory_tasks import plan
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import recorded
+from seqloom.comparison.verdicts import BELOW, Case, judged, told
+from seqloom.scoring.estimates import Estimate
 from seqloom.scoring.predictions import read_predictions
 from seqloom.support.console import has_terminal
+from seqloom.support.wording import together
 
 GAINS = (1.0, 1.5, 2.0)
+DRAWS = 6
+"""Of fresh weights, and groups of sequences or sentences of trained ones: what a verdict's spread is of."""
 DISTANCES = (10, 50, 100)
 """Those in the systems' tables."""
 STATES_CAPTION = (
@@ -99,18 +106,17 @@ def measure(
     ) as bar:
         for name in states:
             training = trainings["rnn" if name == "uniform" else name]
-            networks = {"initial": build(training.system, training.task, training.hidden_size, training.seed)}
-            if name == "uniform":
-                uniform_(networks["initial"], options.seed)
-            else:
-                networks["trained"] = load_or_train(training, options.folder)
-            systems[name] = {kind: _flow(network, inputs, wanted, options.seed) for kind, network in networks.items()}
+            fresh = [_fresh(training, name, draw) for draw in range(DRAWS)]
+            systems[name] = {"initial": _of_draws([_flow(one, inputs, wanted, options.seed) for one in fresh])}
+            if name != "uniform":
+                trained = load_or_train(training, options.folder)
+                systems[name]["trained"] = _of_groups(trained, inputs, wanted, options.seed)
             bar.update()
-        gains = {}
+        gains, of_gains = {}, {}
         for gain in GAINS:
-            training = trainings["rnn"]
-            scaled = scale_(build("rnn", "adding", training.hidden_size, training.seed), gain)
-            gains[f"{gain:g}"] = _flow(scaled, inputs, wanted, options.seed)["states"]
+            scaled = [scale_(_fresh(trainings["rnn"], "rnn", draw), gain) for draw in range(DRAWS)]
+            flow = _of_draws([_flow(one, inputs, wanted, options.seed) for one in scaled])
+            gains[f"{gain:g}"], of_gains[f"{gain:g}"] = flow["states"], flow["factors"]
             bar.update()
         models = {}
         for candidate in candidates:
@@ -120,6 +126,7 @@ def measure(
     return {
         "systems": systems,
         "gains": gains,
+        "gain_factors": of_gains,
         "candidates": models,
         "hidden_size": training.hidden_size,
         "trained_on": training.length,
@@ -167,6 +174,42 @@ def _flow(
     return flow
 
 
+def _fresh(training: Training, name: str, draw: int) -> RecurrentNetwork | TransformerNetwork:
+    """A network before its training; of the first draw, the one that is trained."""
+    network = build(training.system, training.task, training.hidden_size, training.seed + draw)
+    return uniform_(network, training.seed + draw) if name == "uniform" else network
+
+
+def _of_draws(flows: Sequence[dict[str, list[float]]]) -> dict[str, Any]:
+    """The first draw's norms, and of every one the logarithms of what the findings speak of."""
+    return {**flows[0], **_logs(flows)}
+
+
+def _of_groups(
+    network: RecurrentNetwork | TransformerNetwork, inputs: torch.Tensor, wanted: torch.Tensor, seed: int
+) -> dict[str, Any]:
+    """The norms over all sequences, and the logarithms of groups of them: of this one network."""
+    whole = _flow(network, inputs, wanted, seed)
+    size = max(1, len(inputs) // DRAWS)
+    groups = [
+        _flow(network, inputs[start : start + size], wanted[start : start + size], seed + 1 + start)
+        for start in range(0, size * min(DRAWS, len(inputs)), size)
+    ]
+    return {**whole, **_logs(groups)}
+
+
+def _logs(flows: Sequence[dict[str, list[float]]]) -> dict[str, list[float]]:
+    """``factors``: of the rate per step, over the states where there are some; ``lowest``: of the weakest norm of an
+    input over that at distance 1."""
+    factors = [factor_per_step(flow.get("states", flow["inputs"])) for flow in flows]
+    lowest = [min(flow["inputs"][1:]) / flow["inputs"][1] if flow["inputs"][1:] and flow["inputs"][1] else 0.0
+              for flow in flows]  # fmt: skip
+    return {
+        "factors": [math.log(factor) for factor in factors if factor is not None],
+        "lowest": [math.log(max(value, SMALLEST)) for value in lowest],
+    }
+
+
 def _plain(norms: torch.Tensor) -> list[float]:
     """As JSON holds them; too large ones end the list."""
     values = norms.tolist()
@@ -178,16 +221,26 @@ def _measure_candidate(candidate: Candidate, options: Options, num_sentences: in
     predictions = read_predictions(candidate.predictions[0])
     sources, targets = predictions.sources[:num_sentences], predictions.references[:num_sentences]
     model, tokenizer = candidate.load()
-    torch.manual_seed(options.seed)
-    fresh = AutoModelForSeq2SeqLM.from_config(model.config).to(model.device).eval()
-    norms = {
-        kind: source_norms(measured.requires_grad_(False), tokenizer, sources, targets)
-        for kind, measured in (("trained", model), ("initial", fresh))
-    }
+    draws = []
+    for draw in range(DRAWS):
+        torch.manual_seed(options.seed + draw)
+        fresh = AutoModelForSeq2SeqLM.from_config(model.config).to(model.device).eval().requires_grad_(False)
+        draws.append(source_norms(fresh, tokenizer, sources, targets))
+    norms = {"trained": source_norms(model.requires_grad_(False), tokenizer, sources, targets), "initial": draws[0]}
     lengths = [len(row) for row in norms["trained"]]
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     third = math.ceil(len(order) / 3)
+    longest = order[2 * third :] or order
+    shortest = min(lengths[index] for index in longest)  # the groups too are looked at as far as all reach
+    groups = [longest[start::DRAWS] for start in range(min(DRAWS, len(longest)))]
+    replicates = {
+        "initial": [_evenness(_from_the_end([rows[index] for index in longest])) for rows in draws],
+        "trained": [
+            _evenness(_from_the_end([norms["trained"][index][-shortest:] for index in group])) for group in groups
+        ],
+    }
     return {
+        "evenness": {kind: [math.log(value) for value in values if value] for kind, values in replicates.items()},
         "traits": asdict(candidate.traits),
         "buckets": [
             {
@@ -198,7 +251,7 @@ def _measure_candidate(candidate: Candidate, options: Options, num_sentences: in
                 **{f"{kind}_from_start": _from_the_end([rows[index].flip(0) for index in chosen])
                    for kind, rows in norms.items()},
             }
-            for chosen in (order[third : 2 * third] if len(order) > 2 else [], order[2 * third :] or order)
+            for chosen in (order[third : 2 * third] if len(order) > 2 else [], longest)
             if chosen
         ],
     }  # fmt: skip
@@ -240,10 +293,12 @@ def section(result: dict[str, Any]) -> Section:
             "states are ‖Jᵀv‖ of random unit vectors v, their root mean square, that is the Jacobian's Frobenius norm "
             "over √n; the LSTM's state is hidden and cell together. Factors are fitted to the logarithms by least "
             "squares. The compared models: their own test sentences, gradients at the output of the encoder's "
-            "embeddings, trained weights and fresh ones of the same config."
+            f"embeddings, trained weights and fresh ones of the same config. A verdict is of {DRAWS} draws of fresh "
+            f"weights (the first is drawn), or, of a trained network, which there is one of, of {DRAWS} groups of its "
+            "sequences or sentences, by Student's interval of the mean logarithm."
         ),
         limits=(
-            "Initialisation, width and inputs matter, and one seed of each is measured. Networks trained on "
+            "Initialisation, width and inputs matter; one network of each kind was trained. Networks trained on "
             f"{result['trained_on']} numbers are measured over longer distances than they were trained for. In a "
             "trained model the gradient follows the sentence too: a first target word may hang on the first source "
             "words more than on any other."
@@ -256,12 +311,12 @@ def findings(result: dict[str, Any]) -> list[str]:
     """What was expected, and whether it was seen."""
     systems = result["systems"]
     return [
-        _falls("rnn", "initial", systems, "At initialisation (recurrent matrices orthogonal)"),
-        _falls("uniform", "initial", systems, "With torch's uniform initialisation of the tanh-RNN"),
-        _falls("rnn", "trained", systems, f"Trained on the adding problem of {result['trained_on']} numbers"),
+        falls("rnn", "initial", systems, "At initialisation (recurrent matrices orthogonal)"),
+        falls("uniform", "initial", systems, "With torch's uniform initialisation of the tanh-RNN"),
+        falls("rnn", "trained", systems, f"Trained on the adding problem of {result['trained_on']} numbers"),
         _attends(systems),
-        _explodes(result["gains"]),
-        *(_candidates_findings(result["candidates"]) if result["candidates"] else []),
+        explodes(result["gains"], result.get("gain_factors", {})),
+        *(candidates_findings(result["candidates"]) if result["candidates"] else []),
     ]
 
 
@@ -270,24 +325,21 @@ def _factor(norms: Sequence[float]) -> str:
     return "–" if factor is None else f"{factor:.3f}"
 
 
-def _is_less(factor: float | None, other: float | None) -> bool:
-    """Whether a factor is less than another; not, where one is missing."""
-    return factor is not None and other is not None and factor < other
+def _apart(ones: Sequence[float] | None, others: Sequence[float] | None) -> Estimate | None:
+    """The difference of two means of logarithms; None where there are no replicates, as of earlier versions."""
+    if not ones or not others or min(len(ones), len(others)) < 2:
+        return None
+    return Estimate.of(ones).minus(Estimate.of(others))
 
 
-def _falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
+def falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
     """Does the tanh-RNN's gradient fall faster than LSTM's and GRU's?"""
-    ours = factor_per_step(systems[plain][kind]["states"])
-    gated = {name: factor_per_step(systems[name][kind]["states"]) for name in ("lstm", "gru")}
-    verdicts = {
-        is_seen: [NAMES[name] for name, factor in gated.items() if _is_less(ours, factor) is is_seen]
-        for is_seen in (True, False)
-    }
-    seen = " and ".join(
-        f"{'SEEN' if is_seen else 'NOT SEEN'} against {' and '.join(names)}"
-        for is_seen, names in verdicts.items()
-        if names
-    )
+    gated = ("lstm", "gru")
+    cases = [
+        Case(NAMES[name], _apart(systems[plain][kind].get("factors"), systems[name][kind].get("factors")), BELOW)
+        for name in gated
+    ]
+    seen = " and ".join(f"{verdict} against {together(names)}" for verdict, names in judged(cases).items())
     places = []
     for name in (plain, *gated):
         norms = systems[name][kind]["states"]
@@ -302,52 +354,59 @@ def _falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
 
 def _attends(systems: dict[str, Any]) -> str:
     """Does the Transformer's gradient stay?"""
-    norms = systems["transformer"]["trained"]["inputs"]
+    norms, lowest = systems["transformer"]["trained"]["inputs"], systems["transformer"]["trained"].get("lowest", [])
     fallen = fallen_at(norms)
+    known = Estimate.of(lowest) if len(lowest) > 1 else None
+    verdict = Case("", known, (math.log(0.01), math.inf)).verdict()
     text = f"factor per step {_factor(norms)}, " + (
         f"below 1 % after {fallen} steps" if fallen else f"not below 1 % within {len(norms) - 1} steps"
     )
     return (
         "Expected (Vaswani et al. 2017): attention is one step from everywhere, so the Transformer's gradient with "
-        f"respect to its inputs does not vanish with distance. Trained: {'NOT SEEN' if fallen else 'SEEN'}, {text}."
+        f"respect to its inputs does not vanish with distance. Trained: {verdict}, {text}."
     )
 
 
-def _explodes(gains: dict[str, list[float]]) -> str:
+def explodes(gains: dict[str, list[float]], of_gains: dict[str, list[float]]) -> str:
     """Does a larger recurrent matrix make it grow?"""
-    factors = {gain: factor_per_step(norms) for gain, norms in gains.items()}
-    large = [factor for gain, factor in factors.items() if float(gain) > 1]
-    verdict = "SEEN" if large and all(factor is not None and factor > 1 for factor in large) else "NOT SEEN"
-    text = ", ".join(f"gain {gain}: {_factor(norms)}" for gain, norms in gains.items())
-    return (
+    cases = []
+    for gain, norms in gains.items():
+        logs = of_gains.get(gain, [])
+        if float(gain) > 1:
+            cases.append(Case(f"gain {gain} {_factor(norms)}", Estimate.of(logs) if len(logs) > 1 else None))
+    least = ", ".join(f"{_factor(norms)} at gain {gain}" for gain, norms in gains.items() if float(gain) <= 1)
+    expected = (
         "Expected (Pascanu et al. 2013): a recurrent matrix of a spectral radius above 1 can make the tanh-RNN's "
-        f"gradient explode. {verdict}: factor per step at {text} (above 1 grows)."
+        f"gradient explode, that is grow by more than 1 per step ({least})."
     )
+    return " ".join(told(expected, cases))
 
 
-def _evenness(model: dict[str, Any], kind: str) -> float | None:
-    """The weakest position's norm over the strongest's, in the longest sentences."""
-    norms = model["buckets"][-1][kind]
+def _evenness(norms: Sequence[float]) -> float | None:
+    """The weakest position's norm over the strongest's."""
     return min(norms) / max(norms) if max(norms) > 0 else None
 
 
-def _candidates_findings(models: dict[str, Any]) -> list[str]:
+def candidates_findings(models: dict[str, Any]) -> list[str]:
     """Does attention bring the gradient to every source position more evenly?"""
     sentences = []
     for kind, when in (("initial", "With fresh weights"), ("trained", "Trained")):
-        measured = {name: _evenness(model, kind) for name, model in models.items()}
+        measured = {name: _evenness(model["buckets"][-1][kind]) for name, model in models.items()}
         even = {name: value for name, value in measured.items() if value is not None}
         text = ", ".join(f"{name} {value:.0%}" for name, value in even.items())
         known = {name: recorded(models[name]).has_cross_attention for name in even}
-        without, with_it = (
-            [even[name] for name, attends in known.items() if attends is is_so] for is_so in (False, True)
-        )
+        without, with_it = ([name for name, attends in known.items() if attends is is_so] for is_so in (False, True))
         if without and with_it:
-            verdict = "SEEN" if max(without) < min(with_it) else "NOT SEEN"
-            said = (
+            replicates = {name: models[name].get("evenness", {}).get(kind) for name in even}
+            cases = [
+                Case(f"{name} against {other}", _apart(replicates[name], replicates[other]), BELOW)
+                for name, other in itertools.product(without, with_it)
+            ]
+            expected = (
                 "Expected (Bahdanau et al. 2015): without attention the gradient reaches the source's positions less "
-                f"evenly than with it. {when}: {verdict}; "
+                f"evenly than with it. {when}:"
             )
+            said = f"{' '.join(told(expected, cases))} There "
         else:
             alone = f"with{'' if with_it else 'out'} attention alone" if with_it or without else "of kinds not known"
             said = f"{when}, models {alone}, so nothing to hold them against: "

@@ -1,4 +1,4 @@
-"""Learning curves against target tokens, seconds and FLOPs: what each budget buys.
+"""Learning curves against updates, target tokens, seconds and FLOPs: what each budget buys.
 
 Which model is ahead depends on what is held equal. Vaswani et al. 2017 (arXiv:1706.03762, table 2) compare at equal
 FLOPs and find the Transformer ahead of recurrent and convolutional models; Kaplan et al. 2020 (arXiv:2001.08361, figure
@@ -7,6 +7,7 @@ FLOPs and find the Transformer ahead of recurrent and convolutional models; Kapl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,20 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.budgets import common_metric, label, read_all
 from seqloom.comparison.instruments.flops import costs
 from seqloom.comparison.sections import Passage, Plot, Section, Table
+from seqloom.comparison.trainings import disturbed, watched_share
 from seqloom.comparison.traits import recorded
+from seqloom.comparison.verdicts import TRAINED, Case, Interval, told
 from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
+from seqloom.scoring.estimates import LEVEL, Estimate, wilson
 from seqloom.support.console import has_terminal
+from seqloom.support.wording import together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-BUDGETS = {"tokens": "target tokens", "seconds": "seconds of training", "flops": "FLOPs"}
+BUDGETS = {"updates": "updates", "tokens": "target tokens", "seconds": "seconds of training", "flops": "FLOPs"}
 UNITS = {1: "", 10**3: "thousand", 10**6: "million", 10**9: "billion", 10**12: "10¹²", 10**15: "10¹⁵", 10**18: "10¹⁸"}
 
 
@@ -47,8 +53,11 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         curves[candidate.name] = {
             "number": list(candidates).index(candidate),  # its look, the same in every plot
             "traits": asdict(candidate.traits),
+            "validated": validated(candidate),
+            "cpu_shares": [share for folder in candidate.folders if (share := watched_share(folder)) is not None],
             "runs": [
                 {
+                    "updates": list(run.steps),
                     "tokens": list(run.tokens),
                     "seconds": list(run.seconds),
                     "flops": [count * cost["training_flops"] for count in run.tokens],
@@ -66,12 +75,21 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
     }
 
 
+def validated(candidate: Candidate) -> int | None:
+    """Sentences that a validation's metric was computed of; None where the run does not tell."""
+    if candidate.settings is None or not run_folder.is_finished(candidate.folders[0]):
+        return None
+    number = run_folder.read_record(candidate.folders[0])["data"].get("pairs", {}).get("validation")
+    most = candidate.settings.training.eval_samples
+    return min(number, most or number) if isinstance(number, int) else None
+
+
 def at_equal(curves: dict[str, Any], budget: str) -> dict[str, Any]:
     """Every candidate's scores, a run each, when it had spent as much as every run did.
 
     Args:
         curves: As `measure` has them.
-        budget: ``tokens``, ``seconds`` or ``flops``.
+        budget: One of `BUDGETS`.
 
     Returns:
         ``at``, the budget; ``scores``: by candidate, of every run that had been validated by then.
@@ -91,10 +109,42 @@ def score_at(spent: Sequence[float], scores: Sequence[float], at: float) -> floa
     return float(np.interp(at, spent, scores))
 
 
-def order(equal: dict[str, Any], higher_is_better: bool) -> list[str]:
-    """Names, the best mean over seeds first; without those that had no validation yet."""
-    means = {name: float(np.mean(scores)) for name, scores in equal["scores"].items() if scores}
-    return sorted(means, key=lambda name: -means[name] if higher_is_better else means[name])
+def difference(result: dict[str, Any], budget: str, one: str, other: str) -> Estimate | Interval | None:
+    """How much better the one was than the other at a budget, in the metric's unit; None where nothing tells how sure
+    that is.
+
+    Of several runs each, of the recipes, by the spread of the runs. Of one on either side, of these trained models: how
+    much a mean of so many validated sentences, each from 0 to 100, can be away from that of all (Wilson; two of them by
+    Newcombe 1998). The losses of one run each say nothing of that.
+    """
+    scores = [result["equal"][budget]["scores"][name] for name in (one, other)]
+    sign = 1 if result["higher_is_better"] else -1
+    if min(map(len, scores)) > 1:
+        return Estimate.of([sign * s for s in scores[0]]).minus(Estimate.of([sign * s for s in scores[1]]))
+    counts = [result["curves"][name].get("validated") for name in (one, other)]
+    means = [float(np.mean(values)) for values in scores]
+    if None in counts or result["metric"] not in metrics.METRICS or not all(0 <= mean <= 100 for mean in means):
+        return None
+    level = LEVEL / max(1, len(result["curves"]) * (len(result["curves"]) - 1) / 2)  # any two could be first
+    (low, high), (low_, high_) = (
+        [100 * bound for bound in wilson(mean / 100, count, level)] for mean, count in zip(means, counts, strict=True)
+    )
+    gap = means[0] - means[1]
+    bounds = gap - math.hypot(means[0] - low, high_ - means[1]), gap + math.hypot(high - means[0], means[1] - low_)
+    return bounds if sign > 0 else (-bounds[1], -bounds[0])
+
+
+def ahead(result: dict[str, Any], budget: str) -> tuple[list[str], list[str]]:
+    """Names of those that nothing tells from the best at a budget, in the order of their means; and of the rest."""
+    means = {name: float(np.mean(scores)) for name, scores in result["equal"][budget]["scores"].items() if scores}
+    names = sorted(means, key=lambda name: (-1 if result["higher_is_better"] else 1) * means[name])
+    pairs = len(names) * (len(names) - 1) / 2
+    first: list[str] = []
+    rest: list[str] = []
+    for name in names:
+        known = difference(result, budget, names[0], name) if name != names[0] else None
+        (rest if Case(name, known).verdict(LEVEL / max(pairs, 1)) == "SEEN" else first).append(name)
+    return first, rest
 
 
 def section(result: dict[str, Any]) -> Section:
@@ -102,8 +152,9 @@ def section(result: dict[str, Any]) -> Section:
     curves, equal, metric = result["curves"], result["equal"], result["metric"]
     parts: list[Table | Plot | Passage] = []
     if curves:
-        figure, panels = new_figure(3, height=3.2)
-        for panel, budget in zip(panels, BUDGETS, strict=True):
+        budgets = budgets_of(result)
+        figure, panels = new_figure(len(budgets), height=3.2)
+        for panel, budget in zip(panels, budgets, strict=True):
             _draw(panel, curves, equal[budget]["at"], budget)
         panels[0].set_ylabel(label(metric))
         share_legend(figure, panels[0])
@@ -113,23 +164,33 @@ def section(result: dict[str, Any]) -> Section:
             "budget that all runs spent."
         )
         parts.append(Plot("learning_curves", figure, caption))
-        header = ["", *(f"at {amount(equal[budget]['at'], budget)}" for budget in BUDGETS)]
-        rows = [[name, *(spread(equal[budget]["scores"][name]) for budget in BUDGETS)] for name in curves]
+        header = ["", *(f"at {amount(equal[budget]['at'], budget)}" for budget in budgets)]
+        rows = [[name, *(spread(equal[budget]["scores"][name]) for budget in budgets)] for name in curves]
         parts.append(Table(header, rows, f"{score} at equal budgets: mean (lowest to highest run)."))
     missing = result["without_log"]
     left_out = f" Left out, as no training log of theirs is here: {', '.join(missing)}." if missing else ""
+    cautions = disturbed({name: curve.get("cpu_shares", []) for name, curve in curves.items()})
     return Section(
         title="Learning curves",
-        question="What does each model make of the same data, the same time and the same number of operations?",
-        findings=_findings(result),
+        question="What does each model make of the same updates, data, time and number of operations?",
+        findings=[*findings_of(result), *cautions],
         parts=parts,
         how="From the training logs: every validation's score against the target tokens learnt from, the seconds of "
         "training (validations not counted) and FLOPs (tokens times the counted training FLOPs of a target token of a "
-        "typical pair). Between validations the score is interpolated on a straight line." + left_out,
+        "typical pair). Between validations the score is interpolated on a straight line. Ahead is who is so "
+        "beyond the spread of the runs (Welch's interval of several seeds each), or, of one run each, beyond what so "
+        "many validated sentences leave open (Wilson's intervals); then these trained models are told apart, and not "
+        "their recipes." + left_out,
         limits="A learning-rate schedule that ends with the run makes a score in its middle lower than that of a run "
         "which would have ended there, so the run whose budget all others share is favoured. Seconds are those of the "
         "machine that trained, and losses of different tokenizers cannot be compared.",
+        cautions=cautions,
     )
+
+
+def budgets_of(result: dict[str, Any]) -> list[str]:
+    """Those that the result has: earlier versions had no equal updates."""
+    return [budget for budget in BUDGETS if budget in result["equal"]]
 
 
 def _draw(panel: Axes, curves: dict[str, Any], at: float, budget: str) -> None:
@@ -150,50 +211,58 @@ def _draw(panel: Axes, curves: dict[str, Any], at: float, budget: str) -> None:
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
 
 
-def _findings(result: dict[str, Any]) -> list[str]:
-    """Who is ahead at each budget, whether the three agree, and what was expected."""
-    curves, higher = result["curves"], result["higher_is_better"]
+def findings_of(result: dict[str, Any]) -> list[str]:
+    """Who is ahead at each budget, whether they agree, and what was expected."""
+    curves = result["curves"]
     if len(curves) < 2:
         return ["Fewer than two of the models have a training log here: there are no curves to compare."]
-    orders = {budget: order(result["equal"][budget], higher) for budget in BUDGETS}
-    findings = []
-    for budget, names in orders.items():
-        scores = result["equal"][budget]["scores"]
-        late = [name for name in curves if name not in names]
-        told = ", ".join(f"{name} {np.mean(scores[name]):.4g}" for name in names)
-        text = f"At equal {BUDGETS[budget]} ({amount(result['equal'][budget]['at'], budget)}): {told}."
+    findings, firsts = [], {}
+    for budget in budgets_of(result):
+        scores, at = result["equal"][budget]["scores"], result["equal"][budget]["at"]
+        first, rest = firsts[budget] = ahead(result, budget)
+        late = [name for name in curves if name not in (*first, *rest)]
+        said = ", ".join(f"{name} {np.mean(scores[name]):.4g}" for name in (*first, *rest))
+        text = f"At equal {BUDGETS[budget]} ({amount(at, budget)}): {said}."
         if late:
             text += f" {', '.join(late)} had not been validated by then."
-        if len(names) > 1:
-            text += f" {_ahead(names, scores)}"
+        if first and rest:
+            text += f" {together(first)} {'is' if len(first) == 1 else 'are'} ahead of {together(rest)}"
+            text += "." if len(first) == 1 else ", and not told apart."
+        elif len(first) > 1:
+            text += f" Not clear: {together(first)} are not told apart."
+        if cut := _cut_off(curves, at, budget):
+            text += f" Cut off before their schedules ended, and so worse than if trained for this: {together(cut)}."
         findings.append(text)
-    if all(len(names) == len(curves) for names in orders.values()):
-        if len({tuple(names) for names in orders.values()}) == 1:
-            findings.append("The order is the same whichever of the three is held equal.")
-        else:
-            findings.append("The order depends on what is held equal: the three budgets do not agree.")
-    traits = {name: recorded(curve) for name, curve in curves.items()}
-    names = [name for name in orders["flops"] if traits[name].is_recurrent or traits[name].is_transformer]
-    if len({traits[name].is_transformer for name in names}) == 2:
-        is_seen = traits[names[0]].is_transformer
-        findings.append(
-            f"Expected: at equal FLOPs a Transformer is ahead of recurrent models (Vaswani et al. 2017, table 2). "
-            f"{'SEEN' if is_seen else 'NOT SEEN'}: {names[0]}, "
-            f"{'a Transformer' if is_seen else 'a recurrent model'}, is ahead "
-            f"{'here' if names[0] == orders['flops'][0] else 'of the two kinds'}."
-        )
-    return findings
+    if all(len(first) + len(rest) == len(curves) for first, rest in firsts.values()):
+        winners = {tuple(sorted(first)) for first, _ in firsts.values()}
+        if len(winners) == 1 and all(len(first) == 1 for first, _ in firsts.values()):
+            findings.append(f"{winners.pop()[0]} is ahead whichever of them is held equal.")
+        elif not set.intersection(*(set(first) for first, _ in firsts.values())):
+            findings.append("Who is ahead depends on what is held equal: no model is among the first of all budgets.")
+    return [*findings, *_expected(result)]
 
 
-def _ahead(names: list[str], scores: dict[str, list[float]]) -> str:
-    """Whether the first's lead over the second is larger than what the seeds differ by."""
-    first, second = (scores[name] for name in names[:2])
-    if np.mean(first) == np.mean(second):
-        return f"{names[0]} and {names[1]} are level."
-    if len(first) == len(second) == 1:
-        return f"{names[0]} is ahead; with one seed each, chance is not ruled out."
-    overlap = max(min(first), min(second)) <= min(max(first), max(second))
-    return f"{names[0]} is ahead" + (", but the runs' ranges overlap." if overlap else ", with all of its runs.")
+def _cut_off(curves: dict[str, Any], at: float, budget: str) -> list[str]:
+    """Models whose runs went on after the budget: a schedule that ends with the run had not ended by then."""
+    return [name for name, curve in curves.items() if any(run[budget][-1] > 1.01 * at for run in curve["runs"])]
+
+
+def _expected(result: dict[str, Any]) -> list[str]:
+    """Whether each Transformer is ahead of each recurrent model at equal FLOPs."""
+    curves, scores = result["curves"], result["equal"]["flops"]["scores"]
+    traits = {name: recorded(curve) for name, curve in curves.items() if scores[name]}
+    recurrent = [name for name, one in traits.items() if one.is_recurrent]
+    cases = []
+    for name in (name for name, one in traits.items() if one.is_transformer):
+        for other in recurrent:
+            gap = np.mean(scores[name]) - np.mean(scores[other])
+            cases.append(Case(f"{name} against {other} ({gap:+.4g})", difference(result, "flops", name, other)))
+    cut = _cut_off(curves, result["equal"]["flops"]["at"], "flops")
+    single = any(len(scores[name]) == 1 for name in traits)
+    about = f" {TRAINED}" if single else ""
+    confound = f" The budget cuts {together(cut)} off, which speaks against them." if cut else ""
+    expected = "Expected: at equal FLOPs a Transformer is ahead of recurrent models (Vaswani et al. 2017, table 2)."
+    return told(f"{expected}{about}{confound}", cases)
 
 
 def amount(value: float, budget: str) -> str:

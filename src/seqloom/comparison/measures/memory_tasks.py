@@ -27,7 +27,9 @@ from seqloom.comparison.instruments.memory_networks import (
     train_and_keep,
 )
 from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.verdicts import Case, told
 from seqloom.figures.style import log_scale, look, new_figure, share_legend
+from seqloom.scoring.estimates import Estimate
 from seqloom.support.console import has_terminal
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 LENGTHS = {"adding": (10, 30, 80), "copy": (5, 20, 50)}
 UPDATES = {"adding": 800, "copy": 1000}
 CLEAR = 0.1
-"""A smaller difference of errors (shares of the baseline) is not called one."""
+"""A smaller difference of one training's errors (shares of the baseline) is not named."""
+TINY = 1e-12
+"""A gradient of nothing."""
 
 
 def plan(seed: int, **changes: Any) -> list[Training]:
@@ -106,7 +110,8 @@ def section(result: dict[str, Any]) -> Section:
             f"Errors are losses on {result['tested']} fresh sequences, divided by the loss of who remembers nothing: "
             "always answering 1 (adding problem), or blanks and then any symbol (copy task). A training ends when the "
             f"mean loss of {result['window']} updates is below {result['solved_below']:.0%} of that: the task is "
-            "solved. Clipping is at norm 1."
+            "solved. Clipping is at norm 1. Whether one system is better is tested over all tasks and lengths: the "
+            "mean of the differences between the trainings of two systems, with Student's interval of it."
         ),
         limits=(
             "Small networks, few updates and one seed: who solves a task after twice the updates is not seen here, and "
@@ -120,7 +125,7 @@ def section(result: dict[str, Any]) -> Section:
 def findings(result: dict[str, Any]) -> list[str]:
     """Who solved what; what was expected, and whether it was seen."""
     runs = result["runs"]
-    return [*_solved(runs), _gates(runs), _clipping(runs), _norms(runs)]
+    return [*_solved(runs), gates(runs), clipping(runs), norms(runs)]
 
 
 NAMES = {"adding": "adding problem", "copy": "copy task"}
@@ -178,59 +183,76 @@ def _solved(runs: list[dict[str, Any]]) -> list[str]:
     return sentences
 
 
-def _gates(runs: list[dict[str, Any]]) -> str:
-    """Did LSTM and GRU remember what the tanh-RNN does not?"""
-    seen = []
+def gates(runs: list[dict[str, Any]]) -> str:
+    """Did LSTM and GRU remember what the tanh-RNN does not? Of all tasks and lengths together: one training each is a
+    draw, but there are several."""
+    cases = []
     for system in ("lstm", "gru"):
-        better, worse = [], []
+        gains, better, worse = [], [], []
         for run in _find(_clipped(runs), system=system):
             for plain in _find(_clipped(runs), system="rnn", task=run["task"], length=run["length"]):
-                gain = 0.0 if run["error"] == plain["error"] else _error(plain) - _error(run)
+                gains.append(_gain(run, plain))
                 place = f"{NAMES[run['task']]} {run['length']}"
-                better += [f"{place} ({_share(run)} against {_share(plain)})"] * (gain > CLEAR)
-                worse += [f"{place} ({_share(run)} against {_share(plain)})"] * (gain < -CLEAR)
-        verdict = "SEEN" if better and not worse else "NOT SEEN"
-        text = f"{SYSTEMS[system]}: {verdict}, clearly lower error at " + (", ".join(better) or "no length")
-        seen.append(text + (f", but clearly higher at {', '.join(worse)}" if worse else ""))
-    return (
-        "Expected (Hochreiter & Schmidhuber 1997): gated cells remember farther than the tanh-RNN. "
-        + "; ".join(seen)
-        + "."
+                better += [f"{place} ({_share(run)} against {_share(plain)})"] * (gains[-1] > CLEAR)
+                worse += [f"{place} ({_share(run)} against {_share(plain)})"] * (gains[-1] < -CLEAR)
+        if gains:
+            text = f"{SYSTEMS[system]}, an error lower by {in_percent(gains)} of the baseline in the mean"
+            text += f"; much lower at {', '.join(better)}" if better else ""
+            cases.append(Case(text + (f"; much higher at {', '.join(worse)}" if worse else ""), Estimate.of(gains)))
+    return " ".join(
+        told("Expected (Hochreiter & Schmidhuber 1997): gated cells remember farther than the tanh-RNN.", cases)
     )
 
 
-def _clipping(runs: list[dict[str, Any]]) -> str:
+def in_percent(values: list[float]) -> str:
+    """Their mean, with its interval where there are several."""
+    known = Estimate.of(values)
+    if not math.isfinite(known.error):
+        return f"{known.value:.0%}"
+    return "{:.0%} [{:.0%}, {:.0%}]".format(known.value, *known.interval())
+
+
+def clipping(runs: list[dict[str, Any]]) -> str:
     """Did clipping matter, and where?"""
-    helped, harmed, pairs = [], [], _pairs(runs)
-    for run, plain in pairs:
-        gain = 0.0 if run["error"] == plain["error"] else _error(plain) - _error(run)
+    helped, harmed, gains = [], [], []
+    for run, plain in _pairs(runs):
+        gains.append(_gain(run, plain))
         place = f"{SYSTEMS[run['system']]}, {NAMES[run['task']]} {run['length']}"
         text = f"{place} ({_share(run)} with, {_share(plain)} without)"
-        helped += [text] * (gain > CLEAR)
-        harmed += [text] * (gain < -CLEAR)
-    expected = "Expected (Pascanu et al. 2013): clipping the gradient's norm helps. "
-    if not helped and not harmed:
-        return (
-            expected
-            + f"NOT SEEN: in none of {len(pairs)} trainings did it change the error by {CLEAR:.0%} of the baseline."
-        )
-    verdict = "SEEN" if len(helped) > len(harmed) else "NOT SEEN"
-    text = f"{verdict}: of {len(pairs)} trainings it clearly helped {len(helped)} and harmed {len(harmed)}"
+        helped += [text] * (gains[-1] > CLEAR)
+        harmed += [text] * (gains[-1] < -CLEAR)
+    expected = "Expected (Pascanu et al. 2013): clipping the gradient's norm helps."
+    if not gains:
+        return f"{expected} Not measured."
+    text = f"in {len(gains)} trainings the error is lower by {in_percent(gains)} of the baseline in the mean; by "
+    text += f"{CLEAR:.0%} or more it helped {len(helped)} and harmed {len(harmed)}"
     text += f"; helped: {'; '.join(helped)}" if helped else ""
-    return expected + text + (f"; harmed: {'; '.join(harmed)}." if harmed else ".")
+    text += f"; harmed: {'; '.join(harmed)}" if harmed else ""
+    return " ".join(told(expected, [Case(text, Estimate.of(gains))]))
 
 
-def _norms(runs: list[dict[str, Any]]) -> str:
+def norms(runs: list[dict[str, Any]]) -> str:
     """Whose gradients exploded?"""
     here = _clipped(runs, False) or runs
     largest = {system: max(run["largest_norm"] for run in _find(here, system=system)) for system in _systems(runs)}
     text = ", ".join(f"{SYSTEMS[system]} {norm:.3g}" for system, norm in largest.items())
-    gated = [largest[system] for system in ("lstm", "gru") if system in largest]
-    verdict = "SEEN" if gated and largest.get("rnn", 0.0) > max(gated) else "NOT SEEN"
-    return (
-        "Expected (Bengio et al. 1994): the tanh-RNN's gradients explode more than those of gated cells. "
-        f"{verdict}: largest gradient norm of any update without clipping: {text}."
-    )
+    cases = []
+    for system in ("lstm", "gru"):
+        ratios = [
+            math.log(max(plain["largest_norm"], TINY) / max(run["largest_norm"], TINY))
+            for run in _find(here, system=system)
+            for plain in _find(here, system="rnn", task=run["task"], length=run["length"])
+        ]
+        if ratios:
+            ratio = math.exp(sum(ratios) / len(ratios))
+            cases.append(Case(f"{ratio:.3g} times those of the {SYSTEMS[system]} in the mean", Estimate.of(ratios)))
+    expected = "Expected (Bengio et al. 1994): the tanh-RNN's gradients explode more than those of gated cells."
+    return f"{' '.join(told(expected, cases))} Largest gradient norm of any update without clipping: {text}."
+
+
+def _gain(run: dict[str, Any], plain: dict[str, Any]) -> float:
+    """How much lower the first one's error is; who does worse than remembering nothing remembers nothing."""
+    return min(1.0, _error(plain)) - min(1.0, _error(run))
 
 
 def _share(run: dict[str, Any]) -> str:

@@ -8,24 +8,23 @@ the p-values of a metric's pairs adjusted for their number (Holm 1979); and sent
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.measures.quality_examples import examples, passages
 from seqloom.comparison.measures.quality_figures import differences_figure, scores_figure
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import recorded
+from seqloom.comparison.verdicts import TRAINED, Case, Verdict, judged
 from seqloom.scoring import metrics
-from seqloom.scoring.against import paired_tests
+from seqloom.scoring.against import decoding_in_words, paired_tests, settings_read
 from seqloom.scoring.normalization import signed
 from seqloom.scoring.predictions import (
-    Predictions,
     check_same_sentences,
     measure_sentences,
     normalizations,
@@ -38,23 +37,17 @@ from seqloom.scoring.significance import (
     SEED,
     Statistics,
     holm,
-    sentence_scores,
-    system_resamples,
+    system_interval,
     system_score,
 )
 from seqloom.support.console import has_terminal
 from seqloom.support.wording import p_value, plural, together, with_interval
 
-EXAMPLES = 3
-"""Sentences of a pair that are shown for each of the two."""
-EXAMPLE_PAIRS = 3
-"""Pairs of which sentences are shown: the first in the order of the candidates."""
-LONGEST = 300
-"""Letters of a sentence that are shown."""
 TESTS = {
     "bootstrap": "paired bootstrap",
     "randomisation": "approximate randomisation",
     "exact": "McNemar's exact test",
+    "seeds": "Welch's test of seeds and sentences",
 }
 
 
@@ -108,6 +101,8 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
                 "runs": len(candidate.predictions),
                 "seeds": list(candidate.seeds),
                 "generation": kept[candidate.name][0].get("generation", {}),
+                "is_run": candidate.settings is not None,
+                "empty": sum(not text.strip() for run in predictions[candidate.name] for text in run.hypotheses),
             }
             for candidate in candidates
         ],
@@ -116,7 +111,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         "samples": options.bootstrap_samples,
         "metrics": results,
         "untested": _untested(kept, [name for name in asked if name not in metrics.METRICS]),
-        "examples": {"metric": shown, "pairs": _examples(shown, predictions, statistics[shown])},
+        "examples": {"metric": shown, "pairs": examples(shown, predictions, statistics[shown])},
     }
 
 
@@ -127,7 +122,7 @@ def _results(name: str, systems: dict[str, list[Statistics]], signature: str, sa
         each = [system_score([run]) for run in runs]
         scores[system] = {
             "score": system_score(runs),
-            "interval": np.quantile(system_resamples(runs, samples), (0.025, 0.975)).tolist(),
+            "interval": system_interval(runs, samples),
             "runs": each,
             "spread": stdev(each) if len(each) > 1 else None,
         }
@@ -135,7 +130,10 @@ def _results(name: str, systems: dict[str, list[Statistics]], signature: str, sa
         {"a": a, "b": b, **paired_tests(name, systems[a], systems[b], samples)}
         for a, b in itertools.combinations(systems, 2)
     ]
-    for pair, adjusted in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
+    tested = [pair for pair in pairs if pair["p"] is not None]
+    for pair in pairs:
+        pair["p_holm"] = None
+    for pair, adjusted in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
         pair["p_holm"] = adjusted
         pair["better"] = pair["better"] and (pair[pair["better"]] if adjusted < LEVEL else None)
     return {
@@ -157,33 +155,6 @@ def _untested(kept: dict[str, list[dict[str, Any]]], names: list[str]) -> dict[s
     return scores
 
 
-def _examples(
-    metric: str, predictions: dict[str, list[Predictions]], statistics: dict[str, list[Statistics]]
-) -> list[dict[str, Any]]:
-    """For each pair, sentences on which the first runs' own scores are farthest apart, either way."""
-    sign = 1 if metrics.higher_is_better(metric) else -1
-    scores = {name: sentence_scores(runs[:1]) for name, runs in statistics.items()}
-    pairs = []
-    for a, b in list(itertools.combinations(predictions, 2))[:EXAMPLE_PAIRS]:
-        margins = sign * (scores[a] - scores[b])
-        entry: dict[str, Any] = {"a": a, "b": b}
-        for better, gains in (("a", margins), ("b", -margins)):
-            order = np.argsort(-gains, kind="stable")[:EXAMPLES]  # of equals, the first in the data
-            entry[f"better_{better}"] = [
-                {
-                    "line": int(index) + 1,
-                    "source": predictions[a][0].sources[index],
-                    "reference": predictions[a][0].references[index],
-                    "hypotheses": [predictions[name][0].hypotheses[index] for name in (a, b)],
-                    "scores": [float(scores[name][index]) for name in (a, b)],
-                }
-                for index in order
-                if gains[index] > ROUNDING
-            ]
-        pairs.append(entry)
-    return pairs
-
-
 def section(result: dict[str, Any]) -> Section:
     """What the numbers say."""
     names = [candidate["name"] for candidate in result["candidates"]]
@@ -203,34 +174,41 @@ def section(result: dict[str, Any]) -> Section:
         parts += [_tests_table(result), Plot("quality_differences", differences_figure(result), _DIFFERENCES_CAPTION)]
     signatures = [[metrics.label(name), entry["signature"]] for name, entry in result["metrics"].items()]
     parts.append(Table(["metric", "signature"], signatures, "How each score was made."))
-    parts += _passages(result)
-    decoding = {json.dumps(candidate["generation"], sort_keys=True) for candidate in result["candidates"]}
+    parts += passages(result)
+    said = remarks(result)
     return Section(
         title="Quality",
         question="Whose outputs are better, and is the difference more than the choice of test sentences?",
         findings=[
-            *(finding for name, entry in result["metrics"].items() for finding in _differing(name, entry)),
+            *(finding for name, entry in result["metrics"].items() for finding in _differing(name, entry, result)),
+            *said,
             *_expected(result),
         ],
         parts=parts,
         how=(
             f"The {result['sentences']:,} sentences of the {result['split']} split, the same for all. Intervals: the "
             f"percentiles 2.5 and 97.5 of {result['samples']:,} bootstrap resamples of the sentences (Koehn 2004; seed "
-            f"{SEED}, the same resamples for all). Pairs: paired bootstrap as sacrebleu has it; approximate "
+            f"{SEED}, the same resamples for all); of shares of right sentences or tokens Wilson's (1927). "
+            "Pairs: paired bootstrap as sacrebleu has it; approximate "
             f"randomisation with {result['samples']:,} swaps (Riezler & Maxwell 2005); for exact match of one run "
-            "each, McNemar's exact test. The last of these that applies decides, at p < 0.05, after Holm's adjustment "
-            "for the number of pairs of a metric."
-            + (" The score of several seeds is the mean of theirs." if several else "")
-            + (" The candidates were not decoded with the same settings." if len(decoding) > 1 else "")
+            "each, McNemar's exact test; for several seeds each, Welch's test of the difference over its error by the "
+            "resampled sentences and the spread of the seeds together. The last of these that applies decides, at p < "
+            "0.05, after Holm's adjustment for the number of pairs of a metric; one run against several is not tested, "
+            "and the bootstrap alone decides nothing."
+            + (
+                " The score of several seeds is the mean of theirs; its interval is of other seeds and sentences."
+                if several
+                else ""
+            )
         ),
         limits=(
             "The sentences are taken as independent of each other; where neighbours are of one document, differences "
-            "are less certain than the p-values say. No difference found is not the same as no difference. The tests "
-            "do not know what other training seeds would give"
-            + ("; the spread over the seeds shows some of it." if several else ": compare several seeds to see it.")
+            "are less certain than the p-values say. No difference found is not the same as no difference."
+            + ("" if several else " What other training seeds would give is not in the tests: compare several seeds.")
             + _too_few_samples(result)
             + " Automatic metrics compare with one reference each, and are not the judgement of people."
         ),
+        cautions=said,
         headline={
             f"{metrics.label(name)} (%) [95 % interval]": {
                 system: with_interval(score["score"], score["interval"]) for system, score in entry["scores"].items()
@@ -257,13 +235,40 @@ _DIFFERENCES_CAPTION = (
 )
 
 
-def _differing(name: str, entry: dict[str, Any]) -> list[str]:
+def remarks(result: dict[str, Any]) -> list[str]:
+    """What is to be known beside the scores: other decoding settings, empty outputs, models of others."""
+    candidates, said = result["candidates"], []
+    ways: dict[str, list[str]] = {}
+    for candidate in candidates:
+        ways.setdefault(decoding_in_words(settings_read(candidate["generation"])), []).append(candidate["name"])
+    if len(ways) > 1:
+        told = "; ".join(f"{together(names)} with {way}" for way, names in ways.items())
+        said.append(
+            f"The candidates were not decoded with the same settings ({told}): a difference may be the decoding's, not "
+            "the models'."
+        )
+    for candidate in candidates:
+        if candidate.get("empty"):
+            number = result["sentences"] * candidate["runs"]
+            said.append(f"{candidate['name']} wrote nothing for {candidate['empty']:,} of {number:,} sentences.")
+    others = [candidate["name"] for candidate in candidates if not candidate.get("is_run", True)]
+    if others:
+        said.append(
+            f"{together(others)} {'is no run' if len(others) == 1 else 'are no runs'} of seqloom: on what and for how "
+            "long it was trained is not known here, and the test sentences may have been among it."
+        )
+    return said
+
+
+def _differing(name: str, entry: dict[str, Any], result: dict[str, Any]) -> list[str]:
     """Which pairs differ on a metric and which do not."""
     pairs = entry["pairs"]
     if not pairs:
         return []
     found = sorted((pair for pair in pairs if pair["better"]), key=lambda pair: -abs(pair["difference"]))
-    others = sorted((pair for pair in pairs if not pair["better"]), key=lambda pair: pair["p_holm"])
+    untested = [f"{pair['a']} and {pair['b']}" for pair in pairs if pair["p"] is None]
+    others = [pair for pair in pairs if not pair["better"] and pair["p"] is not None]
+    others.sort(key=lambda pair: pair["p_holm"])
     said = []
     for pair in found:
         worse = pair["b"] if pair["better"] == pair["a"] else pair["a"]
@@ -280,33 +285,33 @@ def _differing(name: str, entry: dict[str, Any]) -> list[str]:
             if said
             else (f"no difference was found between {_some(missing)}.")
         )
-    return [sentences]
+    if untested:
+        sentences += f" Not tested, one run against several: {_some(untested)}."
+    runs = {candidate["name"]: candidate["runs"] for candidate in result["candidates"]}
+    if any(runs[pair["a"]] == runs[pair["b"]] == 1 for pair in pairs):
+        sentences += f" {TRAINED}"
+    return [" ".join(sentences.split())]
 
 
 def _expected(result: dict[str, Any]) -> list[str]:
-    """Whether Transformers are better than recurrent models."""
+    """Whether Transformers are better than recurrent models, pair by pair as the tests have it."""
     traits = {candidate["name"]: recorded(candidate) for candidate in result["candidates"]}
-    verdicts = []
+    said = []
     for name, entry in result["metrics"].items():
-        crossed = [
-            pair
-            for pair in entry["pairs"]
-            for one, other in itertools.permutations((traits[pair["a"]], traits[pair["b"]]))
-            if one.is_recurrent and other.is_transformer
-        ]
-        winners = [traits[pair["better"]].is_transformer for pair in crossed if pair["better"]]
-        ahead, behind = winners.count(True), winners.count(False)
-        if crossed:
-            verdict = "SEEN" if ahead > 0 == behind else "NOT SEEN"
-            verdicts.append(
-                f"{verdict} in {metrics.label(name)} (better in {ahead} of {plural(len(crossed), 'pair')} of the two "
-                f"kinds, worse in {behind})"
-            )
-    if not verdicts:
+        cases = []
+        for pair in entry["pairs"]:
+            for one, other in itertools.permutations((pair["a"], pair["b"])):
+                if traits[one].is_transformer and traits[other].is_recurrent:
+                    found: Verdict = "SEEN" if pair["better"] == one else "NOT SEEN" if pair["better"] else "NOT CLEAR"
+                    cases.append(Case(f"{one} and {other}", found))
+        if cases:
+            of_each = "; ".join(f"{verdict} of {', '.join(texts)}" for verdict, texts in judged(cases).items())
+            said.append(f"{metrics.label(name)}: {of_each}.")
+    if not said:
         return []
     return [
         "Expected after Vaswani et al. (2017), who trained on millions of sentences: Transformers score better than "
-        f"recurrent models. {'; '.join(verdicts)}."
+        f"recurrent models. {' '.join(said)}"
     ]
 
 
@@ -338,69 +343,44 @@ def _tests_table(result: dict[str, Any]) -> Table:
             metrics.label(name),
             f"{pair['a']} − {pair['b']}",
             with_interval(pair["difference"], pair["interval"], "+"),
-            *(p_value(pair[f"p_{test}"]) for test in ("bootstrap", "randomisation", "exact", "holm")),
+            *(p_value(pair.get(f"p_{test}")) for test in ("bootstrap", "randomisation", "exact", "seeds", "holm")),
             f"{pair['wins']:,} / {pair['losses']:,} / {pair['ties']:,}",
-            pair["better"] or "not found",
+            pair["better"] or ("not tested" if pair["p"] is None else "not found"),
         ]
         for name, entry in result["metrics"].items()
         for pair in entry["pairs"]
     ]
-    header = ["metric", "pair", "difference", "p bootstrap", "p randomisation", "p exact", "p Holm"]
+    header = ["metric", "pair", "difference", "p bootstrap", "p randomisation", "p exact", "p seeds"]
+    header += ["p Holm"]
     header += ["wins / losses / ties", "better"]
     caption = (
         "Paired tests: differences in points with 95 % intervals; p Holm is the last p before it, adjusted for the "
         "number of pairs of the metric. Wins are sentences on which the first of the pair scores better by itself."
     )
-    used = [number for number in range(len(header)) if number != 5 or any(row[number] for row in rows)]
+    used = [number for number in range(len(header)) if number not in (5, 6) or any(row[number] for row in rows)]
     return Table([header[n] for n in used], [[row[n] for n in used] for row in rows], caption)
 
 
-def _passages(result: dict[str, Any]) -> list[Passage]:
-    """Sentences that one of a pair does better than the other."""
-    metric, passages = result["examples"]["metric"], []
-    several = any(candidate["runs"] > 1 for candidate in result["candidates"])
-    for pair in result["examples"]["pairs"]:
-        for better, worse in (("a", "b"), ("b", "a")):
-            found = pair[f"better_{better}"]
-            if not found:
-                continue
-            what = (
-                f"{pair[better]} is right and {pair[worse]} wrong"
-                if metric == "exact_match"
-                else f"{pair[better]} is farthest ahead of {pair[worse]} ({metrics.label(metric)} of the sentence)"
-            )
-            lines = []
-            for entry in found:
-                texts = _excerpts([entry["source"]]) + _excerpts([entry["reference"], *entry["hypotheses"]])
-                scores = ["", ""] if metric == "exact_match" else [f" ({score:.1f})" for score in entry["scores"]]
-                lines += [
-                    f"Line {entry['line']:,}. Source: {texts[0]}",
-                    f"Reference: {texts[1]}",
-                    *(f"{pair[k]}{s}: {text}" for k, s, text in zip("ab", scores, texts[2:], strict=True)),
-                ]
-            passages.append(Passage(f"Where {what}" + (", first seeds" if several else ""), lines))
-    return passages
-
-
-def _excerpts(texts: list[str]) -> list[str]:
-    """Long texts cut to where they begin to differ."""
-    same = next((n for n, letters in enumerate(itertools.zip_longest(*texts)) if len(set(letters)) > 1), 0)
-    start = max(0, same - LONGEST // 3) if max(map(len, texts)) > LONGEST else 0
-    return [
-        ("…" if start else "") + text[start : start + LONGEST] + ("…" if len(text) > start + LONGEST else "")
-        for text in texts
-    ]
-
-
 def _in_words(result: dict[str, Any]) -> str:
-    """The best of each metric; of equals, all."""
+    """The highest of each metric, with those that no test tells from it; of equals, all."""
     said = []
     for name, entry in result["metrics"].items():
         scores = {system: score["score"] for system, score in entry["scores"].items()}
         best = (max if entry["higher_is_better"] else min)(scores.values())
-        chosen = [system for system, score in scores.items() if abs(score - best) <= ROUNDING]
-        whose = f"best for {together(chosen)}" if len(chosen) < len(scores) else "the same for all"
-        said.append(f"{metrics.label(name)} is {f'{whose}, ' if len(scores) > 1 else ''}{best:.2f}")
+        top = {system for system, score in scores.items() if abs(score - best) <= ROUNDING}
+        apart = {
+            frozenset((pair["a"], pair["b"])) for pair in entry["pairs"] if pair["better"]
+        }  # fmt: skip
+        chosen = [s for s in scores if s in top or any(frozenset((s, one)) not in apart for one in top)]
+        if len(scores) == 1:
+            said.append(f"{metrics.label(name)} is {best:.2f}")
+        elif len(top) == len(scores):
+            said.append(f"{metrics.label(name)} is the same for all, {best:.2f}")
+        elif len(chosen) == 1:
+            said.append(f"{metrics.label(name)} is best for {chosen[0]}, {best:.2f}")
+        else:
+            values = together([f"{system} {scores[system]:.2f}" for system in chosen])
+            said.append(f"{metrics.label(name)}: at the top, and not told apart, are {values}")
     return "; ".join(said) + "."
 
 

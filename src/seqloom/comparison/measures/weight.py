@@ -17,18 +17,20 @@ from tqdm.auto import tqdm
 from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments.budgets import (
+    SHARE,
     SPENT,
     Validations,
-    best_of_all,
     common_metric,
     over_seeds,
     read_all,
     to_quality,
+    worth_reaching,
 )
 from seqloom.comparison.instruments.flops import costs
 from seqloom.comparison.instruments.footprint import POWERCAP, Work, has_meter, watch
+from seqloom.comparison.measures.heavier import findings_of, number
 from seqloom.comparison.sections import Plot, Section, Table
-from seqloom.comparison.traits import recorded
+from seqloom.comparison.trainings import watched_share
 from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.settings.schema import TrainingSettings
@@ -41,16 +43,9 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 2048
 """Of an update of a model whose settings are not known."""
+MEMORY = ("generation_memory_mib", "training_memory_mib")
 DECODED_ROWS = 32
 """Sentences that are decoded together."""
-HEAVINESS = {
-    "parameters": "parameters",
-    "training_flops": "training FLOPs a target token",
-    "generation_flops": "FLOPs a generated token",
-    "training_memory_mib": "peak memory of training",
-    "generation_memory_mib": "peak memory of generation",
-    "model_bytes": "model file",
-}
 
 
 def measure(
@@ -66,14 +61,16 @@ def measure(
     Args:
         candidates: Of any make; what is not known of one is None.
         options: ``num_threads``, and ``num_jobs`` processes side by side where no energy is counted.
-        quality: Of the validations' metric; what it took to reach it is told. Default: the best that all runs reach.
+        quality: Of the validations' metric; what it took to reach it is told. Default: most of what the best model
+            gained.
         energy_seconds: Of training work, where the machine tells its energy.
         powercap: Linux' folder of energy counters.
     """
     runs = read_all(candidates)
     metric = common_metric(runs)
+    share = SHARE if quality is None and runs else None
     if quality is None and runs:
-        quality = best_of_all(runs, metric)
+        quality = worth_reaching(runs, metric)
     meter = has_meter(options.device, powercap)
     bar = tqdm(total=2 * len(candidates), desc="light or heavy", unit=" steps", disable=not has_terminal())
     found, works = {}, []
@@ -91,24 +88,32 @@ def measure(
             }
             training = candidate.settings.training if candidate.settings else batch_of_others(candidates)
             lengths = (cost["source_length"], cost["target_length"])
-            rows = training.batch_size or max(1, training.batch_tokens // max(lengths))
-            found[candidate.name]["update_rows"] = rows
+            own = training.batch_size or max(1, training.batch_tokens // max(lengths))
+            found[candidate.name]["own_update_rows"] = own
             works.append(
                 Work(
-                    str(candidate.folders[0]), *lengths, rows, DECODED_ROWS, dataclasses.asdict(training),
+                    str(candidate.folders[0]), *lengths, own, DECODED_ROWS, dataclasses.asdict(training),
                     options.num_threads, energy_seconds if meter else 0.0, str(powercap),
                 )
             )  # fmt: skip
             bar.update()
+        # Of equal batches, or the recipes' batch sizes would be compared: the smallest of theirs, which all can hold.
+        rows = min((work.rows for work in works), default=1)
+        works = [dataclasses.replace(work, rows=rows) for work in works]
+        again = [dataclasses.replace(work, energy_seconds=0.0) for work in works]
         with ThreadPoolExecutor(1 if meter else options.num_jobs) as pool:  # what counts energy must be alone
-            for name, watched in zip(found, pool.map(watch, works), strict=True):
-                found[name]["joules_per_1000_tokens"] = joules_per_1000(watched.pop("energy"))
-                found[name] |= watched
-                bar.update()
+            twice = list(pool.map(watch, [*works, *again]))
+        for name, watched, control in zip(found, twice, twice[len(works) :], strict=False):
+            found[name]["update_rows"] = rows
+            found[name]["joules_per_1000_tokens"] = joules_per_1000(watched.pop("energy"))
+            found[name] |= watched
+            found[name]["again"] = {kind: control[kind] for kind in MEMORY}
+            bar.update()
     return {
         "models": found,
         "metric": metric if runs else None,
         "quality": quality,
+        "share": share,
         "hardware": environment()["hardware"],
         "device": options.device.type,
         "threads": options.num_threads,
@@ -152,6 +157,7 @@ def speed(candidate: Candidate, runs: Sequence[Validations]) -> dict[str, Any]:
         "tokens_per_second": over_seeds(rates),
         "epoch_seconds": over_seeds(epochs),
         "trained_on": sorted(set(machines)),
+        "cpu_shares": [share for folder in candidate.folders if (share := watched_share(folder)) is not None],
     }
 
 
@@ -186,45 +192,56 @@ def section(result: dict[str, Any]) -> Section:
     mark = f"{metrics.label(result['metric'])} {quality:.4g}" if quality is not None else ""
     caption = "What each model weighs; less is lighter, and — is not known."
     if mark:
-        caption += f" The quality is a validation {mark}, the best that every run reaches or the one asked for."
+        caption += f" The quality is a validation {mark}, {_quality_in_words(result)}."
     headline = {
         "parameters": {n: number(m["parameters"]) for n, m in models.items()},
         "training FLOPs a target token": {n: number(m["training_flops"]) for n, m in models.items()},
         "peak memory of training": {n: _with(mebibytes(m["training_memory_mib"]), "MiB") for n, m in models.items()},
     }
     if mark:
-        row = {n: _with(_spread(spent[n] and spent[n]["seconds"]), "s") for n in models}
+        row = {n: _with(_reached(spent[n] and spent[n]["seconds"]), "s") for n in models}
         headline[f"training time to validation {mark}"] = row
+    findings, cautions = findings_of(result, mark)
     return Section(
         title="Light or heavy",
         question="What do the models weigh: in parameters, operations, memory, bytes, seconds and joules?",
-        findings=_findings(result, mark),
+        findings=[*findings, *cautions],
         parts=[Plot("weight", figure, caption), Table(["", *models], _rows(result, mark), "Costs of every model.")],
         how="FLOPs are counted by torch's FlopCounterMode on the model's own calls (a multiply-add is two; matrix "
         "products alone) for one pair of the median lengths of the test data; generating is greedy, with the cache, "
         "the encoder included. Peak memory is of a fresh process for each model: for generation, "
-        f"{DECODED_ROWS} sentences of the median length at once; for training, three updates of the settings' batch of "
-        "such pairs with their optimizer. "
+        f"{DECODED_ROWS} sentences of the median length at once; for training, three updates of a batch of such pairs "
+        "with the settings' optimizer, as many pairs for all: the smallest batch of the recipes. Each is measured in "
+        "two processes, whose difference is what a ratio must exceed. "
         + ("It is what the resident set grows by" if is_cpu else "It is the highest sum of torch's tensors")
         + f", the model included ({result['hardware']}, threads: {result['threads']}). Speed and seconds are from "
         "the training logs, validations not counted; of several seeds, the mean (lowest to highest). Seconds to the "
-        f"quality end with the first validation that reaches it. {energy}",
+        "quality end where the straight line from the last validation below it to the first that reaches it does; "
+        f"between these two the verdict takes them to be anywhere. {energy}",
         limits="The sizes are those that were chosen: these models are compared, not all of their kind. A token is "
         "what the model's own tokenizer cuts: where tokenizers differ, so do tokens. A median pair stands for all, and "
         "the longest update of a training takes more memory; a moving average of the weights is not in it. Joules are "
         "of the whole processor or card, what idles and what others run on it included.",
         headline=headline,
+        cautions=cautions,
     )  # fmt: skip
 
 
-def number(value: float | None) -> str:
-    """``1.23 M``: three digits and the SI prefix."""
-    if value is None:
-        return "—"
-    for size, prefix in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g}{prefix}"
-    return f"{value:.3g}"
+def _quality_in_words(result: dict[str, Any]) -> str:
+    """How the mark was chosen; earlier versions took another one."""
+    if "share" not in result:
+        return "the best that every run reaches or the one asked for"
+    return f"{result['share']:.0%} of what the best model gained" if result["share"] else "the one asked for"
+
+
+def _reached(stat: dict[str, Any] | None, form=None) -> str:
+    """Mean and bounds over the seeds; ``never reached``, by one of several or by all."""
+    form = form or mebibytes
+    if stat is None or stat["mean"] is not None:
+        return _spread(stat, form)
+    known = [form(place) for place in stat["runs"] if place is not None]
+    several = f" by {len(stat['runs']) - len(known)} of {len(stat['runs'])} runs" if known else ""
+    return f"never reached{several}"
 
 
 def mebibytes(value: float | None) -> str:
@@ -246,7 +263,7 @@ def _scaled(value: float | None, factor: float) -> float | None:
 
 
 def _with(text: str, unit: str) -> str:
-    return text if text == "—" else f"{text} {unit}"
+    return f"{text} {unit}" if text[0].isdigit() else text
 
 
 def _spread(stat: dict[str, float] | None, form=mebibytes) -> str:
@@ -275,6 +292,7 @@ def _rows(result: dict[str, Any], mark: str) -> list[list[str]]:
         row("FLOPs a generated token", lambda m: number(m["generation_flops"])),
         row("peak memory of training (MiB)", lambda m: mebibytes(m["training_memory_mib"])),
         row("… pairs in that update", lambda m: f"{m['update_rows']:,}"),
+        row("… pairs in the recipe's own", lambda m: f"{m.get('own_update_rows', m['update_rows']):,}"),
         row("peak memory of generation (MiB)", lambda m: mebibytes(m["generation_memory_mib"])),
         row("model file (MB)", lambda m: mebibytes(_scaled(m["model_bytes"], 1e-6))),
         row("target tokens a second", lambda m: _spread(m["tokens_per_second"])),
@@ -283,84 +301,8 @@ def _rows(result: dict[str, Any], mark: str) -> list[list[str]]:
     ]
     for name, title in SPENT.items() if mark else ():
         form = whole if name == "updates" else number
-        rows.append([f"{title} to {mark}", *(_spread((m["to_quality"] or {}).get(name), form) for m in models)])
+        rows.append([f"{title} to {mark}", *(_reached((m["to_quality"] or {}).get(name), form) for m in models)])
     return rows
-
-
-def _findings(result: dict[str, Any], mark: str) -> list[str]:
-    """Heavier or not, quantity by quantity; cheaper to the quality or not; what the seconds cannot say."""
-    models = result["models"]
-    findings = []
-    verdicts: dict[str, list[str]] = {"SEEN": [], "NOT SEEN": [], "NOT CLEAR": []}
-    for key, title in HEAVINESS.items():
-        verdict, text = _against(models, {name: model[key] for name, model in models.items()})
-        if verdict:
-            verdicts[verdict].append(f"{title} ({text})")
-    if any(verdicts.values()):
-        told = ". ".join(f"{verdict} in: {'; '.join(texts)}" for verdict, texts in verdicts.items() if texts)
-        findings.append(f"Expected: the Transformer is heavier than the RNN (Wu et al. 2020). {told}.")
-    if mark:
-        findings += _quality_findings(result, mark)
-    watts = {name: model["joules_per_1000_tokens"] for name, model in models.items()}
-    if any(value is not None for value in watts.values()):
-        told = ", ".join(f"{name} {mebibytes(value)} J" for name, value in watts.items())
-        findings.append(f"Energy for 1,000 target tokens of training: {told}.")
-    else:
-        findings.append("Energy: this machine does not tell (it has no counter that may be read).")
-    for name, model in models.items():
-        if model["error"]:
-            findings.append(f"Memory and energy could not be measured for all of {name}'s work: {model['error']}")
-    return findings
-
-
-def _quality_findings(result: dict[str, Any], mark: str) -> list[str]:
-    """What a validation score took."""
-    models, findings = result["models"], []
-    for key, reason in (
-        ("flops", "fewer FLOPs (Vaswani et al. 2017, table 2)"),
-        ("seconds", "less time, being parallel"),
-    ):
-        spent = {name: _mean(model["to_quality"] and model["to_quality"][key]) for name, model in models.items()}
-        told = ", ".join(f"{name} {number(value)}" for name, value in spent.items())
-        text = (
-            f"{SPENT[key].capitalize() if key == 'seconds' else SPENT[key]} of training to validation {mark}: {told}."
-        )
-        verdict, ratio = _against(models, spent)
-        if verdict:  # the other way round: less is expected of the Transformer
-            verdict = {"SEEN": "NOT SEEN", "NOT SEEN": "SEEN"}.get(verdict, verdict)
-            text += f" Expected: the Transformer needs {reason}. {verdict}: {ratio}."
-        findings.append(text)
-    machines = {machine for model in models.values() if model["to_quality"] for machine in model["trained_on"]}
-    if len(machines) > 1:
-        findings.append(
-            f"The seconds are of different machines ({'; '.join(sorted(machines))}), so they cannot be compared; "
-            "tokens, updates and FLOPs can."
-        )
-    return findings
-
-
-def _against(models: dict[str, Any], values: dict[str, float | None]) -> tuple[str | None, str]:
-    """Whether every Transformer has more (SEEN), none has (NOT SEEN), or they mix; and the extremes' ratio in words."""
-    known = {name: value for name, value in values.items() if value is not None}
-    traits = {name: recorded(models[name]) for name in known}
-    recurrent = {name: value for name, value in known.items() if traits[name].is_recurrent}
-    others = {name: value for name, value in known.items() if traits[name].is_transformer}
-    if not recurrent or not others:
-        return None, ""
-    lightest, heaviest = min(others, key=others.__getitem__), max(recurrent, key=recurrent.__getitem__)
-    if others[lightest] > recurrent[heaviest]:
-        verdict = "SEEN"
-    elif max(others.values()) <= min(recurrent.values()):
-        verdict, lightest, heaviest = (
-            "NOT SEEN",
-            max(others, key=others.__getitem__),
-            min(recurrent, key=recurrent.__getitem__),
-        )
-    else:
-        verdict = "NOT CLEAR"
-    if not recurrent[heaviest]:  # memory that is too little to be seen
-        return verdict, f"{lightest} {mebibytes(others[lightest])}, {heaviest} 0"
-    return verdict, f"{lightest} {others[lightest] / recurrent[heaviest]:.2g} times {heaviest}"
 
 
 def _draw(panel: Axes, title: str, values: dict[str, float | None], form) -> None:
