@@ -50,8 +50,9 @@ INSIDE = {
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (
-        "jobs", "streaming", "translate", "engine", "lean_hybrid", "lean_rnn", "lean_transformer", "attention_state", "packed",
-        "options", "coverage", "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch", "graph_decoder",
+        "jobs", "streaming", "translate", "engine", "lean_hybrid", "lean_rnn", "lean_transformer", "attention_state",
+        "packed", "options", "coverage", "limits", "loading", "exported", "run_ctranslate2", "run_onnx", "run_torch",
+        "graph_decoder",
         "asked", "search", "replay", "targets", "constraints", "values",
     ),
     "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
