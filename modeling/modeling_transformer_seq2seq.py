@@ -263,6 +263,7 @@ class TransformerSeq2SeqStack(TransformerSeq2SeqPreTrainedModel):
 class TransformerSeq2SeqEncoder(TransformerSeq2SeqStack):
     """(batch, source) ids → (batch, source, d_model)."""
 
+    _no_split_modules = ["TransformerSeq2SeqEncoderLayer"]
     _can_record_outputs = {
         "hidden_states": TransformerSeq2SeqEncoderLayer,
         "attentions": TransformerSeq2SeqAttention,

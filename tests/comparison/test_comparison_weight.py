@@ -22,7 +22,8 @@ from seqloom.scoring import metrics
 from seqloom.settings.schema import DataSettings, Settings, TokenizerSettings, TrainingSettings
 
 SOURCE, TARGET = 5, 7
-GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+GATES = {"rnn": 1, "gru": 3, "lstm": 4, "ssru": 2, "min_gru": 2, "min_lstm": 3}
+PARALLEL = ("ssru", "min_gru", "min_lstm")  # whose matrices read the input alone
 
 
 def products(rows: int, *sizes: tuple[int, int]) -> int:
@@ -36,12 +37,15 @@ def rnn_forward(model, targets: int, steps: int) -> int:
     h, e = c.hidden_size, c.embedding_size
     directions, size = (2, h // 2) if c.bidirectional else (1, h)
     inputs = [e] + [h] * (c.encoder_layers - 1)
-    total = sum(directions * products(SOURCE, (i, gates * size), (size, gates * size)) for i in inputs)
+    is_parallel = c.cell_type in PARALLEL
+    total = sum(directions * products(SOURCE, (i, gates * size)) for i in inputs)
+    total += 0 if is_parallel else len(inputs) * directions * products(SOURCE, (size, gates * size))
     if c.bridge == "dense":
         total += products(1, (h, h)) * c.decoder_layers * (2 if c.cell_type == "lstm" else 1)
     feed = h if c.attention == "bahdanau" else e if c.input_feeding else 0
     inputs = [e + feed] + [h] * (c.decoder_layers - 1)
-    total += sum(products(targets, (i, gates * h), (h, gates * h)) for i in inputs)
+    total += sum(products(targets, (i, gates * h)) for i in inputs)
+    total += 0 if is_parallel else len(inputs) * products(targets, (h, gates * h))
     if c.attention != "none":
         if c.attention == "bahdanau" or c.attention_score == "general":
             total += products(SOURCE, (h, h))
@@ -58,9 +62,10 @@ def first_steps(model) -> int:
     """The gradients for first states that are zeros, which nobody computes."""
     c, gates = model.config, GATES[model.config.cell_type]
     directions, size = (2, c.hidden_size // 2) if c.bidirectional else (1, c.hidden_size)
-    total = c.encoder_layers * directions * products(1, (size, gates * size))
+    is_parallel = c.cell_type in PARALLEL
+    total = 0 if is_parallel else c.encoder_layers * directions * products(1, (size, gates * size))
     if c.bridge == "zeros":
-        total += c.decoder_layers * products(1, (c.hidden_size, gates * c.hidden_size))
+        total += 0 if is_parallel else c.decoder_layers * products(1, (c.hidden_size, gates * c.hidden_size))
         if c.attention == "bahdanau":  # whose first question is the last layer's zeros
             total += products(1, (c.hidden_size, c.hidden_size))
     return total

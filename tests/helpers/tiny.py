@@ -141,7 +141,7 @@ def is_recurrent(model) -> bool:
 
 def has_implementations(model) -> bool:
     """Of attention, transformers' own."""
-    return model.config.has_encoder_self_attention
+    return getattr(model.config, "has_encoder_self_attention", True)
 
 
 def gradients(model) -> dict:

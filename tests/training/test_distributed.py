@@ -123,7 +123,7 @@ def launched(tmp_path_factory, pairs, tables):
         job(two, "ddp", f"ddp-{family}", family, training=whole)
         job(two, "fsdp", f"fsdp-{family}", family, training=whole)
         # Layers large enough to be measured, and a loss in chunks; or all as torch has it.
-        wide = {**SMALL[family], "d_model" if family == "transformer" else "hidden_size": 128}
+        wide = {**SMALL[family], "hidden_size" if family == "rnn" else "d_model": 128}
         for engine, name, options in (
             ("ddp", "plain", {"fast_layers": False}), ("ddp", "fast", {}), ("fsdp", "fast", {"loss_chunk_tokens": 7}),
         ):  # fmt: skip

@@ -54,10 +54,12 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
         text = sentence(error)
         if text is None:
             raise
-        if is_main or getattr(error, "is_own", False):
-            process = "" if is_main else f"process {os.environ['RANK']}: "
-            print(f"error: {process}{text}", file=sys.stderr)
-            tell_launcher(f"error: {process}{text}")
+        is_own = getattr(error, "is_own", False) and not is_main
+        process = f"process {os.environ['RANK']}: " if is_own else ""
+        said = f"error: {process}{text}"
+        if is_main or is_own:
+            print(said, file=sys.stderr)
+        tell_launcher(said)  # each, for a launcher repeats what the first to end has left it
         return 1
     finally:
         drop_unwritable()

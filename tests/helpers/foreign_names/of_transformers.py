@@ -169,7 +169,8 @@ def check_cache_layer(monkeypatch):
 
 
 @leans_on(
-    "private", "transformers", "PreTrainedModel._init_weights", "modeling_rnn_seq2seq modeling_transformer_seq2seq",
+    "private", "transformers", "PreTrainedModel._init_weights",
+    "modeling_hybrid_seq2seq modeling_rnn_seq2seq modeling_transformer_seq2seq",
     "the documented place for a model's initialisation",
 )  # fmt: skip
 def check_init_weights(monkeypatch):
@@ -424,7 +425,7 @@ def check_initialization():
 
 @leans_on(
     "module", "transformers", "transformers.masking_utils",
-    "modeling_transformer_seq2seq positions_transformer_seq2seq",
+    "modeling_hybrid_seq2seq modeling_transformer_seq2seq positions_transformer_seq2seq",
     "makes the mask that every attention implementation wants, each another",
 )  # fmt: skip
 def check_masking_utils():
