@@ -40,7 +40,7 @@ def check_beam_search(monkeypatch):
 
 
 @leans_on(
-    "private", "transformers", "GenerationMixin._prepare_cache_for_generation", "modeling_rnn_seq2seq",
+    "private", "transformers", "GenerationMixin._prepare_cache_for_generation", "cache_rnn_seq2seq",
     "nothing else lets a model choose the cache that `generate` makes",
 )  # fmt: skip
 def check_cache_preparation(monkeypatch):
@@ -201,7 +201,7 @@ def check_tied_weights_keys():
 
 @leans_on(
     "private", "transformers", "PreTrainedModel._no_split_modules",
-    "modeling_rnn_seq2seq modeling_transformer_seq2seq",
+    "modeling_hybrid_seq2seq modeling_rnn_seq2seq modeling_transformer_seq2seq",
     "the documented list of layers that stay whole on a device; FSDP wraps by it",
 )  # fmt: skip
 def check_no_split_modules(monkeypatch):
@@ -240,7 +240,8 @@ def check_attention_flags(monkeypatch, name):
 
 
 @leans_on(
-    "private", "transformers", "PreTrainedModel._can_compile_fullgraph", "modeling_transformer_seq2seq",
+    "private", "transformers", "PreTrainedModel._can_compile_fullgraph",
+    "modeling_hybrid_seq2seq modeling_transformer_seq2seq",
     "the documented flag of models that compile in one graph; transformers 5.23 itself reads it nowhere",
 )  # fmt: skip
 def check_can_compile_fullgraph():
@@ -249,7 +250,8 @@ def check_can_compile_fullgraph():
 
 
 @leans_on(
-    "private", "transformers", "PreTrainedModel._can_record_outputs", "modeling_transformer_seq2seq",
+    "private", "transformers", "PreTrainedModel._can_record_outputs",
+    "modeling_hybrid_seq2seq modeling_transformer_seq2seq",
     "the documented table of the layers whose outputs `capture_outputs` returns",
 )  # fmt: skip
 def check_can_record_outputs(monkeypatch):
@@ -372,7 +374,8 @@ def check_native_format(monkeypatch, tmp_path):
 
 @leans_on(
     "module", "transformers", "transformers.cache_utils",
-    "cache_rnn_seq2seq generate_calls modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq",
+    "cache_rnn_seq2seq generate_calls modeling_hybrid_seq2seq modeling_rnn_seq2seq modeling_seq2seq "
+    "modeling_transformer_seq2seq",
     "the caches' home; the classes themselves can be had from transformers too",
 )  # fmt: skip
 def check_cache_utils():
@@ -466,7 +469,8 @@ def check_attention_functions():
 
 @leans_on(
     "module", "transformers", "transformers.utils | transformers.utils.generic | transformers.utils.output_capturing",
-    "cells_rnn_seq2seq modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq engine",
+    "cells_rnn_seq2seq modeling_hybrid_seq2seq modeling_rnn_seq2seq modeling_seq2seq modeling_transformer_seq2seq "
+    "engine",
     "the decorators of every model in transformers: tuples, the config's defaults, hidden states",
 )  # fmt: skip
 def check_decorators():
