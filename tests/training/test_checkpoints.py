@@ -163,7 +163,7 @@ class TestDamage:
     @pytest.mark.slow
     def test_a_dry_run_of_one_that_is_over(self, tmp_path, data, train):
         worse = {"learning_rate": 1.0, "eval_steps": 2, "max_steps": 4}
-        config = configure(tmp_path, data, "rnn", training=worse)
+        config = configure(tmp_path, data, "rnn", model={"init_range": 0.1}, training=worse)
         assert train(config)[0] == 0
         status, output = train(config, "--resume", "--dry_run")
         assert status == 0
@@ -190,7 +190,7 @@ class TestDamage:
     @pytest.mark.slow
     def test_best_of_earlier_is_replaced_or_told_of(self, tmp_path, data, train):
         worse = {"learning_rate": 1.0, "warmup_steps": 0, "eval_steps": 2, "max_steps": 4}
-        config = configure(tmp_path, data, "rnn", training=worse)
+        config = configure(tmp_path, data, "rnn", model={"init_range": 0.1}, training=worse)
         assert train(config)[0] == 0
         progress = json.loads((tmp_path / "run/checkpoints/step-00000004/progress.json").read_text())
         assert progress["best_step"] == 2
