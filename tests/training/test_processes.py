@@ -55,18 +55,19 @@ def test_two_processes_learn_the_same_with_every_option(tmp_path, data):
 
 
 # As train.py, for one configuration after the other; the processes' group cannot be left and joined again.
-TWO_RUNS = """
+RUNS = """
 import sys
 from accelerate import Accelerator
 from seqloom.commands.train import main
 
-first, second = sys.argv[1:]
+*others, last = sys.argv[1:]
 end_training = Accelerator.end_training
 Accelerator.end_training = lambda accelerator: None
-if status := main([first]):
-    sys.exit(status)
+for config in others:
+    if status := main([config]):
+        sys.exit(status)
 Accelerator.end_training = end_training
-sys.exit(main([second]))
+sys.exit(main([last]))
 """
 
 
@@ -79,15 +80,15 @@ def test_two_processes_learn_the_same(tmp_path, data):
                      "gradient_accumulation_steps": 2, "max_steps": 12, "eval_steps": 6},
         "evaluation": {"metrics": ["cer"]},
     }  # fmt: skip
-    (tmp_path / "two_runs.py").write_text(TWO_RUNS)
+    (tmp_path / "runs.py").write_text(RUNS)
     configs = [configure(tmp_path / f"two-{name}", data, name, **changes) for name in SMALL]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "two_runs.py")]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "runs.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *launch, *configs], capture_output=True, text=True, env=environment, check=False, timeout=HANGS
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("plan: ") == 2  # the second process says nothing
+    assert done.stdout.count("plan: ") == len(SMALL)  # the second process says nothing
     for name in SMALL:
         alone = run(tmp_path / f"one-{name}", data, name, **changes)
         one, two = (read_log(tmp_path / f"{count}-{name}") for count in ("one", "two"))
