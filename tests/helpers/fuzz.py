@@ -165,9 +165,9 @@ def in_file(config: dict, key: tuple[str, ...], value: object, family: str) -> C
     def prepare(folder: Path) -> list[str]:
         raw = json.loads(json.dumps(config))
         raw["output_dir"] = str(folder / "run")
-        sizes = {"rnn_seq2seq": {"hidden_size": 8}, "transformer_seq2seq": {
+        sizes = {"hidden_size": 8} if family == "rnn_seq2seq" else {
             "d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8,
-            "decoder_ffn_dim": 8}}[family]  # fmt: skip
+            "decoder_ffn_dim": 8}  # fmt: skip
         raw["model"] = {"model_type": family, "encoder_layers": 1, "decoder_layers": 1, **sizes}
         place = raw
         if key[:2] == ("data", "mix") and len(key) > 2:
