@@ -1,9 +1,9 @@
 """What README and docs/ tell one to type, to open, to set and to import is there.
 
-Every block of code is looked at. Of commands, the words are read by the options that there are, and nothing is begun: most
-of them train for minutes, push, or want files of the reader's; tutorial and notebooks are run (tests/docs). Of YAML, the keys
-are those of settings. Of Python, all is compiled and the imports are made; what needs a trained model alone is run here.
-A block in another language (what a console shows, C++) has its name behind the fence.
+Every block of code is looked at. Of commands, the words are read by the options that there are, and nothing is begun:
+most of them train for minutes, push, or want files of the reader's; tutorial and notebooks are run (tests/docs). Of
+YAML, the keys are those of settings. Of Python, all is compiled, and what it imports is there. What is shown and not
+typed (a console, C++) has its name behind the fence.
 """
 
 import ast
@@ -58,8 +58,9 @@ def of_ours(words: list[str]) -> tuple[str, list[str]] | None:
 def student(overrides: list[str]) -> list[str]:
     """Of the words of ``distill``, those that are not the teacher's: each option has one value here."""
     pairs = zip(overrides[::2], overrides[1::2], strict=False)
-    is_teachers = any(word.startswith("--teacher.") for word in overrides)
-    return [word for pair in pairs if not pair[0].startswith("--teacher.") for word in pair] if is_teachers else overrides
+    has_teachers = any(word.startswith("--teacher.") for word in overrides)
+    own = [word for pair in pairs if not pair[0].startswith("--teacher.") for word in pair]
+    return own if has_teachers else overrides
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
