@@ -1,99 +1,84 @@
-"""Pages in Korean and in English say the same: their commands, their tables, their figures, their numbers, their links."""
+"""Pages in Korean say what their English twins say: the same commands, tables, figures, numbers and links."""
 
 import re
 from pathlib import Path
 
 import pytest
+from helpers.pages import BLOCK, anchors, prose
 
 ROOT = Path(__file__).parents[2]
-PAGES = [path.relative_to(ROOT).as_posix() for path in sorted([*ROOT.glob("*.ko.md"), *ROOT.glob("docs/**/*.ko.md")])]
-BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", flags=re.DOTALL | re.MULTILINE)
+PAGES = sorted([*ROOT.glob("*.ko.md"), *ROOT.glob("docs/**/*.ko.md")])
 SPAN = re.compile(r"`[^`\n]+`")
-LINK = re.compile(r"(?<!!)\[(?:[^\]]|\n)+?\]\(([^)\s]+)\)")
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 NUMBER = re.compile(r"\d[\d,.]*\d|\d")
 MEASURED = re.compile(r"\d+(?:[.,]\d+)+|\d+(?= ?%)")
 """A number that nobody writes in words."""
 
 
-def english(page: str) -> str:
-    return page.removesuffix(".ko.md") + ".md"
+def english(page: Path) -> Path:
+    return page.with_name(page.name.removesuffix(".ko.md") + ".md")
 
 
-def read(page: str) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
+def korean(page: Path) -> Path:
+    return page.with_name(page.name.removesuffix(".md") + ".ko.md")
 
 
-def code(text: str) -> list[tuple[str, object]]:
-    """The blocks of a page: commands and programs without their comments, of prose (`text`) the numbers alone."""
-    comment = {"cpp": r" *//.*$"}
-    return [
-        (language, sorted(NUMBER.findall(block)))
-        if language == "text"
-        else (language, re.sub(comment.get(language, r" *(?<!\S)#.*$"), "", block, flags=re.MULTILINE).split("\n"))
-        for language, block in BLOCK.findall(text)
-    ]
+def code(page: Path) -> list[tuple[str, list[str]]]:
+    """A page's blocks: commands and programs without their comments, of what is `text` the numbers."""
+    blocks = []
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        comment = " *//.*" if language == "cpp" else r"(?:^| +)#.*"
+        without = re.sub(comment, "", block, flags=re.MULTILINE)
+        blocks.append((language, sorted(NUMBER.findall(block)) if language == "text" else without.splitlines()))
+    return blocks
 
 
-def prose(text: str) -> str:
-    return BLOCK.sub("", text)
-
-
-def rows(text: str) -> list[list[list[str]]]:
+def rows(page: Path) -> list[list[list[str]]]:
     """Of every row of every table, of every cell: what is code, and the numbers beside it."""
-    lines = [line for line in prose(text).splitlines() if line.startswith("|")]
-    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
-    return [[sorted(SPAN.findall(cell)) + sorted(NUMBER.findall(SPAN.sub("", cell))) for cell in row] for row in cells]
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in prose(page).splitlines() if line.startswith("|")]
+    return [[sorted(SPAN.findall(cell)) + sorted(NUMBER.findall(SPAN.sub("", cell))) for cell in row] for row in lines]
 
 
-def measured(text: str) -> set[str]:
-    return set(MEASURED.findall(re.sub(r"`[^`]+`|\]\([^)]*\)|arXiv:\S+", "", prose(text))))
+def measured(page: Path) -> set[str]:
+    return set(MEASURED.findall(re.sub(r"`[^`]+`|\]\([^)]*\)|arXiv:\S+", "", prose(page))))
 
 
-def links(text: str) -> set[str]:
+def links(page: Path) -> set[str]:
     """Where a page leads, both languages of a page being one place, its headings left out."""
-    paths = (link.partition("#")[0].replace(".ko.md", ".md") for link in LINK.findall(prose(text)))
-    return {path for path in paths if path}
+    return {link.partition("#")[0].replace(".ko.md", ".md") for link in LINK.findall(prose(page))} - {""}
 
 
-def anchors(text: str) -> set[str]:
-    """Of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", prose(text), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 class TestTwins:
     def test_lead_to_each_other(self, page):
-        for one, other in ((page, english(page)), (english(page), page)):
-            assert f"]({Path(other).name})" in read(one), f"{one} has no link to {other}"
+        assert english(page).name in LINK.findall(prose(page))
+        assert page.name in LINK.findall(prose(english(page)))
 
     def test_code(self, page):
-        assert code(read(page)) == code(read(english(page)))
+        assert code(page) == code(english(page))
 
     def test_tables(self, page):
-        korean, twin = rows(read(page)), rows(read(english(page)))
-        assert len(korean) == len(twin)
-        for number, (row, other) in enumerate(zip(korean, twin, strict=True)):
-            assert row == other, f"row {number} of the tables of {page}"
+        here, there = rows(page), rows(english(page))
+        assert len(here) == len(there)
+        for number, (row, twin) in enumerate(zip(here, there, strict=True)):
+            assert row == twin, f"row {number} of the page's tables"
 
     def test_numbers(self, page):
-        assert measured(read(page)) == measured(read(english(page)))
+        assert measured(page) == measured(english(page))
 
     def test_figures_and_parts(self, page):
         for pattern in (r"!\[[^\]]*\]\(([^)]+)\)", r"^(#+) "):
-            of = [re.findall(pattern, prose(read(name)), flags=re.MULTILINE) for name in (page, english(page))]
-            assert of[0] == of[1]
+            here, there = (re.findall(pattern, prose(one), flags=re.MULTILINE) for one in (page, english(page)))
+            assert here == there
 
     def test_links(self, page):
-        assert links(read(page)) == links(read(english(page)))
-        for link in LINK.findall(prose(read(page))):
+        """The same places, in Korean where there is Korean, and headings that are there."""
+        assert links(page) == links(english(page))
+        for link in LINK.findall(prose(page)):
             path, _, anchor = link.partition("#")
-            if "://" in link or link.startswith("mailto:"):
+            target = (page.parent / path).resolve() if path else page
+            if "://" in link or target.suffix != ".md":
                 continue
-            target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
-            assert target.exists(), link
-            korean = target.with_name(target.name.removesuffix(".md") + ".ko.md")
-            named = target.name.endswith(".md") and not target.name.endswith(".ko.md") and korean.is_file()
-            assert not named or target == ROOT / english(page), f"{link}: there is a Korean page"
+            assert target == english(page) or not korean(target).is_file(), f"{link} is there in Korean"
             if anchor and not anchor.startswith("seqloom."):  # those of the reference are made by the site
-                assert anchor in anchors(target.read_text("utf-8")), link
+                assert anchor in anchors(target), link
