@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,15 @@ class Demo(Command):
 
         from seqloom import run_folder
         from seqloom.settings.reading import load_settings
+        from seqloom.settings.recipes import installed
         from seqloom.training.run import run_training
         from seqloom.training.signals import Stopped
 
         records = {}
         for family, config in FAMILIES.items():
-            print(f"\n{family}: configs/{config}", flush=True)
+            print(f"\n{family}: the recipe {config.removesuffix('.yaml')}", flush=True)
             folder = FOLDER / config.removesuffix(".yaml")
-            settings = load_settings(str(files("seqloom.configs").joinpath(config)))
+            settings = load_settings(installed() / config)
             settings = replace(settings, output_dir=str(folder))
             is_kept = run_folder.is_run(folder) and load_settings(folder / run_folder.SETTINGS) == settings
             if is_kept and run_folder.is_finished(folder):

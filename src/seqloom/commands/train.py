@@ -17,7 +17,8 @@ from seqloom.settings.schema import Settings
 class Train(Command):
     """Trains a model from scratch, on one device or many.
 
-    With several processes: accelerate launch train.py CONFIG, with the same words behind it.
+    With several processes: accelerate launch -m seqloom train CONFIG, with the same words behind it; a --config_file
+    (seqloom recipes has some to print) keeps accelerate from guessing, and from saying so.
     """
 
     name = "train"
@@ -26,15 +27,16 @@ class Train(Command):
     is_parallel = True
     interrupted = "ended at once; --resume goes on from the last checkpoint."
     examples = """
-        seqloom train configs/scan-rnn.yaml
-        seqloom train configs/multi30k-en-de-rnn.yaml --learning_rate 0.001 --output_dir runs/mine
+        seqloom train scan-rnn
+        seqloom train multi30k-en-de-rnn --learning_rate 0.001 --output_dir runs/mine
         seqloom train runs/mine/settings.yaml --resume
-        seqloom train configs/multi30k-en-de-rnn.yaml --dataset null --train_files train.en train.de --dry_run
-        accelerate launch --multi_gpu train.py configs/multi30k-en-de-transformer-tiny.yaml
+        seqloom train multi30k-en-de-rnn --train_files train.en train.de --dry_run
+        accelerate launch --config_file 8-gpus.yaml -m seqloom train multi30k-en-de-transformer-tiny
     """
 
     config: str
-    """The recipe, a YAML file; those that come with seqloom are in configs/, and a run's own is its settings.yaml."""
+    """The recipe: a YAML file (a run's own is its settings.yaml), or the name of one that comes with seqloom, as
+    seqloom recipes lists them."""
     resume: bool | Literal["auto"] = False
     """Go on with the run in output_dir from its last checkpoint; auto: or start it, if there is none."""
     overwrite: bool = False
