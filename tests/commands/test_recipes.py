@@ -49,5 +49,5 @@ def test_compared_by_name(tmp_path, monkeypatch):
 
     found = request("scan-rnn", "mine.yml", "./scan-rnn", "t5-small")
     assert (found.configs, found.models) == (("scan-rnn", "mine.yml"), ("./scan-rnn", "t5-small"))
-    with pytest.raises(ValueError, match="neither a recipe nor a folder scan-rn; did you mean the recipe scan-rnn?"):
+    with pytest.raises(ValueError, match="neither a recipe nor a folder scan-rn; did you mean the recipe scan-rnn"):
         request("scan-rn")

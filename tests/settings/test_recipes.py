@@ -29,7 +29,7 @@ def test_by_name():
         ("scan-rn", "there is no configuration file scan-rn; did you mean the recipe scan-rnn?"),
         (
             "scan-rnn.yaml",
-            "file scan-rnn.yaml; the recipe that comes with seqloom is called by its name alone, scan-rnn",
+            "the recipe that comes with seqloom is called by its name alone, scan-rnn",
         ),
         ("configs/scan-rnn.yaml", "is called by its name alone, scan-rnn"),
         ("zzz", r"the recipes that come with seqloom are bible-en-ko, .* \(seqloom recipes says more"),
@@ -48,7 +48,7 @@ def test_a_file_of_the_name(tmp_path):
     Path("scan-rnn.yaml").write_text(text, encoding="utf-8")
     assert load_settings("scan-rnn.yaml").model["hidden_size"] == 64
     with pytest.raises(
-        ValueError, match=r"scan-rnn is the name of a recipe .*, and scan-rnn\.yaml, which lies here, says"
+        ValueError, match=r"scan-rnn is the name of a recipe .*, and scan-rnn\.yaml, which lies"
     ):
         load_settings("scan-rnn")
 
@@ -64,5 +64,5 @@ def test_a_folder_of_the_name(tmp_path):
 def test_files_for_launching():
     assert "accelerate/1-gpu" in recipes.launch_names()
     assert "num_processes: 1" in recipes.recipe_text("accelerate/1-gpu")
-    with pytest.raises(ValueError, match="no recipe is called accelerate/2-gpu; did you mean accelerate/1-gpu?"):
+    with pytest.raises(ValueError, match="no recipe is called accelerate/2-gpu; did you mean accelerate/1-gpu"):
         recipes.recipe_text("accelerate/2-gpu")

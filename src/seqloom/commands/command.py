@@ -2,7 +2,8 @@
 
 A command is a dataclass. A field without a default is a word that stands by itself (a list: one or more of them), one
 with a default is an ``--option``: its type says what it may be, its docstring what it means. One whose metadata say
-``optional`` stands by itself and may be left out. All other ``--key value`` words are settings. What is done is the command's method ``run``.
+``optional`` stands by itself and may be left out. All other ``--key value`` words are settings. What is done is the
+command's method ``run``.
 """
 
 from __future__ import annotations

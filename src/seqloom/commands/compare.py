@@ -37,8 +37,8 @@ class Compare(Command):
     """
 
     subjects: list[str] = field(metadata={"shown": "CONFIG|MODEL"})
-    """A CONFIG, a YAML file or the name of a recipe (seqloom recipes lists them), is trained on this machine; a MODEL is
-    a folder or a name on the Hub and is taken as it is: of the settings, only those of data, generation and evaluation
+    """A CONFIG, a YAML file or the name of a recipe (see seqloom recipes), is trained on this machine; a MODEL is a
+    folder or a name on the Hub and is taken as it is: of the settings, only those of data, generation and evaluation
     say something about it."""
     output: Path = Path("report")
     """Folder of the report."""

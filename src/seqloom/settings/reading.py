@@ -26,8 +26,8 @@ def load_settings(
     """Reads a YAML file and applies ``--key value`` overrides.
 
     Where these give other training pairs, what the file says of its own is left out unless it is given along: where
-    they are (files take the place of a dataset, and the other way round), ``hub.language``, and the names of columns where
-    the others are lines of text.
+    they are (files take the place of a dataset, and the other way round), ``hub.language``, and the names of columns
+    where the others are lines of text.
 
     Args:
         path: The YAML file, or the name of a recipe that comes with seqloom.

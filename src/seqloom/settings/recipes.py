@@ -1,5 +1,4 @@
-"""The recipes that are installed with seqloom, by name: ``scan-rnn`` is a file of `seqloom.configs`, beside any checkout
-or none.
+"""The recipes that are installed with seqloom, by name: ``scan-rnn`` is a file of `seqloom.configs`, with no checkout.
 
 A word is a path where a file lies there. A name is a recipe's; where the folder that one is in has a YAML file of the
 same name that says something else, it could be either, and is refused.
