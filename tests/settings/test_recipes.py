@@ -47,9 +47,7 @@ def test_a_file_of_the_name(tmp_path):
     text = recipes.recipe_text("scan-rnn").replace("hidden_size: 128", "hidden_size: 64")
     Path("scan-rnn.yaml").write_text(text, encoding="utf-8")
     assert load_settings("scan-rnn.yaml").model["hidden_size"] == 64
-    with pytest.raises(
-        ValueError, match=r"scan-rnn is the name of a recipe .*, and scan-rnn\.yaml, which lies"
-    ):
+    with pytest.raises(ValueError, match=r"scan-rnn is the name of a recipe .*, and scan-rnn\.yaml, which lies"):
         load_settings("scan-rnn")
 
 

@@ -571,7 +571,7 @@ class TestLanguage:
         assert (found.dataset, found.train_files, found.validation_files) == ("some/set", None, None)
         assert found.max_source_length == 9
         for words in (("--dataset", "null"), ("--dataset", "a/b", "--train_files", "a.csv")):
-            with pytest.raises(ValueError, match="give either data.dataset or data.train_files"):
+            with pytest.raises(ValueError, match=r"give either data\.dataset or data\.train_files"):
                 load(*words, data={"dataset": "some/set"})
 
     def test_columns(self, load):
