@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import opening, tell_next
 from seqloom.commands.shell import run
 from seqloom.comparison.sections import MEASURES, Measure
 from seqloom.settings.schema import Settings
@@ -70,6 +71,7 @@ class Compare(Command):
         command = shlex.join(["seqloom", "compare", *self.argv])
         compare(self.request(), command=command, resume=self.resume, overwrite=self.overwrite)
         print(f"\nthe report is in {self.output / 'report.html'} (and report.md, report.json)")
+        tell_next(opening(self.output / "report.html"))
 
     def request(self) -> Request:
         """What is asked for.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import attending, tell_next, typed
 
 FOLDER = Path("runs") / "demo"
 FAMILIES = {"RNN": "scan-rnn.yaml", "Transformer": "scan-transformer.yaml"}
@@ -63,6 +64,12 @@ class Demo(Command):
         outputs = model.generate(**tokenizer(list(INPUTS), return_tensors="pt", padding=True))
         for text, actions in zip(INPUTS, tokenizer.batch_decode(outputs, skip_special_tokens=True), strict=True):
             print(f"  {text}\n    → {actions}")
+        folders = [FOLDER / config.removesuffix(".yaml") for config in FAMILIES.values()]
+        tell_next(
+            attending(folders[0], INPUTS[0], attends=True),
+            typed("compare", *folders, "--output", f"{FOLDER}-report"),
+            typed("recipes"),
+        )
         return None
 
 

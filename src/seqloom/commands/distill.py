@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import tell_next, typed
 from seqloom.commands.shell import say
 from seqloom.commands.train import trained
 from seqloom.settings.schema import Settings
@@ -113,7 +114,8 @@ class Distill(Command):
         distil_sequences(request, settings, say)
         disk.write_aside(folder / run_folder.STUDENT, student.save)
         if self.only_data:
-            say(f"train the student with: seqloom train {folder / run_folder.STUDENT}")
+            say(f"the pairs and the student's settings are in {folder}")
+            tell_next(typed("train", folder / run_folder.STUDENT))
             return None
         return trained(student, **self._how(settings.output_dir))
 

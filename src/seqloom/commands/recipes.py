@@ -7,9 +7,11 @@ import textwrap
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import tell_next, typed
 from seqloom.commands.help import width
 from seqloom.commands.shell import say
 from seqloom.settings.recipes import launch_names, names, recipe_text
@@ -47,6 +49,8 @@ class Recipes(Command):
             return
         say("\n\n".join(map(described, names())))
         say(f"\nfor accelerate launch --config_file: {listing(launch_names())}")
+        copied = None if Path("mine.yaml").exists() else f"{typed('recipes', 'scan-rnn')} > mine.yaml"
+        tell_next(typed("train", "scan-rnn", "--dry_run"), copied)
 
 
 def described(name: str) -> str:

@@ -6,9 +6,11 @@ import os
 import re
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import after_training, tell_next, typed
 from seqloom.commands.shell import run
 from seqloom.settings.schema import Settings
 
@@ -51,16 +53,25 @@ class Train(Command):
         from seqloom.settings.reading import load_settings
         from seqloom.support.machine import PARENT, end_with_parent
 
-        if parent := os.environ.pop(PARENT, None):
+        parent = os.environ.pop(PARENT, None)
+        if parent is not None:
             end_with_parent(int(parent))
         is_first = os.environ.get("RANK", "0") == "0"
         settings = load_settings(self.config, self.overrides, print if is_first else lambda text: None)
         check_config(self.config, settings, self.overrides)
-        return trained(settings, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run)
+        status = trained(
+            settings, is_told=parent is None, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run
+        )
+        if self.dry_run and not status and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            tell_next(typed("train", *(word for word in self.argv if word != "--dry_run")))
+        return status
 
 
-def trained(settings: Settings, **how: Any) -> int | None:
+def trained(settings: Settings, *, is_told: bool = True, dry_run: bool = False, **how: Any) -> int | None:
     """Trains, as `run_training` is told how; returns the exit status, unless that is 0.
+
+    Args:
+        is_told: Whether somebody is to be told what comes next.
 
     Raises:
         ValueError: As for `run_training`; or another process of the run ended.
@@ -69,7 +80,7 @@ def trained(settings: Settings, **how: Any) -> int | None:
     from seqloom.training.signals import Stopped
 
     try:
-        run_training(settings, **how)
+        record = run_training(settings, dry_run=dry_run, **how)
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(stopped)
@@ -81,6 +92,8 @@ def trained(settings: Settings, **how: Any) -> int | None:
             "another process of this run ended, so this one ends too; what happened, its own words say. "
             f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})"
         ) from None
+    if is_told and not dry_run and os.environ.get("RANK", "0") == "0":
+        tell_next(*after_training(Path(settings.output_dir), record))
     return None
 
 
