@@ -17,7 +17,7 @@ from seqloom.data.updates import UpdateStream
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.decoding.options import check_options, options_of, try_options
 from seqloom.settings.checks import model_config_class
-from seqloom.settings.schema import Settings
+from seqloom.settings.schema import Settings, TrainingSettings
 from seqloom.support import layers
 from seqloom.support.console import say
 from seqloom.training.devices import prepare
@@ -114,8 +114,8 @@ def short_of_warmup(training: TrainingSettings, max_steps: int | None) -> str | 
         return None
     return (
         f"training.warmup_steps is {warmup:,}, but the run ends after {max_steps:,} updates, while the learning rate "
-        f"still rises to {training.learning_rate:g}: warm up for less (--warmup_steps {max_steps // 10}, say), or train "
-        "longer."
+        f"still rises to {training.learning_rate:g}: warm up for less (--warmup_steps {max_steps // 10}, say), or "
+        "train for longer."
     )
 
 
