@@ -10,6 +10,7 @@ from seqloom.commands.command import Command
 from seqloom.commands.compare import Compare
 from seqloom.commands.demo import Demo
 from seqloom.commands.distill import Distill
+from seqloom.commands.doctor import Doctor
 from seqloom.commands.export import Export
 from seqloom.commands.help import overview
 from seqloom.commands.plot import Plot
@@ -23,7 +24,7 @@ from seqloom.support.wording import listing, nearest
 
 COMMANDS: dict[str, type[Command]] = {
     command.name: command
-    for command in (Train, Recipes, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Push, Demo)
+    for command in (Train, Recipes, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Push, Demo, Doctor)
 }
 
 
