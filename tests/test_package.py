@@ -27,8 +27,8 @@ ROOMS = (
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "distill", "export", "plot", "push", "score", "train", "translate", "shell",
-        "sentences", "help", "command",
+        "attend", "compare", "demo", "distill", "doctor", "export", "plot", "push", "recipes", "score", "train", "translate",
+        "checkup", "following", "shell", "sentences", "help", "command",
     ),
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
@@ -55,7 +55,7 @@ INSIDE = {
         "graph_decoder",
         "asked", "search", "replay", "targets", "constraints", "values",
     ),
-    "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
+    "settings": ("reading", "recipes", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",
