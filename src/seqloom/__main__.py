@@ -15,6 +15,7 @@ from seqloom.commands.help import overview
 from seqloom.commands.plot import Plot
 from seqloom.commands.push import Push
 from seqloom.commands.score import Evaluate
+from seqloom.commands.serve import Serve
 from seqloom.commands.shell import run, say
 from seqloom.commands.train import Train
 from seqloom.commands.translate import Translate
@@ -22,7 +23,7 @@ from seqloom.support.wording import listing, nearest
 
 COMMANDS: dict[str, type[Command]] = {
     command.name: command
-    for command in (Train, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Push, Demo)
+    for command in (Train, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Serve, Push, Demo)
 }
 
 
