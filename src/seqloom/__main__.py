@@ -17,6 +17,7 @@ from seqloom.commands.plot import Plot
 from seqloom.commands.push import Push
 from seqloom.commands.recipes import Recipes
 from seqloom.commands.score import Evaluate
+from seqloom.commands.serve import Serve
 from seqloom.commands.shell import run, say
 from seqloom.commands.train import Train
 from seqloom.commands.translate import Translate
@@ -24,7 +25,21 @@ from seqloom.support.wording import listing, nearest
 
 COMMANDS: dict[str, type[Command]] = {
     command.name: command
-    for command in (Train, Recipes, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Push, Demo, Doctor)
+    for command in (
+        Train,
+        Recipes,
+        Distill,
+        Evaluate,
+        Translate,
+        Compare,
+        Attend,
+        Plot,
+        Export,
+        Serve,
+        Push,
+        Demo,
+        Doctor,
+    )
 }
 
 
