@@ -9,6 +9,7 @@ from seqloom.commands.attend import Attend
 from seqloom.commands.command import Command
 from seqloom.commands.compare import Compare
 from seqloom.commands.demo import Demo
+from seqloom.commands.demo_page import DemoPage
 from seqloom.commands.distill import Distill
 from seqloom.commands.export import Export
 from seqloom.commands.help import overview
@@ -22,7 +23,7 @@ from seqloom.support.wording import listing, nearest
 
 COMMANDS: dict[str, type[Command]] = {
     command.name: command
-    for command in (Train, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Push, Demo)
+    for command in (Train, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Push, Demo, DemoPage)
 }
 
 

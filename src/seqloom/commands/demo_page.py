@@ -1,0 +1,60 @@
+"""The command ``seqloom demo-page``: a page in the browser on which a sentence goes through several models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from seqloom.commands.command import Command
+
+
+@dataclass(kw_only=True)
+class DemoPage(Command):
+    """Opens a page on which a sentence goes through several models.
+
+    Their outputs stand side by side, with the milliseconds that they took, the words that each looked at, and the tree
+    of its beam search. It needs pip install 'seqloom[demo]'.
+    """
+
+    name = "demo-page"
+    needs = "a model is needed"
+    stand_anywhere = True
+    examples = """
+        seqloom demo-page runs/demo/scan-rnn runs/demo/scan-transformer
+        seqloom demo-page runs/rnn runs/transformer runs/hybrid --language ko --port 7900
+    """
+
+    models: list[str]
+    """Folders, or names on the Hub; one or more."""
+    sentences: Path | None = None
+    """A file of examples to choose from, a line each; else those that the models' cards show."""
+    language: Literal["en", "ko"] = "en"
+    """What the page says first; it has a switch."""
+    num_beams: int = field(default=4, metadata={"least": 1})
+    """What its slider begins with, 1 to 8."""
+    host: str | None = None
+    """The address that it listens on; else this machine alone. 0.0.0.0 is every one."""
+    port: int | None = field(default=None, metadata={"least": 1})
+    """Else the first free one from 7860 on."""
+    share: bool = False
+    """Let gradio's servers pass it on to the internet, for as long as it runs."""
+    revision: str | None = None
+    """Commit, branch or tag of models from the Hub."""
+    trust_remote_code: bool = False
+    """Run code that comes with a model. seqloom's own models need none."""
+
+    def run(self) -> None:
+        from seqloom.data.lines import lines
+        from seqloom.demo_page.page import build_page, gradio, launch
+
+        examples = [] if self.sentences is None else [line for line in lines(str(self.sentences)) if line.strip()]
+        gradio()  # what is missing shows before models are loaded
+        from seqloom.demo_page.models import open_models, sources_differ
+
+        models = open_models(self.models, self.revision, self.trust_remote_code)
+        if told := sources_differ(models):
+            said = ", ".join(f"{title} {language}" for title, language in told.items())
+            print(f"these models read different languages ({said}): each takes a sentence for its own", flush=True)
+        page = build_page(models, examples=examples, language=self.language, num_beams=self.num_beams)
+        launch(page, host=self.host, port=self.port, share=self.share)
