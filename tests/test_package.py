@@ -30,7 +30,7 @@ INSIDE = {
         "attend", "compare", "demo", "demo_page", "distill", "export", "plot", "push", "score", "train", "translate",
         "shell", "sentences", "help", "command",
     ),
-    "demo_page": ("page", "cards", "answers", "beams", "models"),
+    "demo_page": ("space", "page", "cards", "answers", "beams", "models"),
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
         "sections",

@@ -23,6 +23,7 @@ class DemoPage(Command):
     examples = """
         seqloom demo-page runs/demo/scan-rnn runs/demo/scan-transformer
         seqloom demo-page runs/rnn runs/transformer runs/hybrid --language ko --port 7900
+        seqloom demo-page me/rnn me/transformer --space demo
     """
 
     models: list[str]
@@ -39,17 +40,43 @@ class DemoPage(Command):
     """Else the first free one from 7860 on."""
     share: bool = False
     """Let gradio's servers pass it on to the internet, for as long as it runs."""
+    space: Path | None = None
+    """Instead of opening the page, write a folder of it (app.py, requirements.txt, README.md), which seqloom push
+    --space shares as a Space; the models are then names on the Hub."""
+    requirement: str | None = None
+    """What the Space's pip installs seqloom from; else this version from PyPI."""
+    overwrite: bool = False
+    """Replace the files of an earlier --space."""
     revision: str | None = None
     """Commit, branch or tag of models from the Hub."""
     trust_remote_code: bool = False
     """Run code that comes with a model. seqloom's own models need none."""
 
     def run(self) -> None:
+        for name in ("requirement", "overwrite") if self.space is None else ("host", "port", "share"):
+            if getattr(self, name) not in (None, False):
+                needed = "belongs to --space" if self.space is None else "is of no use with --space"
+                raise ValueError(f"--{name} {needed}: leave it out.")
         from seqloom.data.lines import lines
-        from seqloom.demo_page.page import build_page, gradio, launch
+        from seqloom.demo_page.page import build_page, check_choices, check_port, gradio, launch
 
         examples = [] if self.sentences is None else [line for line in lines(str(self.sentences)) if line.strip()]
         gradio()  # what is missing shows before models are loaded
+        if self.space is not None:
+            from seqloom.demo_page.space import write_space
+
+            write_space(
+                self.space, self.models, examples=examples, language=self.language, num_beams=self.num_beams,
+                requirement=self.requirement, revision=self.revision, trust_remote_code=self.trust_remote_code,
+                overwrite=self.overwrite,
+            )  # fmt: skip
+            print(
+                f"the Space is in {self.space}. Try it: python {self.space / 'app.py'}\n"
+                f"Share it: seqloom push {self.space} USER/SPACE --space"
+            )
+            return
+        check_choices(self.language, self.num_beams)
+        check_port(self.host, self.port)
         from seqloom.demo_page.models import open_models, sources_differ
 
         models = open_models(self.models, self.revision, self.trust_remote_code)

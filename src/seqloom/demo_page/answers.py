@@ -116,7 +116,7 @@ def answer(shown: Shown, sentence: str, num_beams: int) -> Answer:
         maps=maps_of(shown, sentence, ids),
         tree=tree,
         labels=labels_of(shown, tree),
-        leaves=[Leaf(tokenizer.decode(node.tokens, skip_special_tokens=True), node.score) for node in outputs],
+        leaves=[Leaf(shown.say(node.tokens), node.score) for node in outputs],
     )
 
 
@@ -136,8 +136,10 @@ def tree_of(shown: Shown, sentence: str, source: list[int], given: dict[str, Any
         shown.model, shown.tokenizer, sentence, return_hypotheses=True, num_return_sequences=num_beams, **given
     )
     hypotheses: list[Hypothesis] = found if isinstance(found, list) else [found]
-    spelt = target_tokenizer(shown.tokenizer)
-    return of_outputs((spelt.convert_tokens_to_ids(one.target_tokens), one.token_scores) for one in hypotheses)
+    spelt: Any = target_tokenizer(shown.tokenizer)
+    return of_outputs(
+        ([spelt.convert_tokens_to_ids(token) for token in one.target_tokens], one.token_scores) for one in hypotheses
+    )
 
 
 def labels_of(shown: Shown, tree: Tree) -> list[str]:

@@ -58,14 +58,13 @@ def catalogue() -> dict[str, dict[str, str]]:
     return yaml.safe_load(files("seqloom.demo_page").joinpath("words.yaml").read_text(encoding="utf-8"))
 
 
-def problem_html(problem: Problem, language: str) -> str:
-    """What is wrong, in one sentence."""
-    return _render("problem", language, problem=problem)
-
-
-def cards_html(answers: Sequence[Answer], language: str) -> str:
-    """The cards of all answers to a sentence."""
-    return _render("cards", language, answers=answers, differing=differing([one.model for one in answers]))
+def result_html(result: Sequence[Answer] | Problem | None, language: str) -> str:
+    """The cards of all answers to a sentence, or what is wrong with it; nothing where none was given yet."""
+    if result is None:
+        return ""
+    if isinstance(result, Problem):
+        return _render("problem", language, problem=result)
+    return _render("cards", language, answers=result, differing=differing([one.model for one in result]))
 
 
 def differing(models: Sequence[Shown]) -> str:
@@ -88,6 +87,7 @@ def drawing(answer: Answer, language: str) -> Drawing:
         best.add(place)
         place = nodes[place].parent
     labels = [label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…" for label in answer.labels]
+    labels = [f"{label} {node.rank or ''}".rstrip() for label, node in zip(labels, nodes, strict=True)]
     widths = [max(LEAST_WIDTH, PADDING + LETTER * columns(label)) for label in labels]
     steps = 1 + max((node.step for node in nodes), default=-1)
     of_step = [max(w for node, w in zip(nodes, widths, strict=True) if node.step == step) for step in range(steps)]
@@ -107,8 +107,7 @@ def drawing(answer: Answer, language: str) -> Drawing:
         fate = words["dropped"] if is_dropped else words["went_on"]
         if node.rank is not None:
             fate = words["finished"].format(rank=node.rank)
-        so_far = answer.model.tokenizer.decode(node.tokens, skip_special_tokens=True)
-        said = f"{so_far} · log p {number(node.score)} · {fate}"
+        said = f"{answer.model.say(node.tokens)} · log p {number(node.score)} · {fate}"
         boxes.append(Box(x, y, of_step[node.step], label, number(node.score), said, kind, edge))
     return Drawing(2 + sum(of_step) + GAP * max(0, steps - 1), 2 + ROW * max(rows, default=0) - (ROW - BOX), boxes)
 

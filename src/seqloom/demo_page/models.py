@@ -16,6 +16,7 @@ from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.loading import Seq2SeqLM, load_model, tokenizer_of
 from seqloom.decoding.search import Decoder
+from seqloom.decoding.translate import translate
 
 MOST_EXAMPLES = 6
 
@@ -39,6 +40,12 @@ class Shown:
     decoder: Decoder | None
     """None: a model of another make, which decodes by itself."""
 
+    def say(self, ids: Sequence[int]) -> str:
+        """The text of an output."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        assert isinstance(text, str)  # of several outputs it would be a list
+        return text
+
 
 def open_models(names: Sequence[str], revision: str | None = None, trust_remote_code: bool = False) -> list[Shown]:
     """Loads the models.
@@ -58,6 +65,8 @@ def open_one(name: str, revision: str | None, trust_remote_code: bool) -> Shown:
     decoder = None
     with contextlib.suppress(NotOurs):
         decoder = decoder_for(model)
+    # The first call of any is slower, and its time would be shown.
+    translate(model, tokenizer, "a", decoder=decoder, max_new_tokens=4, num_beams=2, do_sample=False)
     header = header_of(name, revision)
     return Shown(
         name=name,

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from seqloom.demo_page.answers import MOST_BEAMS, Answer, Problem, answer_all, check_sentence
-from seqloom.demo_page.cards import LANGUAGES, cards_html, catalogue, problem_html
+from seqloom.demo_page.cards import LANGUAGES, catalogue, result_html
 from seqloom.demo_page.models import MOST_EXAMPLES, Shown
 
 MOST_CHARACTERS = 500
@@ -20,8 +20,8 @@ MOST_WAITING = 32
 FONTS = ("system-ui", "Noto Sans", "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo", "sans-serif")
 """Of the reader's own machine: none is fetched."""
 
-Shot = tuple[str, list[Answer] | Problem | None]
-"""The result that is shown, as HTML and as what that was made of, to say it in the other language."""
+Result = list[Answer] | Problem | None
+"""What the page shows, kept so that it can be said in the other language."""
 
 
 def build_page(
@@ -44,27 +44,23 @@ def build_page(
     Raises:
         ValueError: Some of these are out of bounds, or gradio is not installed.
     """
-    if language not in LANGUAGES:
-        raise ValueError(f"language is {language!r}; it can be {', '.join(LANGUAGES)}.")
-    if not 1 <= num_beams <= MOST_BEAMS:
-        raise ValueError(f"num_beams is {num_beams}; the page shows 1 to {MOST_BEAMS}.")
+    check_choices(language, num_beams)
     gr = gradio()
     shown = list(examples) or list(dict.fromkeys(text for model in models for text in model.examples))[:MOST_EXAMPLES]
     samples = [[text] for text in shown]
 
-    def respond(sentence: str, beams: float, language: str) -> Shot:
+    def respond(sentence: str, beams: float, language: str) -> tuple[str, Result]:
         try:
-            found = answer_all(models, check_sentence(sentence or "", most_characters), int(beams))
+            found: Result = answer_all(models, check_sentence(sentence or "", most_characters), int(beams))
         except Problem as problem:
-            return problem_html(problem, language), problem
-        return cards_html(found, language), found
+            found = problem
+        return result_html(found, language), found
 
     def respond_to_example(sample: list[str], beams: float, language: str) -> tuple[Any, ...]:
         return (sample[0], *respond(sample[0], beams, language))
 
-    def translate_page(language: str, found: list[Answer] | Problem | None) -> list[Any]:
+    def translate_page(language: str, found: Result) -> list[Any]:
         words = catalogue()[language]
-        html = "" if found is None else (problem_html if isinstance(found, Problem) else cards_html)(found, language)
         return [
             introduction(language),
             gr.update(label=words["sentence"], placeholder=words["placeholder"]),
@@ -72,23 +68,24 @@ def build_page(
             gr.update(value=words["run"]),
             gr.update(label=words["examples"]),
             gr.update(label=words["language"]),
-            html,
+            result_html(found, language),
         ]
 
     words = catalogue()[language]
     with gr.Blocks(analytics_enabled=False, title=words["title"], fill_width=True) as page:
         found = gr.State(None)
         with gr.Row(elem_classes="sl-top"):
-            head = gr.HTML(introduction(language))
+            head = gr.HTML(introduction(language), min_width=320)
             choice = gr.Radio(
                 [(name, code) for code, name in LANGUAGES.items()],
-                value=language, label=words["language"], elem_id="language", scale=0, min_width=220,
+                value=language, label=words["language"], elem_id="language", scale=0, min_width=200,
+                show_label=False, container=False,
             )  # fmt: skip
         sentence = gr.Textbox(
             label=words["sentence"], placeholder=words["placeholder"], elem_id="sentence", lines=2, max_lines=6,
             autofocus=True,
         )  # fmt: skip
-        with gr.Row():
+        with gr.Row(equal_height=True):
             beams = gr.Slider(1, MOST_BEAMS, value=num_beams, step=1, label=words["beams"], elem_id="beams", scale=3)
             button = gr.Button(words["run"], variant="primary", elem_id="run", scale=1)
         samples_shown = gr.Dataset(
@@ -123,8 +120,7 @@ def launch(
     Raises:
         ValueError: The port is taken, or it or the host cannot be listened on.
     """
-    if port is not None:
-        check_port(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", port)
+    check_port(host, port)
     own = files("seqloom.demo_page")
     theme = gradio().themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
     with warnings.catch_warnings():
@@ -156,18 +152,33 @@ def gradio() -> Any:
     return gradio
 
 
+def check_choices(language: str, num_beams: int) -> None:
+    """Refuses what the page cannot begin with.
+
+    Raises:
+        ValueError: One of them.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"language is {language!r}; it can be {', '.join(LANGUAGES)}.")
+    if not 1 <= num_beams <= MOST_BEAMS:
+        raise ValueError(f"num_beams is {num_beams}; the page searches with 1 to {MOST_BEAMS}.")
+
+
 def introduction(language: str) -> str:
     """The head of the page."""
     words = catalogue()[language]
-    return f'<div lang="{language}"><h1>{words["title"]}</h1><p>{words["intro"]}</p></div>'
+    return f'<div class="sl-head" lang="{language}"><h1>{words["title"]}</h1><p>{words["intro"]}</p></div>'
 
 
-def check_port(host: str, port: int) -> None:
-    """Refuses what cannot be listened on.
+def check_port(host: str | None, port: int | None) -> None:
+    """Refuses what cannot be listened on; which port gradio finds by itself is its own matter.
 
     Raises:
         ValueError: It is taken, not allowed, or no address of this machine.
     """
+    if port is None:
+        return
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     try:
         with socket.create_server((host, port)):
             pass
