@@ -9,6 +9,7 @@ from seqloom.commands.attend import Attend
 from seqloom.commands.command import Command
 from seqloom.commands.compare import Compare
 from seqloom.commands.demo import Demo
+from seqloom.commands.demo_page import DemoPage
 from seqloom.commands.distill import Distill
 from seqloom.commands.doctor import Doctor
 from seqloom.commands.export import Export
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
         Plot,
         Export,
         Serve,
+        DemoPage,
         Push,
         Demo,
         Doctor,
