@@ -355,7 +355,7 @@ def hub(asked: Sequence[Any]) -> Finding:
 def start_extras() -> dict[str, subprocess.Popen[bytes]]:
     """Imports of the extras that are installed, a process each, for some take seconds."""
     try:
-        names = [name for name in metadata.metadata("seqloom").get_all("Provides-Extra") or ()]
+        names = list(metadata.metadata("seqloom").get_all("Provides-Extra") or ())
         whole = [name for name in names if name not in FOR_DEVELOPERS and not lacking(name)]
     except (ImportError, metadata.PackageNotFoundError):
         return {}
