@@ -61,7 +61,6 @@ class DemoPage(Command):
         from seqloom.demo_page.page import build_page, check_choices, check_port, gradio, launch
 
         examples = [] if self.sentences is None else [line for line in lines(str(self.sentences)) if line.strip()]
-        gradio()  # what is missing shows before models are loaded
         if self.space is not None:
             from seqloom.demo_page.space import write_space
 
@@ -75,6 +74,7 @@ class DemoPage(Command):
                 f"Share it: seqloom push {self.space} USER/SPACE --space"
             )
             return
+        gradio()  # what is missing shows before models are loaded
         check_choices(self.language, self.num_beams)
         check_port(self.host, self.port)
         from seqloom.demo_page.models import open_models, sources_differ

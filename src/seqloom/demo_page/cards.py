@@ -21,7 +21,7 @@ LANGUAGES = {"en": "English", "ko": "한국어"}
 LONGEST_LABEL = 14
 LETTER, PADDING, GAP = 7.6, 16.0, 22.0
 """Widths of the tree, in pixels: of a narrow letter, of a box around its text, between two columns."""
-BOX, ROW = 36.0, 46.0
+BOX, ROW = 36.0, 43.0
 """Heights: of a box, and of a row with the space below it."""
 LEAST_WIDTH = 46.0
 
