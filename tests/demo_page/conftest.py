@@ -20,7 +20,7 @@ widget:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
     """Folders of random models, by their names; the last one has no attention, and its card says nothing."""
-    tokenizer, found = make_tokenizer("word", shared=True), {}
+    tokenizer, found = make_tokenizer("bpe", shared=True), {}
     for name, (kind, source) in SPACES.items():
         folder = found[name] = tmp_path_factory.mktemp("models") / name.rpartition("/")[2]
         model = tiny(kind, vocab_size=len(tokenizer))
