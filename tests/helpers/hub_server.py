@@ -25,8 +25,8 @@ its attempts, but not inside ``hub.client``, unless it is told ``patient=True``.
 
 There are three tokens: ``hub.WRITE`` and ``hub.READ`` of the user "me", who belongs to the organisation "team", and
 ``hub.STRANGER`` of somebody else. What is private is invisible to strangers, and nobody but WRITE changes anything.
-Data sets are the repositories ``datasets/USER/NAME``, made by ``hub.create`` and ``add``; Spaces ``spaces/USER/NAME``,
-which nothing runs. Cards are checked as the Hub checks them, a little more strictly. The rest is answered with 501.
+Data sets are the repositories ``datasets/USER/NAME``, made by ``hub.create`` and ``add``, Spaces ``spaces/USER/NAME``.
+Cards are checked as the Hub checks them, a little more strictly. What this server does not know it answers with 501.
 """
 
 import base64

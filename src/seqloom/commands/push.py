@@ -8,6 +8,7 @@ from typing import Literal
 
 from seqloom import run_folder
 from seqloom.commands.command import Command
+from seqloom.commands.following import example_of, tell_next, translating
 
 
 @dataclass(kw_only=True)
@@ -69,3 +70,5 @@ class Push(Command):
         hub = load_run_settings(run_folder.finished(self.folder), words).hub
         Lock(self.folder / run_folder.LOCK).check()  # what trains in it would change what is pushed
         push(self.folder, hub, metrics=self.metrics, trust_remote_code=self.trust_remote_code)
+        where = [] if self.hub_revision is None else ["--revision", self.hub_revision]
+        tell_next(translating(self.repository, *where, example=example_of(self.folder)))
