@@ -27,8 +27,8 @@ ROOMS = (
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "distill", "doctor", "export", "plot", "push", "recipes", "score", "train", "translate",
-        "checkup", "following", "shell", "sentences", "help", "command",
+        "attend", "compare", "demo", "distill", "doctor", "export", "plot", "push", "recipes", "score", "train",
+        "translate", "checkup", "following", "shell", "sentences", "help", "command",
     ),
     "comparison": (
         "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
