@@ -278,7 +278,7 @@ def disk() -> Iterator[Finding]:
     """Room for runs here, and for what the Hugging Face libraries keep."""
     here = Path.cwd()
     cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
-    for name, folder, way in (("this folder", here, "cd"), ("cache", cache, "export HF_HOME=")):
+    for name, folder, way in (("disk here", here, "cd"), ("cache", cache, "export HF_HOME=")):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
         says = f"{folder}: {free / 2**30:,.1f} GiB free"
