@@ -37,7 +37,7 @@ def attend(
     tokenizer: PreTrainedTokenizerBase,
     sentence: str,
     *,
-    target: str | None = None,
+    target: str | Sequence[int] | None = None,
     words: bool = True,
     coverage_penalty: float = 0.0,
     **generate_kwargs: Any,
@@ -49,7 +49,7 @@ def attend(
             implementation are left as they were.
         tokenizer: Its tokenizer.
         sentence: The source.
-        target: An output whose maps are wanted instead of the model's own.
+        target: An output whose maps are wanted instead of the model's own: a text, or the ids of its tokens.
         words: Join the tokens of a word: sources are added up, targets averaged. A side that is one word, of which that
             would show nothing, keeps its tokens. Else the model's tokens.
         coverage_penalty, generate_kwargs: As for `translate`, where there is no ``target``.
@@ -194,13 +194,13 @@ def _name_unknown(tokenizer: PreTrainedTokenizerBase, sentence: str, tokens: lis
     ]
 
 
-def _forced(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, target: str) -> torch.Tensor:
+def _forced(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, target: str | Sequence[int]) -> torch.Tensor:
     """(1, 1 + target) ids of a given output, after what the decoder starts from."""
-    if not target.strip():
+    if not (target.strip() if isinstance(target, str) else target):
         raise ValueError("the target is empty: give the output whose maps are wanted, or leave it out.")
     start = model.generation_config.decoder_start_token_id
     start = model.config.decoder_start_token_id if start is None else start
-    ids = tokenizer(text_target=target)["input_ids"]
+    ids = tokenizer(text_target=target)["input_ids"] if isinstance(target, str) else list(target)
     check_target(model, ids)
     return torch.tensor([[start, *ids]], device=model.device)
 
