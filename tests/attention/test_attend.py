@@ -116,8 +116,8 @@ class TestMaps:
         model, tokenizer = marian(), letters()
         assert model.config._attn_implementation == "sdpa"
         found = attend(model, tokenizer, SENTENCE, target="abc")
-        assert (found.cross.shape, found.encoder_self.shape) == ((2, 2, 2, 4), (2, 2, 4, 4))
-        close(found.cross.sum(-1), torch.ones(2, 2, 2))
+        assert (found.cross.shape, found.encoder_self.shape) == ((2, 2, 4, 4), (2, 2, 4, 4))
+        close(found.cross.sum(-1), torch.ones(2, 2, 4))
         assert model.config._attn_implementation == "sdpa"
 
     @pytest.mark.slow
@@ -146,7 +146,7 @@ class TestMaps:
         own = attend(model, tokenizer, SENTENCE, **OPTIONS)
         forced = attend(model, tokenizer, SENTENCE, target="cab")
         assert forced.output == "cab" != own.output
-        assert forced.target_labels == ["cab", "⟨end⟩"]
+        assert forced.target_labels == [*"cab", "⟨end⟩"]
         assert forced.score < own.score  # greedy was likelier
 
     def test_of_one_head_and_of_all(self):
