@@ -20,6 +20,7 @@ from helpers.imports import imports
 import seqloom
 from seqloom.__main__ import COMMANDS
 from seqloom.commands.command import parse
+from seqloom.settings import recipes
 from seqloom.settings.reading import load_scoring_settings, load_settings
 from seqloom.settings.schema import ScoringSettings, Settings
 
@@ -83,8 +84,9 @@ class TestPages:
             name, rest = ours
             call = parse(COMMANDS[name], rest)
             if call.settings is Settings:
-                configs = [word for word in rest if word.startswith("configs/")] or ["configs/scan-rnn.yaml"]
-                load_settings(ROOT / configs[0], student(call.overrides))
+                configs = [word for word in rest if word.startswith("configs/") or word in recipes.names()]
+                config = (configs or ["scan-rnn"])[0]
+                load_settings(ROOT / config if "/" in config else config, student(call.overrides))
             elif call.settings is ScoringSettings:
                 load_scoring_settings(tmp_path, call.overrides)
             checked.add(name)

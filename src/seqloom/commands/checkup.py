@@ -278,7 +278,7 @@ def disk() -> Iterator[Finding]:
     """Room for runs here, and for what the Hugging Face libraries keep."""
     here = Path.cwd()
     cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
-    for name, folder, way in (("this folder", here, "cd"), ("cache", cache, "export HF_HOME=")):
+    for name, folder, way in (("disk here", here, "cd"), ("cache", cache, "export HF_HOME=")):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
         says = f"{folder}: {free / 2**30:,.1f} GiB free"
@@ -307,8 +307,8 @@ def ask_hub() -> list[Any]:
 
     def ask() -> None:
         try:
-            import httpx
             from huggingface_hub import constants, get_token
+            from huggingface_hub.errors import HTTPError
             from huggingface_hub.utils import build_hf_headers, get_session
         except CANNOT_IMPORT as error:
             answer.append(error)
@@ -322,7 +322,7 @@ def ask_hub() -> list[Any]:
             )
             name = got.json().get("name") if path != "/" and got.status_code == 200 else None
             answer.append((got.status_code, name))
-        except (httpx.HTTPError, OSError, ValueError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             answer.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)  # a name server that is silent holds nobody
@@ -355,8 +355,8 @@ def hub(asked: Sequence[Any]) -> Finding:
 def start_extras() -> dict[str, subprocess.Popen[bytes]]:
     """Imports of the extras that are installed, a process each, for some take seconds."""
     try:
-        names = list(metadata.metadata("seqloom").get_all("Provides-Extra") or ())
-        whole = [name for name in names if name not in FOR_DEVELOPERS and not lacking(name)]
+        every = metadata.metadata("seqloom").get_all("Provides-Extra") or ()
+        whole = [name for name in every if name not in FOR_DEVELOPERS and not lacking(name)]
     except (ImportError, metadata.PackageNotFoundError):
         return {}
     started = {}
@@ -376,7 +376,7 @@ def imported(extras: dict[str, subprocess.Popen[bytes]], until: float) -> Iterat
             continue
         install, title = pip(f"seqloom[{name}]"), f"extra {name}"
         if name not in extras:
-            yield Finding(title, TO_MEND, f"{together(lacking(name))}: without it that part of seqloom rests", install)
+            yield Finding(title, TO_MEND, f"{together(lacking(name))}; nothing else needs it", install)
             continue
         versions = ", ".join(f"{one.name} {metadata.version(one.name)}" for one in requirements(name))
         try:

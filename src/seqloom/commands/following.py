@@ -37,13 +37,21 @@ def tell_next(*lines: str | None) -> None:
 
 def program() -> str:
     """What starts this seqloom in the shell: its name where that is found, else by the Python that runs it."""
-    found = shutil.which("seqloom")
-    if found is not None and Path(found).parent == Path(sys.executable).parent:
-        return "seqloom"
-    python = Path(sys.executable)
-    here = Path.cwd()
-    python = python.relative_to(here) if python.is_relative_to(here) else python
-    return f"{shlex.quote(str(python))} -m seqloom"
+    return "seqloom" if _is_found("seqloom") else f"{python()} -m seqloom"
+
+
+def python() -> str:
+    """What starts this Python in the shell."""
+    own, here = Path(sys.executable), Path.cwd()
+    if _is_found(own.name):
+        return own.name
+    return shlex.quote(str(own.relative_to(here) if own.is_relative_to(here) else own))
+
+
+def _is_found(name: str) -> bool:
+    """Whether the shell finds the program of this name that lies beside this Python."""
+    found = shutil.which(name)
+    return found is not None and Path(found).parent == Path(sys.executable).parent
 
 
 def typed(*words: object) -> str:
@@ -86,7 +94,7 @@ def attending(model: Path | str, example: str | None, attends: bool) -> str | No
 
 def opening(page: Path | str) -> str:
     """The line that shows a page."""
-    return f"{shlex.quote(Path(sys.executable).name)} -m webbrowser {shlex.quote(str(page))}"
+    return f"{python()} -m webbrowser {shlex.quote(str(page))}"
 
 
 def after_training(folder: Path, record: dict[str, Any]) -> list[str | None]:
