@@ -12,7 +12,7 @@ import pytest
 import torch
 import toys
 from drawings import DRAWINGS
-from helpers.pages import anchors
+from helpers.prose import anchors
 from walk import walk
 
 from seqloom.figures.style import save

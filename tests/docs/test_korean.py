@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.pages import BLOCK, anchors, prose
+from helpers.prose import BLOCK, anchors, prose
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.ko.md"), *ROOT.glob("docs/**/*.ko.md")])

@@ -1,4 +1,4 @@
-"""What lies in a page of Markdown."""
+"""Prose, headings and blocks of code of a Markdown page."""
 
 import re
 from pathlib import Path
