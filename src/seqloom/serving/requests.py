@@ -92,7 +92,7 @@ def of_form(body: bytes) -> dict[str, Any]:
     """
     if body.lstrip()[:1] in (b"{", b"["):
         raise ValueError("it is JSON, and its Content-Type says that it is a form: give it as application/json")
-    fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    fields = parse_qs(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     return {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
 
 
