@@ -81,9 +81,9 @@ ALL_OF = ("rnn", "gru-bahdanau", "lstm-luong-fed", "post-norm", "rotary-swiglu-p
     ("name", "kind"), [(name, kind) for name in MODELS for kind in (SEARCHES if name in ALL_OF else FEW)]
 )
 def test_as_generate(name, kind):
-    model, given = tiny(name), sources()
+    model, given = tiny(name), sources(10)
     expected = [generated(model, source, **SEARCHES[kind]) for source in given]
-    assert searched(model, given, **SEARCHES[kind]) == expected
+    assert searched(model, given, batch_tokens=30, **SEARCHES[kind]) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
