@@ -45,7 +45,9 @@ INSIDE = {
         "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
         "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "states", "devices", "signals",
     ),
-    "sharing": ("push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
+    "sharing": (
+        "push", "handler", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy",
+    ),
     "scoring": (
         "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "estimates",
         "normalization",

@@ -104,7 +104,7 @@ class TestEngines:
         """Is said to who asked for it."""
         worker = started(Engine(short(tiny("rotary")), make_tokenizer(), {"num_beams": 3, "length_penalty": 2.0}))
         (wrong,), (right,) = worker.submit(["abc"], Asked(num_beams=1)), worker.submit(["abc"], Asked())
-        with pytest.raises(ValueError, match="length_penalty is 2.0, which ranks beams, but"):
+        with pytest.raises(ValueError, match=r"length_penalty is 2\.0, which ranks beams, but"):
             wrong.result()
         assert len(right.result()) == 1
 
