@@ -121,7 +121,7 @@ class TestLibreTranslate:
             ("application/json", b"\xff", "the body cannot be read ("),
             ("application/json", b"[" * 100_000, "it is nested too deeply to be read"),
             ("application/json", b"[1]", "the body is [1]; send a JSON object"),
-            (FORM, b'{"q": "a"}', "it is JSON, and its Content-Type says that it is a form"),
+            (FORM, b'{"q": "a"}', "source is missing: give the code of a language"),
             (FORM, b"q=%ff%fe", "the body cannot be read ("),
             (FORM, b"q=a&" * 2000, "the body cannot be read ("),
             ("multipart/form-data; boundary=xy", b"nothing", "it is no form in parts"),
