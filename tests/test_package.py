@@ -47,7 +47,10 @@ INSIDE = {
         "refusals", "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "states", "devices",
         "signals",
     ),
-    "sharing": ("proof", "push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
+    "sharing": (
+        "proof", "push", "handler", "card", "history", "sources", "teachers", "verify", "hub", "files", "code",
+        "privacy",
+    ),
     "scoring": (
         "against", "rescoring", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance",
         "estimates", "normalization",
