@@ -352,12 +352,20 @@ def hub(asked: Sequence[Any]) -> Finding:
     return Finding("Hub", TO_MEND, f"{where} answers {status}: it does not take your token", "hf auth login --force")
 
 
+def every_extra() -> list[str]:
+    """The extras that a user may want; none where seqloom runs without having been installed."""
+    try:
+        found = metadata.metadata("seqloom").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [name for name in found if name not in FOR_DEVELOPERS]
+
+
 def start_extras() -> dict[str, subprocess.Popen[bytes]]:
     """Imports of the extras that are installed, a process each, for some take seconds."""
     try:
-        every = metadata.metadata("seqloom").get_all("Provides-Extra") or ()
-        whole = [name for name in every if name not in FOR_DEVELOPERS and not lacking(name)]
-    except (ImportError, metadata.PackageNotFoundError):
+        whole = [name for name in every_extra() if not lacking(name)]
+    except ImportError:  # even packaging is not there
         return {}
     started = {}
     for name in whole:
@@ -371,9 +379,7 @@ def start_extras() -> dict[str, subprocess.Popen[bytes]]:
 
 def imported(extras: dict[str, subprocess.Popen[bytes]], until: float) -> Iterator[Finding]:
     """What became of the imports, and which extras are not there."""
-    for name in metadata.metadata("seqloom").get_all("Provides-Extra") or ():
-        if name in FOR_DEVELOPERS:
-            continue
+    for name in every_extra():
         install, title = pip(f"seqloom[{name}]"), f"extra {name}"
         if name not in extras:
             yield Finding(title, TO_MEND, f"{together(lacking(name))}; nothing else needs it", install)

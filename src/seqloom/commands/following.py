@@ -97,7 +97,7 @@ def opening(page: Path | str) -> str:
     return f"{python()} -m webbrowser {shlex.quote(str(page))}"
 
 
-def after_training(folder: Path, record: dict[str, Any]) -> list[str | None]:
+def after_training(folder: Path, record: dict[str, Any], is_pushed: bool = False) -> list[str | None]:
     """Lines for a run that is finished."""
     from transformers import AutoConfig
 
@@ -108,5 +108,5 @@ def after_training(folder: Path, record: dict[str, Any]) -> list[str | None]:
         None if scored else typed("evaluate", folder, "--split", "validation"),
         translating(folder, example=example),
         attending(folder, example, getattr(config, "has_cross_attention", False)),
-        typed("push", "--help"),
+        None if is_pushed else typed("push", "--help"),
     ]
