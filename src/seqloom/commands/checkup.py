@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from seqloom.support.wording import listing, together
 from seqloom.version import __version__
 
-OK, TO_MEND, BROKEN = "ok", "to mend", "broken"
+OK: Final = "ok"
+TO_MEND: Final = "to mend"
+BROKEN: Final = "broken"
+"""Something that seqloom needs is."""
 FOR_DEVELOPERS = ("dev", "docs", "test")
 """Extras that nobody needs who uses seqloom."""
 DEADLINE = 8.0
@@ -44,7 +47,6 @@ class Finding:
 
     name: str
     status: Literal["ok", "to mend", "broken"]
-    """``broken``: seqloom needs it."""
     says: str
     mend: str | None = None
     """The command that mends it."""
@@ -157,7 +159,9 @@ def models() -> Finding:
     try:
         with torch.random.fork_rng(devices=[]):
             for config in CONFIG_CLASSES.values():
-                fields = {name: value for name, value in sizes.items() if name in config.__dataclass_fields__}
+                fields: dict[str, Any] = {
+                    name: value for name, value in sizes.items() if name in config.__dataclass_fields__
+                }
                 model = AutoModelForSeq2SeqLM.from_config(config(vocab_size=9, **fields))
                 model.generate(torch.tensor([[4, 5, 2]]), max_new_tokens=2, min_new_tokens=2)
     except CANNOT_IMPORT as error:

@@ -74,8 +74,9 @@ def example_of(folder: Path | str) -> str | None:
     """A source that a run was scored on, if it has one that can stand in a line."""
     path = Path(folder) / run_folder.RECORD
     example = run_folder.read_object(path).get("example") if path.is_file() else None
-    is_plain = isinstance(example, str) and example.isprintable() and "\\" not in example
-    return example if is_plain and not example.startswith("-") and 0 < len(example) <= LONGEST_EXAMPLE else None
+    if not isinstance(example, str) or not 0 < len(example) <= LONGEST_EXAMPLE:
+        return None
+    return example if example.isprintable() and "\\" not in example and not example.startswith("-") else None
 
 
 def translating(model: Path | str, *words: object, example: str | None) -> str:
