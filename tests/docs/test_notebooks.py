@@ -1,4 +1,4 @@
-"""The notebooks run from the first cell to the last, in an empty folder, without a network, and end with what they promise."""
+"""The notebooks run, in an empty folder and without a network, and end with what they promise."""
 
 import os
 import sys
