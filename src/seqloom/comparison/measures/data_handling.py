@@ -129,6 +129,12 @@ def parallel(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     }
 
 
+def sides(result: dict[str, Any], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of these systems, those that are trained on all tokens at once, and those that take one after the other."""
+    together = {TRANSFORMER, *result.get("parallel_training", ())}
+    return [name for name in names if name in together], [name for name in names if name not in together]
+
+
 def section(result: dict[str, Any]) -> Section:
     """Words, tables and plots of what `measure` returned."""
     findings: list[str] = []
