@@ -61,7 +61,7 @@ INSIDE = {
         "tokenization", "scan",
     ),
     "figures": ("curves", "style", "fonts"),
-    "support": ("console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "xet"),
+    "support": ("console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 
