@@ -31,7 +31,7 @@ INSIDE = {
         "sentences", "help", "command",
     ),
     "comparison": (
-        "compare", "folder", "report", "first_screen", "conclusion", "measures", "trainings", "instruments", "candidates",
+        "compare", "folder", "report", "first_screen", "conclusion", "measured", "measures", "trainings", "instruments", "candidates",
         "verdicts", "traits", "sections",
     ),
     "export": (

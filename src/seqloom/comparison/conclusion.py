@@ -9,165 +9,78 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from seqloom.comparison.measures import data_handling, generation
-from seqloom.comparison.traits import Traits
-from seqloom.comparison.traits import recorded as traits_recorded
+from seqloom.comparison.measured import Measured, cell_of, first_of, is_worthless, typical_length
+from seqloom.comparison.measures import data_handling
 from seqloom.comparison.verdicts import SAME, TRAINED, Case, Verdict, judged, recorded, told_apart
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate
-from seqloom.scoring.significance import ROUNDING
-from seqloom.support.wording import digits, plural, together, with_interval
+from seqloom.support.language import later, say
+from seqloom.support.wording import digits, together, with_interval
 
 ABOUT = {
-    "model": "For your data",
-    "data_handling": "Sequential or parallel",
-    "attention": "Without or with attention",
-    "weight": "Light or heavy",
-    "undecided": "Not decided",
-    "cost": "Cost",
+    "model": later("For your data"),
+    "data_handling": later("Sequential or parallel"),
+    "attention": later("Without or with attention"),
+    "weight": later("Light or heavy"),
+    "undecided": later("Not decided"),
+    "cost": later("Cost"),
 }
 """The sentences in their order, and what each is headed by."""
 SHOWN = 3
 """Pairs or models that a sentence names; the sections have all."""
-WINNER = "{model}, because its {metric}, {score}, is better than that of {others}; the next is {next}, {gap} behind."
-TIE = "{models}, because {top} is better in {metric} than {others}, and between these no difference was found."
-NO_WINNER = "no winner, because no difference in {metric} was found between {models} ({gaps})."
-ALONE = "nothing to choose, because {model} alone was scored ({metric} {score})."
-NONE_WORTH = "none of these models, because the best {metric} is {score}."
-UNSCORED = "not decided, because the outputs were not scored: take the measure quality."
-GAP = "{one} {gap} ahead of {other}"
-UNTESTED = "{one} and {other} not tested, one run against several"
-MORE = "{shown} and {number} more"
-AT_YOUR_LENGTH = "{verdict}, because at {length} tokens, about the length of your data, a training step takes {said}"
-AT_A_LENGTH = "{verdict}, because at {length} tokens a training step takes {said}"
-AT_THE_LONGEST = "; at {length} tokens {said}"
-STEP = "{one} {ratio} times as long as {other}"
-PARALLEL, SEQUENTIAL, NOT_CLEAR, MIXED = "parallel", "sequential", "not clear", "it depends"
-OF_EQUAL_WIDTH = " (untrained models of equal width, {device})."
-UNTIMED = "not decided, because training steps were not timed: take the measure data_handling."
-ONE_SIDE = "not decided, because all that was timed handles data alike."
-WITH, WITHOUT = "with attention", "without attention"
-BY_ATTENTION = "{verdict}, because {said}{growth}."
-DIFFERS = "{one} is better than {other} by {gap}"
-NOT_FOUND = "between {one} and {other} no difference was found ({gap})"
-GROWS = "; the gap is {short} points on the shortest sources and {long} on the longest, {verdict}"
-GROWTH: dict[Verdict, str] = {"SEEN": "a growth", "NOT SEEN": "no growth", "NOT CLEAR": "whether it grows is not clear"}
-BEYOND_ATTENTION = " (they differ in more than attention)"
-ALL_ALIKE = "not decided for your data, because all models are {kind}."
-LIGHT, HEAVY, BETWEEN = "light", "heavy", "neither the lightest nor the heaviest"
-BY_WEIGHT = "{verdict}, because {said}."
-HEAVIER = "{heavy}, {ratio} times the parameters of {light}, {said}"
-BETTER, WORSE, NO_DIFFERENCE = "is better by {gap}", "is worse by {gap}", "is not told from it ({gap})"
-EQUALLY_HEAVY = "not asked, because all have the same number of parameters to within {share} %."
-UNWEIGHED = "not decided, because the models were not weighed: take the measure weight."
-WHICH_OF = "which of {models} is better"
-WHICH_KIND = "{question}"
-OTHER_SEEDS = "what other seeds would give (--seeds 1 2 3)"
-NO_ACCELERATOR = "what a GPU would change (none was used)"
-NOT_MEASURED = "what was not measured ({measures})"
-NOTHING_OPEN = "nothing of what was asked."
-COSTS_OF = "{model}: {costs}"
-SECONDS, MILLISECONDS, PARAMETERS = "{value} s of training", "{value} ms a sentence", "{value} parameters"
-UNKNOWN_COST = "not measured: take the measures weight, generation and learning_curves."
-FASTEST = "Quickest to write: {models}{told}."
-NOT_TOLD_APART = " (not told apart)"
-
-
-def say(template: str, **values: Any) -> str:
-    """A sentence."""
-    return template.format(**values)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a comparison measured, as a conclusion asks for it."""
-
-    kinds: dict[str, str]
-    """Of the candidates, in their order, by name: ``GRU, Luong attention``."""
-    measures: dict[str, Any]
-
-    @property
-    def names(self) -> list[str]:
-        """Of the candidates."""
-        return list(self.kinds)
-
-    @property
-    def metric(self) -> str | None:
-        """The first that the outputs were scored by: the one that the settings put first."""
-        return next(iter(self.measures.get("quality", {}).get("metrics", {})), None)
-
-    @property
-    def entry(self) -> dict[str, Any]:
-        """Scores and tests of that metric."""
-        return self.measures["quality"]["metrics"][self.metric]
-
-    @property
-    def runs(self) -> dict[str, int]:
-        """How many of each candidate were scored."""
-        return {one["name"]: one.get("runs", 1) for one in self.measures["quality"]["candidates"]}
-
-    @property
-    def traits(self) -> dict[str, Traits]:
-        """What each candidate is, as far as a measure tells."""
-        entries = self.measures.get("quality", {}).get("candidates", ())
-        return {one["name"]: traits_recorded(one if "traits" in one else self.kinds[one["name"]]) for one in entries}
-
-    def pair(self, one: str, other: str) -> dict[str, Any]:
-        """How much better the one is than the other: ``gap``, ``interval`` (more is better), ``better`` (a name or
-        None), ``p``."""
-        pair = next(pair for pair in self.entry["pairs"] if {pair["a"], pair["b"]} == {one, other})
-        sign = (1 if pair["a"] == one else -1) * (1 if self.entry["higher_is_better"] else -1)
-        interval = sorted(sign * bound for bound in pair["interval"])
-        return {"gap": sign * pair["difference"], "interval": interval, "better": pair["better"], "p": pair["p"]}
-
-    def gap(self, one: str, other: str) -> str:
-        """``+5.14 [4.26, 6.05]``: how much better the one is."""
-        pair = self.pair(one, other)
-        return with_interval(pair["gap"], pair["interval"], "+")
-
-    @property
-    def parameters(self) -> dict[str, int]:
-        """By candidate, where they were counted."""
-        counted = self.measures.get("weight", {}).get("models") or self.measures.get("generation", {}).get("candidates")
-        return {name: (counted or {})[name]["parameters"] for name in self.names if name in (counted or {})}
-
-    @property
-    def seconds(self) -> dict[str, list[float]]:
-        """Of training, every run's, validations not counted."""
-        curves = self.measures.get("learning_curves", {}).get("curves", {})
-        found = {name: [run["seconds"][-1] for run in curve["runs"]] for name, curve in curves.items()}
-        for name, model in self.measures.get("weight", {}).get("models", {}).items():
-            if (known := model.get("training_seconds")) and name not in found:
-                found[name] = known
-        return found
-
-    @property
-    def milliseconds(self) -> dict[str, float]:
-        """A sentence's, one a call, written as the outputs that were scored where such a number of beams was timed."""
-        result = self.measures.get("generation")
-        if not result:
-            return {}
-        size, length = result["batch_sizes"][0], result["batch_length"]
-        found = {}
-        for name, candidate in result["candidates"].items():
-            if (value := generation.token_milliseconds(candidate, self.beams, size, length)) is not None:
-                found[name] = value * length
-        return found
-
-    @property
-    def beams(self) -> int:
-        """Of the outputs that were scored, if all had as many and these were timed; else the fewest that were."""
-        scored = {one.get("generation", {}).get("num_beams") for one in self.measures.get("quality", {}).get("candidates", ())}
-        timed = self.measures["generation"]["beams"]
-        return scored.pop() if len(scored) == 1 and scored <= set(timed) else timed[0]
-
-    @property
-    def controls(self) -> list[float]:
-        """How far the time of a sentence was from itself."""
-        return generation.controls_of(self.measures["generation"]) if "generation" in self.measures else []
+WINNER = later(
+    "{model}, because its {metric}, {score}, is better than that of {others}; the next is {next}, {gap} behind."
+)
+TIE = later("{models}, because {top} is better in {metric} than {others}, and between these no difference was found.")
+NO_WINNER = later("no winner, because no difference in {metric} was found between {models} ({gaps}).")
+ALONE = later("nothing to choose, because {model} alone was scored ({metric} {score}).")
+NONE_WORTH = later("none of these models, because the best {metric} is {score}.")
+UNSCORED = later("not decided, because the outputs were not scored: take the measure quality.")
+ONE_OF = later("{first} or {last}")
+GAP = later("{one} {gap} ahead of {other}")
+UNTESTED = later("{one} and {other} not tested, one run against several")
+MORE = later("{shown} and {number} more")
+AT_YOUR_LENGTH = later("{verdict}, because at {length} tokens, about the length of your data, {said}")
+AT_A_LENGTH = later("{verdict}, because at {length} tokens {said}")
+AT_THE_LONGEST = later("; at {length} tokens {said}")
+STEP = later("a training step of {one} takes {ratio} times as long as one of {other}")
+PARALLEL, SEQUENTIAL = later("parallel (all tokens at once)"), later("sequential (one token after the other)")
+NOT_CLEAR, MIXED = later("not clear"), later("it depends")
+OF_EQUAL_WIDTH = later(" (untrained models of equal width, {device}).")
+UNTIMED = later("not decided, because training steps were not timed: take the measure data_handling.")
+ONE_SIDE = later("not decided, because all that was timed handles data alike.")
+WITH, WITHOUT = later("with attention"), later("without attention")
+BY_ATTENTION = later("{verdict}, because {said}{growth}.")
+DIFFERS = later("{one} is better than {other} by {gap}")
+NOT_FOUND = later("between {one} and {other} no difference was found ({gap})")
+GROWS = later("; the gap is {short} points on the shortest sources and {long} on the longest, {verdict}")
+GROWTH: dict[Verdict, str] = {
+    "SEEN": later("a growth"),
+    "NOT SEEN": later("no growth"),
+    "NOT CLEAR": later("whether it grows is not clear"),
+}
+BEYOND_ATTENTION = later(" (they differ in more than attention)")
+ALL_ALIKE = later("not decided for your data, because all models are {kind}.")
+LIGHT, HEAVY, BETWEEN = later("light"), later("heavy"), later("neither the lightest nor the heaviest")
+BY_WEIGHT = later("{verdict}, because {said}.")
+HEAVIER = later("{heavy}, {ratio} times the parameters of {light}, {said}")
+BETTER, WORSE = later("is better by {gap}"), later("is worse by {gap}")
+NO_DIFFERENCE = later("is not told from it ({gap})")
+EQUALLY_HEAVY = later("not asked, because all have the same number of parameters to within {share} %.")
+UNWEIGHED = later("not decided, because the models were not weighed: take the measure weight.")
+WHICH_OF = later("which of {models} is better")
+OTHER_SEEDS = later("what other seeds would give (--seeds 1 2 3)")
+NO_ACCELERATOR = later("what a GPU would change (none was used)")
+NOT_MEASURED = later("what was not measured ({measures})")
+NOTHING_OPEN = later("nothing of what was asked.")
+COSTS_OF = later("{model}: {costs}")
+SECONDS, MILLISECONDS = later("{value} s of training"), later("{value} ms a sentence")
+PARAMETERS = later("{value} parameters")
+UNKNOWN_COST = later("not measured: take the measures weight, generation and learning_curves.")
+FASTEST = later("Quickest to write: {models}{told}.")
+NOT_TOLD_APART = later(" (not told apart)")
 
 
 def conclude(record: dict[str, Any]) -> dict[str, Any]:
@@ -202,21 +115,6 @@ def conclude(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def first_of(entry: dict[str, Any]) -> list[str]:
-    """The best by a metric, and all that no test tells from it; of equals, all. The best comes first."""
-    scores = {name: score["score"] for name, score in entry["scores"].items()}
-    sign = 1 if entry["higher_is_better"] else -1
-    order = sorted(scores, key=lambda name: -sign * scores[name])
-    top = [name for name in order if abs(scores[name] - scores[order[0]]) <= ROUNDING]
-    apart = {frozenset((pair["a"], pair["b"])) for pair in entry["pairs"] if pair["better"]}
-    return [name for name in order if name in top or any(frozenset((name, one)) not in apart for one in top)]
-
-
-def is_worthless(entry: dict[str, Any], name: str) -> bool:
-    """Whether nothing at all is right."""
-    return entry["higher_is_better"] and entry["scores"][name]["score"] <= 0
-
-
 def of_models(known: Measured, first: Sequence[str]) -> str:
     """Which model, and why."""
     if known.metric is None:
@@ -228,23 +126,28 @@ def of_models(known: Measured, first: Sequence[str]) -> str:
     if len(scores) == 1:
         return say(ALONE, model=first[0], metric=metric, score=scores[first[0]])
     others = [name for name in scores if name not in first]
-    single = f" {TRAINED}" if 1 in known.runs.values() else ""
+    single = " " + say(TRAINED) if 1 in known.runs.values() else ""
     if not others:
         gaps = [gap_in_words(known, one, other) for one, other in itertools.combinations(first, 2)]
         return say(NO_WINNER, metric=metric, models=together(first), gaps=some(gaps)) + single
     if len(first) > 1:
-        return say(TIE, models=" or ".join(first), top=first[0], metric=metric, others=together(others)) + single
+        return say(TIE, models=one_of(first), top=first[0], metric=metric, others=together(others)) + single
     behind = sorted(others, key=lambda name: known.pair(first[0], name)["gap"])
     gap = known.gap(first[0], behind[0])
     values = {"model": first[0], "metric": metric, "score": scores[first[0]], "others": together(others)}
     return say(WINNER, **values, next=behind[0], gap=gap) + single
 
 
+def one_of(names: Sequence[str]) -> str:
+    """``a, b or c``."""
+    return say(ONE_OF, first=", ".join(names[:-1]), last=names[-1])
+
+
 def gap_in_words(known: Measured, one: str, other: str) -> str:
     """A difference with its interval, or that it was not tested."""
     if known.pair(one, other)["p"] is None:
         return say(UNTESTED, one=one, other=other)
-    return say(GAP, one=one, other=other, gap=known.gap(one, other))
+    return say(GAP, one=one, other=other, gap=known.gap(one, other, "+"))
 
 
 def some(said: Sequence[str], shown: int = SHOWN) -> str:
@@ -271,20 +174,16 @@ def of_data_handling(known: Measured) -> tuple[str | None, str]:
     wanted = typical or 64
     length = min(lengths, key=lambda one: abs(math.log(one / wanted)))
     verdict, said = steps(times, sides, length, controls)
-    words = say(AT_YOUR_LENGTH if typical else AT_A_LENGTH, verdict=verdict, length=f"{length:,}", said=said)
+    words = say(AT_YOUR_LENGTH if typical else AT_A_LENGTH, verdict=say(verdict), length=f"{length:,}", said=said)
     if lengths[-1] > length:
         said = steps(times, sides, lengths[-1], controls)[1]
         words += say(AT_THE_LONGEST, length=f"{lengths[-1]:,}", said=said)
     return verdict, words + say(OF_EQUAL_WIDTH, device=device["name"])
 
 
-def typical_length(known: Measured) -> int | None:
-    """Tokens of the longer side of a typical pair."""
-    models = known.measures.get("weight", {}).get("models", {}).values()
-    return max((max(model["source_length"], model["target_length"]) for model in models), default=None)
-
-
-def steps(times: dict[str, Any], sides: Sequence[Sequence[str]], length: int, controls: Sequence[float]) -> tuple[str, str]:
+def steps(
+    times: dict[str, Any], sides: Sequence[Sequence[str]], length: int, controls: Sequence[float]
+) -> tuple[str, str]:
     """Who is quicker at a length, all at once or one after the other, and the ratios."""
     cases, said = [], []
     for one, other in itertools.product(*sides):
@@ -308,7 +207,7 @@ def of_attention(known: Measured) -> tuple[str | None, str]:
     sides = [[name for name, one in scored.items() if one.has_cross_attention is is_so] for is_so in (True, False)]
     if not all(sides):
         kind = WITH if sides[0] else WITHOUT
-        return None, say(ALL_ALIKE, kind=kind) if any(sides) else say(UNSCORED)
+        return None, say(ALL_ALIKE, kind=say(kind)) if any(sides) else say(UNSCORED)
     pairs = list(itertools.product(*sides))
     alike = [(one, other) for one, other in pairs if cell_of(scored[one]) == cell_of(scored[other])]
     said, found = compared(known, alike or pairs)
@@ -318,13 +217,8 @@ def of_attention(known: Measured) -> tuple[str | None, str]:
     for gap in gaps:
         if (gap["with"], gap["without"]) == (alike or pairs)[0]:
             grows = Case("", recorded(gap["change"])).verdict()
-            growth += say(GROWS, short=f"{gap['short']:.1f}", long=f"{gap['long']:.1f}", verdict=GROWTH[grows])
-    return verdict, say(BY_ATTENTION, verdict=verdict, said=said, growth=growth)
-
-
-def cell_of(traits: Traits) -> str:
-    """What a model is, its attention apart."""
-    return traits.name.partition(",")[0]
+            growth += say(GROWS, short=f"{gap['short']:.1f}", long=f"{gap['long']:.1f}", verdict=say(GROWTH[grows]))
+    return verdict, say(BY_ATTENTION, verdict=say(verdict), said=said, growth=growth)
 
 
 def compared(known: Measured, pairs: Iterable[tuple[str, str]]) -> tuple[str, set[str | None]]:
@@ -360,18 +254,18 @@ def of_weight(known: Measured, first: Sequence[str]) -> tuple[str | None, str]:
         better = known.pair(heavy, light)["better"]
         found.append(better == middle)
         template = BETTER if better == heavy else WORSE if better == light else NO_DIFFERENCE
-        gap = known.gap(heavy, light) if better != light else known.gap(light, heavy)
+        gap = known.gap(heavy, light, "" if better else "+") if better != light else known.gap(light, heavy)
         values = {"heavy": heavy, "light": light, "ratio": f"{sizes[heavy] / sizes[light]:.2g}"}
         said.append(say(HEAVIER, **values, said=say(template, gap=gap)))
     side = HEAVY if not heavier else LIGHT if not lighter else BETWEEN
     verdict = side if all(found) else NOT_CLEAR
-    return verdict, say(BY_WEIGHT, verdict=verdict, said=some(said))
+    return verdict, say(BY_WEIGHT, verdict=say(verdict), said=some(said))
 
 
 QUESTIONS = {
-    "data_handling": "sequential or parallel",
-    "attention": "without or with attention",
-    "weight": "light or heavy",
+    "data_handling": later("sequential or parallel"),
+    "attention": later("without or with attention"),
+    "weight": later("light or heavy"),
 }
 
 
@@ -380,7 +274,7 @@ def of_undecided(known: Measured, first: Sequence[str], verdicts: dict[str, str 
     said = []
     if len(first) > 1:
         said.append(say(WHICH_OF, models=together(first)))
-    said += [say(WHICH_KIND, question=QUESTIONS[name]) for name, one in verdicts.items() if one in (None, NOT_CLEAR)]
+    said += [say(QUESTIONS[name]) for name, one in verdicts.items() if one in (None, NOT_CLEAR)]
     if known.metric and 1 in known.runs.values():
         said.append(say(OTHER_SEEDS))
     devices = known.measures.get("data_handling", {}).get("devices", ())
@@ -397,7 +291,7 @@ def of_undecided(known: Measured, first: Sequence[str], verdicts: dict[str, str 
 
 def of_cost(known: Measured, first: Sequence[str]) -> str:
     """What the models that come first cost; where none does, all."""
-    shown = [name for name in (first or known.names)][: SHOWN + 1]
+    shown = list(first or known.names)[: SHOWN + 1]
     said = []
     for name in shown:
         parts = []
@@ -427,7 +321,11 @@ def ranking(known: Measured) -> list[dict[str, Any]]:
     rows = []
     for name in known.names:
         score = known.entry["scores"].get(name) if known.metric else None
-        better = [pair for pair in known.entry["pairs"] if pair["better"] and name in (pair["a"], pair["b"])] if score else []
+        better = (
+            [pair for pair in known.entry["pairs"] if pair["better"] and name in (pair["a"], pair["b"])]
+            if score
+            else []
+        )
         seconds, milliseconds = known.seconds.get(name), known.milliseconds.get(name)
         rows.append(
             {

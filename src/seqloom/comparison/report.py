@@ -16,11 +16,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from seqloom.comparison.conclusion import conclude
+from seqloom.comparison.first_screen import FirstScreen
 from seqloom.comparison.sections import MEASURES, Passage, Plot, Section, Table
 from seqloom.figures.style import save
 from seqloom.support import disk
+from seqloom.support.language import say, speaking
 
 
 def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
@@ -40,17 +43,23 @@ def write(folder: Path, record: dict[str, Any]) -> None:
         record: ``candidates`` (name, description, kind, folders, seeds of each), ``measures`` (the results by the names
             of `MEASURES`), ``seconds`` of each of them, ``command``, ``commit``, ``date``, ``environment``.
     """
+    with speaking("en"):
+        record = {**record, "conclusion": conclude(record)}
     sections = sections_of(record["measures"])
+    screen = FirstScreen.of(record)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     writes: dict[Path, Callable[[Path], object]] = {
         folder / "figures" / f"{part.name}.png": partial(save, part.figure)
-        for section in sections.values()
-        for part in section.parts
+        for part in (screen.plot, *(part for section in sections.values() for part in section.parts))
         if isinstance(part, Plot)
     }
     summary = summary_tables(record["candidates"], sections)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    texts = {"json": text, "md": markdown(record, summary, sections), "html": html(record, summary, sections)}
+    texts = {
+        "json": text,
+        "md": markdown(record, screen, summary, sections),
+        "html": html(record, screen, summary, sections),
+    }
     writes |= {folder / f"report.{suffix}": disk.text(text) for suffix, text in texts.items()}
     disk.write_together(writes)
 
@@ -89,10 +98,12 @@ def cautions_of(sections: dict[str, Section]) -> list[str]:
     return [f"{caution} (“{'”, “'.join(titles)}”)" for caution, titles in said.items()]
 
 
-def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+def markdown(
+    record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], sections: dict[str, Section]
+) -> str:
     """The report as Markdown; its pictures are files in ``figures``."""
     lines = ["# RNN or Transformer?", "", provenance(record), "", f"    {' '.join(record['command'].split())}", ""]
-    lines += ["## In short", ""]
+    lines += [*_markdown_screen(screen, sections), "## In short", ""]
     lines += [*(f"- {_plain(caution)}" for caution in cautions_of(sections)), ""] if cautions_of(sections) else []
     for table in summary:
         lines += [*_markdown_table(table), ""]
@@ -115,6 +126,24 @@ def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[st
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _markdown_screen(screen: FirstScreen, sections: dict[str, Section]) -> list[str]:
+    """Answers, picture, ranking, and where to read on."""
+    lines = [f"## {say('The conclusion')}", ""]
+    lines += [part for head, sentence in screen.lines for part in (f"**{head}:** {_plain(sentence)}", "")]
+    if screen.plot:
+        lines += [f"![{_plain(screen.plot.caption)}](figures/{screen.plot.name}.png)", ""]
+    if screen.ranking:
+        lines += [*_markdown_table(screen.ranking), ""]
+    asked = screen.questions(sections)
+    lines += [f"- [{_plain(question)}](#{_slug(sections[name].title)})" for name, question in asked.items()]
+    return [*lines, ""] if asked else lines
+
+
+def _slug(title: str) -> str:
+    """The address that Markdown's renderers give a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def provenance(record: dict[str, Any]) -> str:
     """Where the numbers come from: commit, day, machine, versions."""
     about = record["environment"]
@@ -126,9 +155,11 @@ def provenance(record: dict[str, Any]) -> str:
     )
 
 
-def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+def html(record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], sections: dict[str, Section]) -> str:
     """The report as one page that needs no other file."""
+    templates = files("seqloom.comparison")
     environment = Environment(
+        loader=FunctionLoader(lambda name: templates.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.tests["table"] = lambda part: isinstance(part, Table)
@@ -136,8 +167,10 @@ def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, S
     environment.tests["passage"] = lambda part: isinstance(part, Passage)
     environment.filters["picture"] = _picture
     environment.filters["numeric"] = _numeric
-    template = files("seqloom.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    environment.globals["say"] = say
+    return environment.get_template("report.html.jinja").render(
+        screen=screen,
+        asked=screen.questions(sections),
         command=record["command"],
         provenance=provenance(record),
         summary=summary,
