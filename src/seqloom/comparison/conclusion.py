@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from seqloom.comparison.measured import Measured, cell_of, first_of, is_worthless, typical_length
-from seqloom.comparison.measures import data_handling
+from seqloom.comparison.measures.data_handling import controls_of, sides
+from seqloom.comparison.measures.data_handling_findings import series_of
+from seqloom.comparison.traits import in_words
 from seqloom.comparison.verdicts import SAME, TRAINED, Case, Verdict, judged, recorded, told_apart
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate
@@ -163,20 +165,20 @@ def of_data_handling(known: Measured) -> tuple[str | None, str]:
     if not result:
         return None, say(UNTIMED)
     device = result["devices"][-1]  # the accelerator, where there is one
-    times = data_handling.series_of(device)["model"]
-    sides = data_handling.sides(result, [name for name in times if name in known.kinds.values()])
-    sides = sides if all(sides) else data_handling.sides(result, list(times))
-    if not all(sides):
+    times = series_of(device)["model"]
+    two = sides(result, [name for name in times if name in known.kinds.values()])
+    two = two if all(two) else sides(result, list(times))
+    if not all(two):
         return None, say(ONE_SIDE)
-    controls = data_handling.controls_of(device)
-    lengths = sorted(set.intersection(*(set(times[name]) for side in sides for name in side)))
+    controls = controls_of(device)
+    lengths = sorted(set.intersection(*(set(times[name]) for side in two for name in side)))
     typical = typical_length(known)
     wanted = typical or 64
     length = min(lengths, key=lambda one: abs(math.log(one / wanted)))
-    verdict, said = steps(times, sides, length, controls)
+    verdict, said = steps(times, two, length, controls)
     words = say(AT_YOUR_LENGTH if typical else AT_A_LENGTH, verdict=say(verdict), length=f"{length:,}", said=said)
     if lengths[-1] > length:
-        said = steps(times, sides, lengths[-1], controls)[1]
+        said = steps(times, two, lengths[-1], controls)[1]
         words += say(AT_THE_LONGEST, length=f"{lengths[-1]:,}", said=said)
     return verdict, words + say(OF_EQUAL_WIDTH, device=device["name"])
 
@@ -191,7 +193,7 @@ def steps(
         estimate = Estimate.by_control(math.log(ratio), controls)
         level = LEVEL / (len(sides[0]) * len(sides[1]))
         bounds = [math.exp(bound) for bound in estimate.interval(level)] if estimate else None
-        said.append(say(STEP, one=one, ratio=with_interval(ratio, bounds), other=other))
+        said.append(say(STEP, one=in_words(one), ratio=with_interval(ratio, bounds), other=in_words(other)))
         cases.append(Case("", estimate, (-math.inf, 0.0)))
     found = set(judged(cases))
     names = {"SEEN": PARALLEL, "NOT SEEN": SEQUENTIAL, "NOT CLEAR": NOT_CLEAR}

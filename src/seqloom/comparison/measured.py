@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from seqloom.comparison.measures import generation
+from seqloom.comparison.measures.generation import controls_of
+from seqloom.comparison.measures.generation_figures import token_milliseconds
 from seqloom.comparison.traits import Traits, recorded
 from seqloom.scoring.significance import ROUNDING
 from seqloom.support.wording import with_interval
@@ -83,7 +84,7 @@ class Measured:
         size, length = result["batch_sizes"][0], result["batch_length"]
         found = {}
         for name, candidate in result["candidates"].items():
-            if (value := generation.token_milliseconds(candidate, self.beams, size, length)) is not None:
+            if (value := token_milliseconds(candidate, self.beams, size, length)) is not None:
                 found[name] = value * length
         return found
 
@@ -99,7 +100,7 @@ class Measured:
     @property
     def controls(self) -> list[float]:
         """How far the time of a sentence was from itself."""
-        return generation.controls_of(self.measures["generation"]) if "generation" in self.measures else []
+        return controls_of(self.measures["generation"]) if "generation" in self.measures else []
 
 
 def first_of(entry: dict[str, Any]) -> list[str]:
