@@ -14,8 +14,9 @@ from typing import Any
 from seqloom.comparison.measured import Measured, cell_of, first_of, is_worthless, typical_length
 from seqloom.comparison.measures.data_handling import controls_of, sides
 from seqloom.comparison.measures.data_handling_findings import series_of
+from seqloom.comparison.remedies import close, pairs_of
 from seqloom.comparison.traits import in_words
-from seqloom.comparison.verdicts import SAME, TRAINED, Case, Verdict, judged, recorded, told_apart
+from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, judged, recorded, told_apart
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.language import later, say
@@ -26,6 +27,7 @@ ABOUT = {
     "data_handling": later("Sequential or parallel"),
     "attention": later("Without or with attention"),
     "weight": later("Light or heavy"),
+    "remedied": later("Remedied"),
     "undecided": later("Not decided"),
     "cost": later("Cost"),
 }
@@ -72,6 +74,21 @@ BETTER, WORSE = later("is better by {gap}"), later("is worse by {gap}")
 NO_DIFFERENCE = later("is not told from it ({gap})")
 EQUALLY_HEAVY = later("not asked, because all have the same number of parameters to within {share} %.")
 UNWEIGHED = later("not decided, because the models were not weighed: take the measure weight.")
+REMEDIED = later("{one} for {other}: {said}")
+STEP_RATIO = later("a training step takes {ratio} times as long at {length} tokens ({verdict})")
+SENTENCE_RATIO = later("a sentence takes {ratio} times as long to write ({verdict})")
+PARAMETER_RATIO = later("{ratio} times the parameters")
+GAP_TO = later("{metric} {gap} ({verdict})")
+QUICKER: dict[Verdict, str] = {
+    "SEEN": later("quicker"),
+    "NOT SEEN": later("not quicker"),
+    "NOT CLEAR": later("not clear"),
+}
+NEAR: dict[Verdict, str] = {
+    "SEEN": later("less than a point is lost"),
+    "NOT SEEN": later("more than a point is lost"),
+    "NOT CLEAR": later("whether a point is lost is not clear"),
+}
 WHICH_OF = later("which of {models} is better")
 OTHER_SEEDS = later("what other seeds would give (--seeds 1 2 3)")
 NO_ACCELERATOR = later("what a GPU would change (none was used)")
@@ -93,7 +110,8 @@ def conclude(record: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``metric``; ``first``, the models that nothing is told to be better than (none where none is worth taking);
-        ``verdicts`` by question; ``ranking``, a row each model; ``sentences`` by the names of `ABOUT`.
+        ``verdicts`` by question; ``remedies`` by the pair;
+        ``ranking``, a row each model; ``sentences`` by the names of `ABOUT`.
     """
     known = Measured({one["name"]: one.get("kind", "") for one in record["candidates"]}, record["measures"])
     first = first_of(known.entry) if known.metric else []
@@ -102,9 +120,11 @@ def conclude(record: dict[str, Any]) -> dict[str, Any]:
         "attention": of_attention(known),
         "weight": of_weight(known, first),
     }
+    remedies, remedied = of_remedies(known)
     sentences = {
         "model": of_models(known, first),
         **{name: sentence for name, (_, sentence) in answers.items()},
+        "remedied": remedied,
         "undecided": of_undecided(known, first, {name: verdict for name, (verdict, _) in answers.items()}),
         "cost": of_cost(known, first),
     }
@@ -112,8 +132,9 @@ def conclude(record: dict[str, Any]) -> dict[str, Any]:
         "metric": known.metric,
         "first": first if known.metric and len(known.names) > 1 and len(first) < len(known.names) else [],
         "verdicts": {name: verdict for name, (verdict, _) in answers.items()},
+        "remedies": remedies,
         "ranking": ranking(known),
-        "sentences": {name: sentences[name] for name in ABOUT},
+        "sentences": {name: sentences[name] for name in ABOUT if sentences[name]},
     }
 
 
@@ -173,8 +194,7 @@ def of_data_handling(known: Measured) -> tuple[str | None, str]:
     controls = controls_of(device)
     lengths = sorted(set.intersection(*(set(times[name]) for side in two for name in side)))
     typical = typical_length(known)
-    wanted = typical or 64
-    length = min(lengths, key=lambda one: abs(math.log(one / wanted)))
+    length = _nearest(lengths, typical)
     verdict, said = steps(times, two, length, controls)
     words = say(AT_YOUR_LENGTH if typical else AT_A_LENGTH, verdict=say(verdict), length=f"{length:,}", said=said)
     if lengths[-1] > length:
@@ -192,9 +212,8 @@ def steps(
         ratio = times[one][length] / times[other][length]
         estimate = Estimate.by_control(math.log(ratio), controls)
         level = LEVEL / (len(sides[0]) * len(sides[1]))
-        bounds = [math.exp(bound) for bound in estimate.interval(level)] if estimate else None
-        said.append(say(STEP, one=in_words(one), ratio=with_interval(ratio, bounds), other=in_words(other)))
-        cases.append(Case("", estimate, (-math.inf, 0.0)))
+        said.append(say(STEP, one=in_words(one), ratio=_with_bounds(ratio, estimate, level), other=in_words(other)))
+        cases.append(Case("", estimate, BELOW))
     found = set(judged(cases))
     names = {"SEEN": PARALLEL, "NOT SEEN": SEQUENTIAL, "NOT CLEAR": NOT_CLEAR}
     verdict = names[found.pop()] if len(found) == 1 else NOT_CLEAR if "NOT CLEAR" in found else MIXED
@@ -262,6 +281,61 @@ def of_weight(known: Measured, first: Sequence[str]) -> tuple[str | None, str]:
     side = HEAVY if not heavier else LIGHT if not lighter else BETWEEN
     verdict = side if all(found) else NOT_CLEAR
     return verdict, say(BY_WEIGHT, verdict=say(verdict), said=some(said))
+
+
+def of_remedies(known: Measured) -> tuple[dict[str, dict[str, Verdict]], str]:
+    """Whether recurrence is parallel now, and the Transformer light now, where such models are compared: by the pair
+    ``ONE for OTHER``, the verdicts on ``step``, ``sentence`` and ``quality``; and in words."""
+    found: dict[str, dict[str, Verdict]] = {}
+    words = []
+    parallel, hybrids = pairs_of(known.traits)
+    for one, other in (*parallel, *hybrids):
+        said, verdicts = [], {}
+        if step := _step_case(known, one, other):
+            length, ratio, case = step
+            verdicts["step"] = case.verdict(LEVEL / 2)
+            values = {"ratio": ratio, "length": f"{length:,}", "verdict": say(QUICKER[verdicts["step"]])}
+            said.append(say(STEP_RATIO, **values))
+        if one in known.milliseconds and other in known.milliseconds:
+            ratio = known.milliseconds[one] / known.milliseconds[other]
+            estimate = Estimate.by_control(math.log(ratio), known.controls)
+            verdicts["sentence"] = Case("", estimate, BELOW).verdict(LEVEL / 2)
+            values = {"ratio": _with_bounds(ratio, estimate), "verdict": say(QUICKER[verdicts["sentence"]])}
+            said.append(say(SENTENCE_RATIO, **values))
+        if one in known.parameters and other in known.parameters:
+            said.append(say(PARAMETER_RATIO, ratio=f"{known.parameters[one] / known.parameters[other]:.2g}"))
+        if known.metric:
+            verdicts["quality"] = close(known.entry, one, other).verdict()
+            gap = known.gap(one, other, "+")
+            verdict = say(NEAR[verdicts["quality"]])
+            said.append(say(GAP_TO, metric=metrics.label(known.metric), gap=gap, verdict=verdict))
+        found[f"{one} for {other}"] = verdicts
+        words.append(say(REMEDIED, one=one, other=other, said=", ".join(said)))
+    return found, f"{some(words)}." if words else ""
+
+
+def _step_case(known: Measured, one: str, other: str) -> tuple[int, str, Case] | None:
+    """Of the training steps of two models' kinds: at what length, the ratio with its interval, and the case."""
+    result = known.measures.get("data_handling")
+    times = series_of(result["devices"][-1])["model"] if result else {}
+    kinds = [known.kinds[one], known.kinds[other]]
+    lengths = set.intersection(*(set(times.get(kind, {})) for kind in kinds))
+    if not result or not lengths:
+        return None
+    length = _nearest(lengths, typical_length(known))
+    ratio = times[kinds[0]][length] / times[kinds[1]][length]
+    estimate = Estimate.by_control(math.log(ratio), controls_of(result["devices"][-1]))
+    return length, _with_bounds(ratio, estimate), Case("", estimate, BELOW)
+
+
+def _with_bounds(ratio: float, estimate: Estimate | None, level: float = LEVEL / 2) -> str:
+    """A ratio with its interval, of the logarithm's."""
+    return with_interval(ratio, [math.exp(bound) for bound in estimate.interval(level)] if estimate else None)
+
+
+def _nearest(lengths: Iterable[int], wanted: int | None) -> int:
+    """The length that is most like the data's; like 64 tokens, where that is not known."""
+    return min(lengths, key=lambda one: abs(math.log(one / (wanted or 64))))
 
 
 QUESTIONS = {

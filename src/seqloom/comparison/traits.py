@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from seqloom.modeling import RnnSeq2SeqConfig
+from seqloom.modeling import HybridSeq2SeqConfig, RnnSeq2SeqConfig
 from seqloom.modeling.configuration_seq2seq import QUESTIONS
 from seqloom.support.language import say, term
 
@@ -64,6 +64,14 @@ class Traits:
         is_carried = (self.has_recurrent_encoder, self.has_recurrent_decoder)
         others = _any(*is_carried, *(None if answer is None else not answer for answer in attends))
         return None if others is None else not others
+
+    @property
+    def is_hybrid(self) -> bool | None:
+        """The encoder attends to itself, and the decoder carries a state in place of it."""
+        if None in (self.has_encoder_self_attention, self.has_recurrent_decoder, self.has_decoder_self_attention):
+            return None
+        attends = self.has_encoder_self_attention and not self.has_decoder_self_attention
+        return bool(attends and self.has_recurrent_decoder)
 
     @property
     def looks_back(self) -> bool | None:
@@ -120,6 +128,13 @@ def recurrent_recipe(config: PreTrainedConfig) -> dict[str, Any] | None:
         return None
     fed = {"input_feeding": True} if config.input_feeding else {}
     return {"cell_type": config.cell_type, "attention": config.attention, **fed}
+
+
+def hybrid_recipe(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """The family and the cell of a hybrid of seqloom's; None for any other model."""
+    if not isinstance(config, HybridSeq2SeqConfig):
+        return None
+    return {"model_type": config.model_type, "cell_type": config.cell_type}
 
 
 def recorded(entry: dict[str, Any] | str) -> Traits:

@@ -26,6 +26,7 @@ from seqloom.comparison.instruments.clock import (
 )
 from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, searching, weigh
 from seqloom.comparison.measures.generation_figures import PARTS, draw_state, draw_times, has_part, token_milliseconds
+from seqloom.comparison.remedies import quicker
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import in_words, recorded
 from seqloom.comparison.verdicts import Case, counted, told, told_apart
@@ -135,8 +136,8 @@ def section(result: dict[str, Any]) -> Section:
     controls = controls_of(result)
     cautions = disturbance(result["cpu_share"], result["threads"]) if result["device"] == "CPU" else []
     findings = [
-        *by_length(result, controls), *fastest(result, controls), *_beams(result), *_state(result),
-        *_skipped(result), *cautions,
+        *by_length(result, controls), *fastest(result, controls), *quicker(result, controls), *_beams(result),
+        *_state(result), *_skipped(result), *cautions,
     ]  # fmt: skip
     on = (
         result["device"]

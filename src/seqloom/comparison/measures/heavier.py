@@ -9,6 +9,7 @@ from typing import Any
 
 from seqloom.comparison.instruments.budgets import SPENT
 from seqloom.comparison.instruments.clock import log_ratios
+from seqloom.comparison.remedies import lighter
 from seqloom.comparison.trainings import disturbed
 from seqloom.comparison.traits import recorded
 from seqloom.comparison.verdicts import ABOVE, BELOW, SAME, TRAINED, Case, Interval, counted, judged
@@ -46,6 +47,7 @@ def findings_of(result: dict[str, Any], mark: str) -> tuple[list[str], list[str]
             for verdict, texts in judged(cases).items()
         )
         findings.append(say("Expected: the Transformer is heavier than the RNN (Wu et al. 2020). {said}.", said=said))
+    findings += lighter(models)
     rows = {model["update_rows"] for model in models.values()}
     if len(rows) > 1:  # of an earlier version
         findings.append(

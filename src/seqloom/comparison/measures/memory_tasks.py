@@ -21,9 +21,11 @@ from seqloom.comparison.instruments.memory_networks import (
     NUM_RECALLED,
     NUM_TESTED,
     SOLVED,
+    STANDARD,
     SYSTEMS,
     WINDOW,
     Training,
+    systems_of,
     train_and_keep,
 )
 from seqloom.comparison.sections import Plot, Section, Table
@@ -49,7 +51,7 @@ TINY = 1e-12
 def plan(seed: int, **changes: Any) -> list[Training]:
     """What is trained by default; changes are of `Training`'s fields, ``lengths`` and ``systems``."""
     lengths = changes.pop("lengths", LENGTHS)
-    systems = changes.pop("systems", tuple(SYSTEMS))
+    systems = changes.pop("systems", STANDARD)
     sizes = {"hidden_size": 32, "batch_size": 32, "learning_rate": 0.01, "seed": seed}
     return [
         Training(task, length, system, clipping, **{**sizes, "updates": UPDATES[task], **changes})
@@ -61,8 +63,10 @@ def plan(seed: int, **changes: Any) -> list[Training]:
 
 
 def measure(candidates: Sequence[Candidate], options: Options, **changes: Any) -> dict[str, Any]:
-    """Trains every system on every task; the candidates are not asked. Changes are as for `plan`."""
-    trainings = plan(options.seed, **changes)
+    """Trains every system on every task: the standard ones, and the parallel cells of candidates. Changes are as for
+    `plan`."""
+    found = systems_of(candidate.config for candidate in candidates)
+    trainings = plan(options.seed, **{"systems": found, **changes})
     order = sorted(range(len(trainings)), key=lambda index: -trainings[index].length)  # the longest first
     runs: list[dict[str, Any]] = [{}] * len(trainings)
     with ExitStack() as stack:
