@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.measures.quality_examples import examples, passages
 from seqloom.comparison.measures.quality_figures import differences_figure, scores_figure
+from seqloom.comparison.remedies import as_good
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import recorded
 from seqloom.comparison.verdicts import TRAINED, Case, Verdict, judged
@@ -183,6 +184,7 @@ def section(result: dict[str, Any]) -> Section:
             *(finding for name, entry in result["metrics"].items() for finding in _differing(name, entry, result)),
             *said,
             *_expected(result),
+            *as_good(result),
         ],
         parts=parts,
         how=(
