@@ -16,11 +16,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
-from seqloom.comparison.sections import MEASURES, Passage, Plot, Section, Table
+from seqloom.comparison.sections import MEASURES, Examples, Passage, Plot, Section, Table
 from seqloom.figures.style import save
 from seqloom.support import disk
+from seqloom.support.language import say
 
 
 def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
@@ -104,6 +106,8 @@ def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[st
                 lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
             elif isinstance(part, Table):
                 lines += [*_markdown_table(part), ""]
+            elif isinstance(part, Examples):
+                lines += [say("The page report.html shows sentences, to be filtered and sorted."), ""]
             else:
                 lines += [
                     f"### {_plain(part.heading)}",
@@ -128,12 +132,17 @@ def provenance(record: dict[str, Any]) -> str:
 
 def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
     """The report as one page that needs no other file."""
+    templates = files("seqloom.comparison")
     environment = Environment(
+        loader=FunctionLoader(lambda name: templates.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.tests["table"] = lambda part: isinstance(part, Table)
     environment.tests["plot"] = lambda part: isinstance(part, Plot)
     environment.tests["passage"] = lambda part: isinstance(part, Passage)
+    environment.tests["examples"] = lambda part: isinstance(part, Examples)
+    environment.filters["example_data"] = example_data
+    environment.globals["say"] = say
     environment.filters["picture"] = _picture
     environment.filters["numeric"] = _numeric
     template = files("seqloom.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
@@ -144,6 +153,20 @@ def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, S
         cautions=cautions_of(sections),
         sections=[(name, section, _seconds(record, name)) for name, section in sections.items()],
     )
+
+
+def example_data(part: Examples) -> Markup:
+    """What the page's script draws sentences of, as JSON that cannot end its element."""
+    data = {
+        "models": part.models,
+        "sign": 1 if part.higher_is_better else -1,
+        "source": say("source"),
+        "reference": say("reference"),
+        "line": say("line {line}", line="{line}"),
+        "rows": [[row.line, row.words, row.source, row.reference, row.outputs, row.scores] for row in part.rows],
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
 def _seconds(record: dict[str, Any], name: str) -> str:
