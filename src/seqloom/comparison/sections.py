@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -84,7 +85,7 @@ class Section:
     question: str
     findings: list[str]
     """Sentences with the numbers that were measured: what was expected and seen, or expected and not seen."""
-    parts: list[Table | Plot | Passage | Examples]
+    parts: Sequence[Table | Plot | Passage | Examples]
     how: str
     """How it was measured."""
     limits: str

@@ -84,15 +84,22 @@ def counts_by_frequency(
     return counts
 
 
-def as_share(counts: np.ndarray, kind: str) -> Statistics:
-    """Precision, recall or F1 of counts (sentences, 3), as a share of right units: F1 is twice the right words among
-    those of both sides."""
-    right, output, reference = counts.T
-    units = {"precision": output, "recall": reference, "f1": output + reference}[kind]
-    errors = units - (2 * right if kind == "f1" else right)
-    is_there = output + reference > 0  # sentences without such a word tell nothing of it
-    rows = np.stack([errors, units], axis=1)[is_there]
-    return Statistics(rows, lambda sums: 100 * float(1 - sums[0] / max(sums[1], 1)) if sums[1] else 0.0, is_share=True)
+def as_shares(runs: Sequence[np.ndarray], kind: str) -> list[Statistics]:
+    """Precision, recall or F1 of each run's counts (sentences, 3), as a share of right units: F1 is twice the right
+    words among those of both sides. Sentences without such a word tell nothing of it, and are left out."""
+    is_there = np.any([run.any(axis=1) for run in runs], axis=0)
+    shares = []
+    for run in runs:
+        right, output, reference = run[is_there].T
+        units = {"precision": output, "recall": reference, "f1": output + reference}[kind]
+        errors = units - (2 * right if kind == "f1" else right)
+        shares.append(Statistics(np.stack([errors, units], axis=1), _percent, is_share=True))
+    return shares
+
+
+def _percent(sums: np.ndarray) -> float:
+    """Right units of errors and units; 0 where there are none."""
+    return 100 * float(1 - sums[0] / sums[1]) if sums[1] else 0.0
 
 
 def ngrams(words: Words) -> Iterable[tuple[str, ...]]:

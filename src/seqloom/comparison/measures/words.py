@@ -23,7 +23,7 @@ from seqloom.comparison.measures.word_counts import (
     BUCKETS,
     Splitter,
     Words,
-    as_share,
+    as_shares,
     counts_by_frequency,
     is_loop,
     matched_ngrams,
@@ -71,23 +71,25 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
     frequency, source = word_frequencies(candidates, read, splitting)
     counts = {
         name: [
-            counts_by_frequency(*sides, frequency[run.normalization])
-            for *sides, run in zip(outputs[name], references[name], runs, strict=True)
+            counts_by_frequency(output, reference, frequency[run.normalization])
+            for output, reference, run in zip(outputs[name], references[name], runs, strict=True)
         ]
         for name, runs in read.outputs.items()
     }
-    matched = {name: sum(map(matched_ngrams, outputs[name], references[name]), Counter()) for name in outputs}
-    runs = {candidate.name: len(candidate.predictions) for candidate in candidates}
+    matched: dict[str, Counter[tuple[str, ...]]] = {
+        name: sum(map(matched_ngrams, outputs[name], references[name]), Counter()) for name in outputs
+    }
+    numbers = {candidate.name: len(candidate.predictions) for candidate in candidates}
     limits = {candidate.name: limit_of(candidate, read) for candidate in candidates}
     flags = {
         name: [
-            flagged(run, *sides, limits[name])
-            for run, *sides in zip(read.outputs[name], outputs[name], references[name], strict=True)
+            flagged(run, output, reference, limits[name])
+            for run, output, reference in zip(read.outputs[name], outputs[name], references[name], strict=True)
         ]
         for name in outputs
     }
     result = {
-        "candidates": [{"name": name, "runs": number} for name, number in runs.items()],
+        "candidates": [{"name": name, "runs": number} for name, number in numbers.items()],
         "split": read.scores[candidates[0].name][0].get("split"),
         "sentences": len(first.sources),
         "samples": options.bootstrap_samples,
@@ -104,14 +106,14 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         "lengths": by_length(outputs, references, statistics[shown], options.bootstrap_samples),
         "outputs": {
             name: {
-                "outputs": runs[name] * len(first.sources),
+                "outputs": numbers[name] * len(first.sources),
                 **{key: sum(sum(run[key]) for run in of_runs) for key in COUNTED if key in of_runs[0]},
-                "limit": limits[name] and limits[name][1],
+                "limit": None if (limit := limits[name]) is None else limit[1],
             }
             for name, of_runs in flags.items()
         },
         "ngrams": [
-            {"a": a, "b": b, **salient(_mean(matched[a], runs[a]), _mean(matched[b], runs[b]))}
+            {"a": a, "b": b, **salient(_mean(matched[a], numbers[a]), _mean(matched[b], numbers[b]))}
             for a, b in itertools.combinations(matched, 2)
         ],
         "examples": example_rows(read, statistics[shown], [len(words) for words in references[candidates[0].name][0]]),
@@ -129,18 +131,20 @@ def word_frequencies(
 
     Returns:
         The counts; and what was counted: ``of`` (the candidate whose training data these are, or None), ``texts`` (so
-        many), ``is_whole`` (they are all of it), ``is_shared`` (all candidates were trained on the same).
+        many), ``is_whole`` (they are all of it), ``is_shared`` (all candidates were trained on the same), ``why`` there
+        are none.
     """
     forms = {run.normalization for runs in read.outputs.values() for run in runs}
     counts: dict[str | None, Counter[str]] = {form: Counter() for form in forms}
-    number, is_whole, of = 0, True, None
+    number, is_whole, of, why = 0, True, None, None
     for candidate in candidates:
         settings = candidate.settings
         if settings is None:
             continue
         try:
             pairs = load_pairs(settings.data, settings.training.seed, splits=("train",)).splits["train"]
-        except ValueError:  # its files are elsewhere by now
+        except ValueError as error:  # its files are elsewhere by now
+            why = why or str(error)
             continue
         of = candidate.name
         for batch in pairs.iter(1000):
@@ -161,7 +165,7 @@ def word_frequencies(
         number = len(next(iter(read.outputs.values()))[0].references)
     data = [candidate.settings and candidate.settings.data for candidate in candidates]
     is_shared = of is not None and all(one == data[0] for one in data)
-    return counts, {"of": of, "texts": number, "is_whole": is_whole, "is_shared": is_shared}
+    return counts, {"of": of, "texts": number, "is_whole": is_whole, "is_shared": is_shared, "why": None if of else why}
 
 
 def _accuracy(of_runs: Sequence[np.ndarray], place: int) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _accuracy(of_runs: Sequence[np.ndarray], place: int) -> dict[str, Any]:
     counts = [run[:, place] for run in of_runs]
     found: dict[str, Any] = {"interval": None}
     for kind in ("precision", "recall", "f1"):
-        shares = [as_share(run, kind) for run in counts]
+        shares = as_shares(counts, kind)
         is_there = all(run.values[:, 1].any() for run in shares)  # the outputs, or the references, may have none
         found[kind] = system_score(shares) if is_there else None
         if kind == "f1" and is_there:

@@ -72,6 +72,7 @@ def _how(result: dict[str, Any]) -> str:
     )
     if frequency["of"] is None:
         said.append(say("No model's training data were to be had, so a word's frequency is that in the references."))
+        said += [say("What stood in the way: {error}", error=frequency["why"])] if frequency["why"] else []
     else:
         said.append(
             say("A word's frequency is that in the {number:,} targets of the training data.", number=frequency["texts"])
