@@ -60,7 +60,7 @@ INSIDE = {
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",
     ),
-    "figures": ("curves", "style", "fonts"),
+    "figures": ("pages", "curves", "style", "fonts"),
     "support": ("console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""

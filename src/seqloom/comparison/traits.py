@@ -7,6 +7,7 @@ model nothing is known, and nothing is said: what is unknown is None, and a meas
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedConfig
 
 from seqloom.modeling import RnnSeq2SeqConfig
 from seqloom.modeling.configuration_seq2seq import QUESTIONS
+from seqloom.support.language import say, term
 
 RECURRENT = {"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"}
 """Models of transformers that carry a state from step to step and attend to nothing, by their ``model_type``."""
@@ -99,6 +101,17 @@ def traits_of(config: PreTrainedConfig) -> Traits:
         has_constant_state=None if decoder_attends is None else not decoder_attends,
         has_parallel_training=None if _any(recurrent_encoder, recurrent_decoder) is not False else True,
     )
+
+
+def in_words(name: str) -> str:
+    """A kind of models, or its description, in the language that a report is written in: part by part."""
+    found = []
+    for part in name.split(", "):
+        size = re.fullmatch(r"(\d+)\+(\d+) layers of (\d+)", part)
+        encoder, decoder, width = size.groups() if size else ("", "", "")
+        sized = say("{encoder}+{decoder} layers of {width}", encoder=encoder, decoder=decoder, width=width)
+        found.append(sized if size else term(part))
+    return ", ".join(found)
 
 
 def recurrent_recipe(config: PreTrainedConfig) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from seqloom.scoring import significance
 from seqloom.scoring.scripts import UnicodeTokenizer, bleu_tokenizer, words_note
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.schema import TrainingSettings
+from seqloom.support.language import term
 from seqloom.support.wording import unknown
 from seqloom.version import __version__
 
@@ -193,7 +194,8 @@ class CountingMetric(TextMetric):
     def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
         rows = []
         for prediction, group in zip(predictions, references, strict=True):
-            pairs = [self.count(_collapse(prediction), _collapse(reference)) for reference in group]
+            words = " ".join(prediction.split())
+            pairs = [self.count(words, " ".join(reference.split())) for reference in group]
             rows.append(min(pairs, key=lambda pair: pair[0] / max(pair[1], 1)))
         errors, total = (sum(column) for column in zip(*rows, strict=True))
         signature = f"nrefs:{_num_references(references)}|case:mixed|space:collapsed|{self.rule}|lib:{self.library}"
@@ -349,7 +351,7 @@ def as_signed(name: str, options: dict[str, Any], signature: str) -> dict[str, A
 
 def label(name: str) -> str:
     """What tables and plots call a metric: ``BLEU``; one of the Hub by its name."""
-    return METRICS[name].label if name in METRICS else name
+    return term(METRICS[name].label) if name in METRICS else name
 
 
 @dataclass(frozen=True)
@@ -429,10 +431,6 @@ def _check_pairs(predictions: Sequence, references: Sequence) -> None:
             f"there are {len(predictions)} predictions and {len(references)} entries of references: "
             "give as many of both, and at least one."
         )
-
-
-def _collapse(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _num_references(references: list[list[str]]) -> int | str:

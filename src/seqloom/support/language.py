@@ -64,6 +64,12 @@ def say(template: str, /, **fields: Any) -> str:
     return _filled(_catalogue(language).get(template, template), fields)
 
 
+def term(word: str) -> str:
+    """What a word of the results, which are kept in English, is called in the language that is spoken."""
+    language = _SPOKEN.get()
+    return word if language == "en" else _catalogue(language).get(word, word)
+
+
 def later(template: str) -> str:
     """A template that `say` is given elsewhere: a constant's, which is made before the language is known."""
     return template
@@ -89,7 +95,7 @@ _catalogue = functools.cache(translations)
 
 
 def _filled(template: str, fields: dict[str, Any]) -> str:
-    """With each ``은(는)`` of the template chosen by the sound before it, and likewise others; a field stays as it is."""
+    """With each ``은(는)`` of the template, and the like, chosen by the sound before it; a field stays as it is."""
     text = ""
     for literal, name, spec, conversion in Formatter().parse(template):
         end = 0
