@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from seqloom.comparison.conclusion import conclude
 from seqloom.comparison.first_screen import FirstScreen
-from seqloom.comparison.sections import MEASURES, Passage, Plot, Section, Table
+from seqloom.comparison.sections import MEASURES, Examples, Passage, Plot, Section, Table
 from seqloom.comparison.traits import in_words
 from seqloom.figures.fonts import can_draw
 from seqloom.figures.pages import as_address, narrow, themed
@@ -153,6 +153,8 @@ def markdown(
                 lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
             elif isinstance(part, Table):
                 lines += [*_markdown_table(part), ""]
+            elif isinstance(part, Examples):
+                lines += [say("The page report.html shows sentences, to be filtered and sorted."), ""]
             else:
                 lines += [
                     f"### {_plain(part.heading)}",
@@ -211,6 +213,8 @@ def html(record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], 
     environment.tests["table"] = lambda part: isinstance(part, Table)
     environment.tests["plot"] = lambda part: isinstance(part, Plot)
     environment.tests["passage"] = lambda part: isinstance(part, Passage)
+    environment.tests["examples"] = lambda part: isinstance(part, Examples)
+    environment.filters["example_data"] = example_data
     environment.filters["figure"] = _figure
     environment.filters["numeric"] = _numeric
     environment.globals["say"] = say
@@ -225,6 +229,20 @@ def html(record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], 
         cautions=cautions_of(sections),
         sections=[(name, section, _seconds(record, name)) for name, section in sections.items()],
     )
+
+
+def example_data(part: Examples) -> Markup:
+    """What the page's script draws sentences of, as JSON that cannot end its element."""
+    data = {
+        "models": part.models,
+        "sign": 1 if part.higher_is_better else -1,
+        "source": say("source"),
+        "reference": say("reference"),
+        "line": say("line {line}", line="{line}"),
+        "rows": [[row.line, row.words, row.source, row.reference, row.outputs, row.scores] for row in part.rows],
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
 
 
 def _seconds(record: dict[str, Any], name: str) -> str:

@@ -13,9 +13,8 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.measures.predicted import metric_of_examples, predicted
 from seqloom.comparison.measures.quality_examples import examples, passages
 from seqloom.comparison.measures.quality_figures import differences_figure, scores_figure
 from seqloom.comparison.remedies import as_good
@@ -25,13 +24,7 @@ from seqloom.comparison.verdicts import TRAINED, Case, Verdict, judged
 from seqloom.scoring import metrics
 from seqloom.scoring.against import decoding_in_words, paired_tests, settings_read
 from seqloom.scoring.normalization import signed
-from seqloom.scoring.predictions import (
-    check_same_sentences,
-    measure_sentences,
-    normalizations,
-    read_predictions,
-    read_scores,
-)
+from seqloom.scoring.predictions import normalizations
 from seqloom.scoring.significance import (
     LEVEL,
     ROUNDING,
@@ -41,7 +34,6 @@ from seqloom.scoring.significance import (
     system_interval,
     system_score,
 )
-from seqloom.support.console import has_terminal
 from seqloom.support.wording import p_value, plural, together, with_interval
 
 TESTS = {
@@ -62,38 +54,14 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
     Raises:
         ValueError: Predictions are missing or damaged, not of the same sentences, or without a score.
     """
-    predictions = {
-        candidate.name: [read_predictions(path) for path in candidate.predictions] for candidate in candidates
-    }
-    for name, runs in predictions.items():
-        if not runs:
-            raise ValueError(f"{name} has no predictions to compare: score it with seqloom evaluate first.")
-    check_same_sentences(
-        {
-            name if len(runs) == 1 else f"{name} (run {number})": run
-            for name, runs in predictions.items()
-            for number, run in enumerate(runs, start=1)
-        }
-    )
-    kept = {candidate.name: [read_scores(path.parent) for path in candidate.predictions] for candidate in candidates}
-    asked = list(dict.fromkeys(name for runs in kept.values() for run in runs for name in run.get("metrics", {})))
-    kwargs: dict[str, dict[str, Any]] = {}
-    for candidate in reversed(candidates):  # where recipes differ, the first one's hold for all
-        if candidate.settings is not None:
-            kwargs |= candidate.settings.evaluation.metric_kwargs
+    read = predicted(candidates)
+    predictions, kept = read.outputs, read.scores
+    every = [run for runs in predictions.values() for run in runs]
     results, statistics = {}, {}
-    for name in tqdm([name for name in asked if name in metrics.METRICS], desc="quality", disable=not has_terminal()):
-        measured = {
-            system: [measure_sentences(name, run, **kwargs.get(name, {})) for run in runs]
-            for system, runs in predictions.items()
-        }
-        statistics[name] = {system: [part for _, part in runs] for system, runs in measured.items()}
-        every = (run for runs in predictions.values() for run in runs)
-        signature = signed(next(iter(measured.values()))[0][0], normalizations(*every))
-        results[name] = _results(name, statistics[name], signature, options.bootstrap_samples)
-    if not results:
-        raise ValueError("no score of the candidates is one of seqloom's own metrics; add chrf to evaluation.metrics.")
-    shown = next(name for name in ("exact_match", "chrf", *results) if name in results)
+    for name, (signature, systems) in read.statistics().items():
+        statistics[name] = systems
+        results[name] = _results(name, systems, signed(signature, normalizations(*every)), options.bootstrap_samples)
+    shown = metric_of_examples(list(results))
     return {
         "candidates": [
             {
@@ -111,7 +79,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         "sentences": len(predictions[candidates[0].name][0].sources),
         "samples": options.bootstrap_samples,
         "metrics": results,
-        "untested": _untested(kept, [name for name in asked if name not in metrics.METRICS]),
+        "untested": _untested(kept, [name for name in read.asked if name not in metrics.METRICS]),
         "examples": {"metric": shown, "pairs": examples(shown, predictions, statistics[shown])},
     }
 
