@@ -222,8 +222,8 @@ def remarks(result: dict[str, Any]) -> list[str]:
     others = [candidate["name"] for candidate in candidates if not candidate.get("is_run", True)]
     if others:
         said.append(
-            f"{together(others)} {'is no run' if len(others) == 1 else 'are no runs'} of seqloom: on what and for how "
-            "long it was trained is not known here, and the test sentences may have been among it."
+            f"{together(others)} {'is no run' if len(others) == 1 else 'are no runs'} of seqloom: what training it "
+            "had is not known here, and the test sentences may have been part of it."
         )
     return said
 
@@ -302,7 +302,7 @@ def _scores_table(result: dict[str, Any], several: bool) -> Table:
             f" {together(list(result['untested']))} of the Hub: in its own unit and untested, since such a metric does "
             "not tell what its score is made of."
         )
-    return Table(header, rows, caption)
+    return Table(header, rows, " ".join([caption, *remarks(result)]))
 
 
 def _tests_table(result: dict[str, Any]) -> Table:
