@@ -31,8 +31,8 @@ INSIDE = {
         "sentences", "help", "command",
     ),
     "comparison": (
-        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
-        "sections",
+        "compare", "folder", "report", "first_screen", "conclusion", "measured", "measures", "remedies", "trainings",
+        "instruments", "candidates", "verdicts", "traits", "sections",
     ),
     "export": (
         "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",

@@ -362,7 +362,7 @@ class TestSaying:
         (empty, other) = section.cautions
         assert only(section, Table)[0].caption.endswith(f"{empty} {other}")  # where the scores stand
         assert empty == "poor wrote nothing for 3 of 120 sentences."
-        assert other.startswith("marian is no run of seqloom: what training it had is not known")
+        assert other.startswith("marian is no run of seqloom: on what and for how long it was trained is not known")
 
     def test_several_seeds_are_of_recipes(self, candidate, ask):
         """Equal recipes whose seeds differ more than sentences do: the sentences alone would decide."""

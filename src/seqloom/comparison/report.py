@@ -18,6 +18,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from seqloom.comparison.conclusion import conclude
+from seqloom.comparison.first_screen import FirstScreen
 from seqloom.comparison.sections import MEASURES, Examples, Passage, Plot, Section, Table
 from seqloom.comparison.traits import in_words
 from seqloom.figures.fonts import can_draw
@@ -25,6 +27,7 @@ from seqloom.figures.pages import as_address, narrow, themed
 from seqloom.figures.style import save
 from seqloom.support import disk
 from seqloom.support.language import Language, later, say, speaking, spoken
+from seqloom.support.machine import hardware_in_words
 
 TITLE = later("RNN or Transformer?")
 
@@ -54,20 +57,26 @@ def write(folder: Path, record: dict[str, Any], language: Language = "en") -> No
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    sections, has_letters = sections_of(record["measures"]), can_draw(spoken())
-    if not has_letters:  # the same pictures with English labels
+    with speaking("en"):
+        record = {**record, "conclusion": conclude(record)}
+    sections, screen = sections_of(record["measures"]), FirstScreen.of(record)
+    if not can_draw(spoken()):  # the same pictures with English labels
         with speaking("en"):
             sections = with_pictures_of(sections, sections_of(record["measures"]))
+            screen = replace(screen, plot=_with_picture_of(screen.plot, FirstScreen.of(record).plot))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     writes: dict[Path, Callable[[Path], object]] = {
         folder / "figures" / f"{part.name}.png": partial(save, part.figure)
-        for section in sections.values()
-        for part in section.parts
+        for part in (screen.plot, *(part for section in sections.values() for part in section.parts))
         if isinstance(part, Plot)
     }
     summary = summary_tables(record["candidates"], sections)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    texts = {"json": text, "md": markdown(record, summary, sections), "html": html(record, summary, sections)}
+    texts = {
+        "json": text,
+        "md": markdown(record, screen, summary, sections),
+        "html": html(record, screen, summary, sections),
+    }
     writes |= {folder / f"report.{suffix}": disk.text(text) for suffix, text in texts.items()}
     disk.write_together(writes)
 
@@ -75,15 +84,13 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
 def with_pictures_of(sections: dict[str, Section], others: dict[str, Section]) -> dict[str, Section]:
     """The sections with the figures of others, which are the same in another language; captions and all else stay."""
     return {
-        name: replace(
-            section,
-            parts=[
-                replace(part, figure=other.figure) if isinstance(part, Plot) and isinstance(other, Plot) else part
-                for part, other in zip(section.parts, others[name].parts, strict=True)
-            ],
-        )
+        name: replace(section, parts=list(map(_with_picture_of, section.parts, others[name].parts)))
         for name, section in sections.items()
     }
+
+
+def _with_picture_of(part: Any, other: Any) -> Any:
+    return replace(part, figure=other.figure) if isinstance(part, Plot) else part
 
 
 def summary_tables(candidates: Sequence[dict[str, Any]], sections: dict[str, Section]) -> list[Table]:
@@ -129,10 +136,12 @@ def cautions_of(sections: dict[str, Section]) -> list[str]:
     return cautions
 
 
-def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+def markdown(
+    record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], sections: dict[str, Section]
+) -> str:
     """The report as Markdown; its pictures are files in ``figures``."""
     lines = [f"# {say(TITLE)}", "", provenance(record), "", f"    {' '.join(record['command'].split())}", ""]
-    lines += [f"## {say('In short')}", ""]
+    lines += [*_markdown_screen(screen, sections), f"## {say('In short')}", ""]
     lines += [*(f"- {_plain(caution)}" for caution in cautions_of(sections)), ""] if cautions_of(sections) else []
     for table in summary:
         lines += [*_markdown_table(table), ""]
@@ -158,6 +167,24 @@ def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[st
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _markdown_screen(screen: FirstScreen, sections: dict[str, Section]) -> list[str]:
+    """Answers, picture, ranking, and where to read on."""
+    lines = [f"## {say('The conclusion')}", ""]
+    lines += [part for head, sentence in screen.lines for part in (f"**{head}:** {_plain(sentence)}", "")]
+    if screen.plot:
+        lines += [f"![{_plain(screen.plot.caption)}](figures/{screen.plot.name}.png)", ""]
+    if screen.ranking:
+        lines += [*_markdown_table(screen.ranking), ""]
+    asked = screen.questions(sections)
+    lines += [f"- [{_plain(question)}](#{_slug(sections[name].title)})" for name, question in asked.items()]
+    return [*lines, ""] if asked else lines
+
+
+def _slug(title: str) -> str:
+    """The address that Markdown's renderers give a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def provenance(record: dict[str, Any]) -> str:
     """Where the numbers come from: commit, day, machine, versions."""
     about = record["environment"]
@@ -169,14 +196,14 @@ def provenance(record: dict[str, Any]) -> str:
         "Measured on {date} {commit}: {hardware}, Python {python}, {versions}; {seconds:,.0f} s in all.",
         date=record["date"],
         commit=commit,
-        hardware=about["hardware"],
+        hardware=hardware_in_words(about["hardware"]),
         python=about["python"],
         versions=versions,
         seconds=sum(record["seconds"].values()),
     )
 
 
-def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+def html(record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], sections: dict[str, Section]) -> str:
     """The report as one page that needs no other file."""
     templates = files("seqloom.comparison")
     environment = Environment(
@@ -194,6 +221,8 @@ def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, S
     return environment.get_template("report.html.jinja").render(
         language=spoken(),
         title=say(TITLE),
+        screen=screen,
+        asked=screen.questions(sections),
         command=record["command"],
         provenance=provenance(record),
         summary=summary,

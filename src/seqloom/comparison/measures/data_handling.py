@@ -27,8 +27,10 @@ from seqloom.comparison.instruments.clock import (
 from seqloom.comparison.instruments.training_steps import (
     NUM_HEADS,
     PARTS,
+    TRANSFORMER,
     build,
     common_width,
+    config_of,
     systems,
     time_lengths,
     time_threads,
@@ -42,11 +44,11 @@ from seqloom.comparison.measures.data_handling_findings import (
     series_of,
     speedup,
 )
+from seqloom.comparison.remedies import at_once
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import in_words
 from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
 from seqloom.modeling.cells_rnn_seq2seq import CELLS
-from seqloom.modeling.configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from seqloom.support.language import say
 from seqloom.support.machine import cpu_threads, device_name
 from seqloom.support.wording import digits, plural
@@ -122,12 +124,20 @@ def measure(
 
 
 def parallel(recipes: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Names of recurrent systems whose cells compute all steps together, and of those whose training does."""
-    recurrent = {name: RnnSeq2SeqConfig(**recipe) for name, recipe in recipes.items() if recipe}
+    """Names of recurrent systems whose cells compute all steps together, of those whose training does, and of the
+    hybrids among them."""
+    recurrent = {name: config_of(recipe) for name, recipe in recipes.items() if recipe}
     return {
         "parallel_cells": [name for name, config in recurrent.items() if CELLS[config.cell_type].is_parallel],
         "parallel_training": [name for name, config in recurrent.items() if config.has_parallel_training],
+        "hybrids": [name for name, recipe in recipes.items() if "model_type" in recipe],
     }
+
+
+def sides(result: dict[str, Any], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of these systems, those that are trained on all tokens at once, and those that take one after the other."""
+    together = {TRANSFORMER, *result.get("parallel_training", ())}
+    return [name for name in names if name in together], [name for name in names if name not in together]
 
 
 def section(result: dict[str, Any]) -> Section:
@@ -143,8 +153,16 @@ def section(result: dict[str, Any]) -> Section:
         share = device["cpu_share"] if device["type"] == "cpu" else None
         controls = controls_of(device)
         disturbed = [where + sentence for sentence in disturbance(share, device["threads"])]
-        said = growth(times, controls, result.get("parallel_cells", ()))
-        findings += [where + sentence for sentence in (*said, *crossings(times, controls), *left_out(device))]
+        said = growth(times, controls, result.get("parallel_cells", ()), result.get("hybrids", ()))
+        findings += [
+            where + sentence
+            for sentence in (
+                *said,
+                *crossings(times, controls),
+                *at_once(result, times["model"], controls),
+                *left_out(device),
+            )
+        ]
         findings += disturbed
         cautions += disturbed
         spreads.append(where + spread_in_words(controls))

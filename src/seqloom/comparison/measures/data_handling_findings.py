@@ -53,15 +53,18 @@ def _within(times: Series, at_least: float = 0, at_most: float = float("inf")) -
 
 
 def growth(
-    times: dict[str, dict[str, Series]], controls: Sequence[float], parallel_cells: Collection[str] = ()
+    times: dict[str, dict[str, Series]],
+    controls: Sequence[float],
+    parallel_cells: Collection[str] = (),
+    hybrids: Collection[str] = (),
 ) -> list[str]:
-    """Whether the exponents are the expected ones."""
+    """Whether the exponents are the expected ones; a hybrid's encoder is a Transformer's."""
     recurrent: list[Case] = []
     together: list[Case] = []
     decoders = []
     for name, series in times["encoder"].items():
         found = exponent(series, LONG_SEQUENCE)
-        if name != TRANSFORMER and found is not None:
+        if name not in (TRANSFORMER, *hybrids) and found is not None:
             known = _of_exponent(found, [_within(series, LONG_SEQUENCE)], controls)
             text = say(
                 "{name}, exponent {found:.2f} {lengths}",
@@ -88,7 +91,7 @@ def growth(
         cell, _, attention = name.partition(", ")
         plain = exponent(times["decoder"].get(f"{cell}, {ATTENTIONS['none']}", {}), LONG_SEQUENCE)
         found = exponent(series, LONG_SEQUENCE)
-        if name == TRANSFORMER or attention == ATTENTIONS["none"]:
+        if name in (TRANSFORMER, *hybrids) or attention == ATTENTIONS["none"]:
             continue
         if plain is not None and found is not None:
             text = say(

@@ -26,13 +26,14 @@ from seqloom.comparison.instruments.clock import (
 )
 from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, searching, weigh
 from seqloom.comparison.measures.generation_figures import PARTS, draw_state, draw_times, has_part, token_milliseconds
+from seqloom.comparison.remedies import quicker
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.traits import in_words, recorded
 from seqloom.comparison.verdicts import Case, counted, told, told_apart
 from seqloom.scoring.estimates import Estimate
 from seqloom.support.language import later, say
 from seqloom.support.machine import cpu_threads, device_name
-from seqloom.support.wording import digits, plural
+from seqloom.support.wording import digits, plural, together
 
 if TYPE_CHECKING:
     pass
@@ -135,15 +136,15 @@ def section(result: dict[str, Any]) -> Section:
     controls = controls_of(result)
     cautions = disturbance(result["cpu_share"], result["threads"]) if result["device"] == "CPU" else []
     findings = [
-        *by_length(result, controls), *fastest(result, controls), *_beams(result), *_state(result),
-        *_skipped(result), *cautions,
+        *by_length(result, controls), *fastest(result, controls), *quicker(result, controls), *_beams(result),
+        *_state(result), *_skipped(result), *cautions,
     ]  # fmt: skip
     on = (
         result["device"]
         if result["device"] != "CPU"
         else say("the CPU, {threads}", threads=plural(result["threads"], "thread"))
     )
-    beams = " and ".join(map(str, result["beams"]))
+    beams = together([str(number) for number in result["beams"]])
     return Section(
         title=say("Generation"),
         question=say("What does a token cost, what does a longer sentence, and what must be kept of it?"),
@@ -161,7 +162,7 @@ def section(result: dict[str, Any]) -> Section:
                 ),
             ),
             _table(result, [(size, batch_length) for size in result["batch_sizes"]], say("sentences a call"), 0),
-            _table(result, [(length_batch, length) for length in result["lengths"]], "length", 1),
+            _table(result, [(length_batch, length) for length in result["lengths"]], say("length"), 1),
             Plot(
                 "generating_state",
                 draw_state(result),
@@ -310,10 +311,10 @@ def _beams(result: dict[str, Any]) -> list[str]:
 def _state(result: dict[str, Any]) -> list[str]:
     """Whether what is kept of a sentence grows as each kind should."""
     words = {
-        (False, False): say("stay the same"),
-        (True, False): say("grow with the source (the attention's keys and values) and not with the output"),
-        (False, True): say("grow with the output and not with the source"),
-        (True, True): say("grow with the source and with the output (keys and values of both)"),
+        (False, False): say("it should stay the same"),
+        (True, False): say("it should grow with the source (the attention's keys and values) and not with the output"),
+        (False, True): say("it should grow with the output and not with the source"),
+        (True, True): say("it should grow with the source and with the output (keys and values of both)"),
     }
     of_kinds: dict[tuple[str, tuple[bool, bool]], list[str]] = {}  # kind; growth with the source, with the output
     for name, candidate in result["candidates"].items():
@@ -345,9 +346,7 @@ def _state(result: dict[str, Any]) -> list[str]:
                 both=whole[str(lengths[-1])] / base,
             )
             cases.append(Case(text, "SEEN" if tuple(grows) == growth else "NOT SEEN"))  # bytes are counted
-        sentences += told(
-            say("Kept of a sentence, {kind}: it should {grow}.", kind=in_words(kind), grow=words[growth]), cases
-        )
+        sentences += told(say("Kept of a sentence, {kind}: {grow}.", kind=in_words(kind), grow=words[growth]), cases)
     return sentences
 
 

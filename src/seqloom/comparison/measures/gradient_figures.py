@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from seqloom.comparison.instruments.memory_networks import SYSTEMS
+from seqloom.comparison.instruments.memory_networks import STANDARD, SYSTEMS
 from seqloom.comparison.traits import in_words
 from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.support.language import later, say
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-NAMES = {**SYSTEMS, "uniform": later("tanh-RNN, uniform init.")}
+NAMES = {
+    **{name: SYSTEMS[name] for name in STANDARD},
+    "uniform": later("tanh-RNN, uniform init."),
+    **{name: words for name, words in SYSTEMS.items() if name not in STANDARD},
+}
 
 
 def _lines(panel: Axes, number: int, norms: Sequence[float], label: str, unit: float = 1.0) -> None:
@@ -58,7 +62,7 @@ def states_plot(result: dict[str, Any]) -> Figure:
             if "states" in kinds.get(kind, {}):
                 _lines(panel, numbers[name], kinds[kind]["states"], in_words(NAMES[name]))
         _dress(panel, title, say("distance (steps)"), 1e-12)
-    for number, (gain, norms) in enumerate(result["gains"].items(), start=len(NAMES) - 1):
+    for number, (gain, norms) in enumerate(result["gains"].items(), start=len(STANDARD)):
         _lines(panels[2], 0 if float(gain) == 1 else number, norms, say("tanh-RNN, gain {gain}", gain=gain))
     _dress(panels[2], say("recurrent matrix scaled"), say("distance (steps)"), 1e-12)
     _share_scale(panels[:2])

@@ -50,8 +50,8 @@ def _apart(ones: Sequence[float] | None, others: Sequence[float] | None) -> Esti
 
 
 def falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
-    """Does the tanh-RNN's gradient fall faster than LSTM's and GRU's?"""
-    gated = ("lstm", "gru")
+    """Does the tanh-RNN's gradient fall faster than LSTM's, GRU's and those of the parallel cells that were asked?"""
+    gated = [name for name in systems if name not in ("rnn", "uniform", "transformer")]
     cases = [
         Case(
             in_words(NAMES[name]),

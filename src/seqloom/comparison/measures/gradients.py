@@ -28,13 +28,14 @@ from seqloom.comparison.instruments.gradient_norms import (
     state_norms,
 )
 from seqloom.comparison.instruments.memory_networks import (
-    SYSTEMS,
+    STANDARD,
     RecurrentNetwork,
     Training,
     TransformerNetwork,
     adding,
     build,
     load_or_train,
+    systems_of,
 )
 from seqloom.comparison.measures.gradient_figures import NAMES, candidates_plot, inputs_plot, states_plot
 from seqloom.comparison.measures.gradient_findings import evenness, factor_of, findings
@@ -97,11 +98,12 @@ def measure(
         num_sentences: Of the candidates' test sentences.
         changes: Of the trainings, as for `memory_tasks.plan`.
     """
-    trainings = measured_trainings(plan(options.seed, **changes))
+    found = systems_of(candidate.config for candidate in candidates)
+    trainings = measured_trainings(plan(options.seed, **{"systems": found, **changes}))
     systems: dict[str, dict[str, Any]] = {}
     generator = torch.Generator().manual_seed(options.seed)
     inputs, wanted = adding(distance + 1, num_sequences, generator)
-    states = [*SYSTEMS, "uniform"]
+    states = [*STANDARD, "uniform", *(name for name in found if name not in STANDARD)]
     with tqdm(
         total=len(states) + len(GAINS) + len(candidates), desc="gradient flow", leave=False, disable=not has_terminal()
     ) as bar:
