@@ -173,8 +173,8 @@ class TestMeasuring:
             "bad": {"outputs": 4, "empty": 1, "loops": 1, "limit": None},
         }
         section = words.section(result)
-        assert section.cautions == ["Outputs that go in circles: bad 1 of 4."]
-        assert section.headline["outputs that are empty / go in circles / are cut"] == {
+        assert section.cautions == ["Outputs that repeat themselves: bad 1 of 4."]
+        assert section.headline["outputs that are empty / repeat themselves / are cut"] == {
             "good": "0 / 0 / –", "bad": "1 / 1 / –",
         }  # fmt: skip
         assert "No model's training data were to be had" in section.how

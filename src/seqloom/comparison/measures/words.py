@@ -1,5 +1,5 @@
 """Words: which of them each candidate gets right, by how often training had them; n-grams that one has right more often
-than another; lengths; outputs that are empty, go round in circles or are cut; and sentences to look at.
+than another; lengths; outputs that are empty, repeat themselves or are cut; and sentences to look at.
 
 What compare-mt (Neubig et al. 2019, arXiv:1903.07926) and MT-ComparEval (Klejch et al. 2015) show of systems. It
 describes, and tests nothing: whether a difference is one, `quality` says.
@@ -232,7 +232,7 @@ def limit_of(candidate: Candidate, read: Predicted) -> tuple[Any, int] | None:
 def flagged(
     run: Any, outputs: list[Words], references: list[Words], limit: tuple[Any, int] | None
 ) -> dict[str, list[bool]]:
-    """Which outputs are empty, go round in circles, or have as many tokens as there may be."""
+    """Which outputs are empty, repeat themselves, or have as many tokens as there may be."""
     found = {
         "empty": [not text.strip() for text in run.hypotheses],
         "loops": [is_loop(*sides) for sides in zip(outputs, references, strict=True)],
