@@ -219,12 +219,15 @@ def by_length(
 
 
 def limit_of(candidate: Candidate, read: Predicted) -> tuple[Any, int] | None:
-    """The tokenizer that counts an output's tokens, and so many that decoding stops; None where that is not known."""
+    """The tokenizer that counts an output's tokens, and so many that decoding stops, at the latest where a model of
+    another make has no more positions; None where that is not known."""
     limit = read.scores[candidate.name][0].get("generation", {}).get("max_new_tokens")
     if not isinstance(limit, int):
         return None
+    config = candidate.config
+    positions = getattr(getattr(config, "decoder", config), "max_position_embeddings", None)
     try:
-        return target_tokenizer(load_tokenizer(candidate.folders[0], needs_end=False)), limit
+        return target_tokenizer(load_tokenizer(candidate.folders[0], needs_end=False)), min(limit, positions or limit)
     except ValueError:  # predictions may have come without their model
         return None
 
