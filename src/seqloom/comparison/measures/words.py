@@ -36,6 +36,7 @@ from seqloom.comparison.measures.words_tables import write_tables
 from seqloom.data.pairs import load_pairs
 from seqloom.data.tokenization import load_tokenizer, target_tokenizer
 from seqloom.scoring.normalization import as_named
+from seqloom.scoring.predictions import Predictions
 from seqloom.scoring.significance import Statistics, system_interval, system_score
 
 __all__ = ["measure", "section"]
@@ -233,7 +234,7 @@ def limit_of(candidate: Candidate, read: Predicted) -> tuple[Any, int] | None:
 
 
 def flagged(
-    run: Any, outputs: list[Words], references: list[Words], limit: tuple[Any, int] | None
+    run: Predictions, outputs: list[Words], references: list[Words], limit: tuple[Any, int] | None
 ) -> dict[str, list[bool]]:
     """Which outputs are empty, repeat themselves, or have as many tokens as there may be."""
     found = {
