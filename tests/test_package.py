@@ -31,7 +31,7 @@ INSIDE = {
         "sentences", "help", "command",
     ),
     "comparison": (
-        "compare", "folder", "report", "first_screen", "conclusion", "measured", "measures", "remedies", "trainings",
+        "compare", "folder", "report", "first_screen", "conclusion", "matching", "measured", "measures", "remedies", "trainings",
         "instruments", "candidates", "verdicts", "traits", "sections",
     ),
     "export": (

@@ -51,6 +51,8 @@ class Compare(Command):
     """CPU threads of what is timed, the trainings among it."""
     num_jobs: int | None = field(default=None, metadata={"least": 1})
     """Trainings side by side where several are short; else as many as there are cores."""
+    match: Literal["parameters"] | None = None
+    """What every CONFIG is to have as many of as the first: their widths are scaled until it is so to within 5 %."""
     resume: bool = False
     """Go on with the comparison in the output folder."""
     overwrite: bool = False
@@ -92,6 +94,7 @@ class Compare(Command):
             split=self.split,
             num_threads=self.num_threads,
             num_jobs=self.num_jobs or available_cores(),
+            match=self.match,
         )
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from seqloom.comparison.matching import in_words as in_words_matched
 from seqloom.comparison.measured import Measured, cell_of, first_of, is_worthless, typical_length
 from seqloom.comparison.measures.data_handling import controls_of, sides
 from seqloom.comparison.measures.data_handling_findings import series_of
@@ -28,6 +29,7 @@ ABOUT = {
     "attention": later("Without or with attention"),
     "weight": later("Light or heavy"),
     "remedied": later("Remedied"),
+    "matched": later("Of equal weight"),
     "undecided": later("Not decided"),
     "cost": later("Cost"),
 }
@@ -125,6 +127,7 @@ def conclude(record: dict[str, Any]) -> dict[str, Any]:
         "model": of_models(known, first),
         **{name: sentence for name, (_, sentence) in answers.items()},
         "remedied": remedied,
+        "matched": f"{'; '.join(in_words_matched(matched))}." if (matched := record.get("matched")) else "",
         "undecided": of_undecided(known, first, {name: verdict for name, (verdict, _) in answers.items()}),
         "cost": of_cost(known, first),
     }
