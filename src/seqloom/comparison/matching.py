@@ -23,6 +23,7 @@ INNER = ("embedding_size", "encoder_ffn_dim", "decoder_ffn_dim")
 TUNED = ("encoder_ffn_dim", "decoder_ffn_dim")
 """Those that are bent where no width comes near enough: widths go in steps, of the number of heads."""
 MOST_BENT = 2.0
+"""Times as wide or as narrow, at most."""
 CHOSEN = later("{name}: {parameters} parameters ({changes})")
 KEPT = later("{name}: {parameters} parameters, as its recipe has it")
 WIDEST = 2**14
@@ -101,24 +102,25 @@ def scaled(name: str, config_with: Callable[[dict[str, Any]], PreTrainedConfig],
         if nearest and _is_near(count(config_with(nearest)), wanted):
             return nearest
     raise ValueError(
-        f"{name} cannot be given {wanted:,} parameters, the first recipe's, to within {SHARE:.0%}: the nearest widths have "
-        f"{listing(f'{weight:,}' for weight in weights)}; leave --match out, or put a recipe of another size first."
+        f"{name} cannot be given {wanted:,} parameters, the first recipe's, to within {SHARE:.0%}: the nearest "
+        f"widths have {listing(f'{weight:,}' for weight in weights)}; leave --match out, or put a recipe of another size "
+        "first."
     )
 
 
 def _bent(
     config_with: Callable[[dict[str, Any]], PreTrainedConfig], fields: dict[str, int], wanted: int
 ) -> dict[str, int] | None:
-    """With wider or narrower feed-forward networks, of which the parameters are a linear function."""
+    """With wider or narrower feed-forward networks, in whose widths the parameters are linear; None: too far."""
     tuned = [field for field in TUNED if field in fields]
     if not tuned:
         return None
     weight = count(config_with(fields))
-    slope = count(config_with(fields | {field: fields[field] + 1 for field in tuned})) - weight
-    change = round((wanted - weight) / slope)
-    bent = fields | {field: fields[field] + change for field in tuned}
-    is_alike = all(fields[field] / MOST_BENT <= bent[field] <= fields[field] * MOST_BENT for field in tuned)
-    return bent if is_alike else None
+    inner = count(config_with(fields | {field: 2 * fields[field] for field in tuned})) - weight
+    factor = 1 + (wanted - weight) / inner
+    if not 1 / MOST_BENT <= factor <= MOST_BENT:
+        return None
+    return fields | {field: round(factor * fields[field]) for field in tuned}
 
 
 def _is_allowed(config_with: Callable[[dict[str, Any]], PreTrainedConfig], fields: dict[str, int]) -> bool:
