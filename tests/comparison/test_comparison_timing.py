@@ -284,6 +284,7 @@ class TestDataHandling:
         told = data_handling.parallel(recipes)
         assert told == {
             "parallel_cells": ["minLSTM, Bahdanau attention", NO_ATTENTION], "parallel_training": [NO_ATTENTION],
+            "hybrids": [],
         }  # fmt: skip
         section = data_handling.section(steps_of(powers(3, 1.05), powers(1, 1), powers(3, 1.3)) | told)
         assert f"SEEN: {NO_ATTENTION}, exponent 1.05" in finding(section, "whose gates ask nothing of the state")

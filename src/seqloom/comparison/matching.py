@@ -103,8 +103,8 @@ def scaled(name: str, config_with: Callable[[dict[str, Any]], PreTrainedConfig],
             return nearest
     raise ValueError(
         f"{name} cannot be given {wanted:,} parameters, the first recipe's, to within {SHARE:.0%}: the nearest "
-        f"widths have {listing(f'{weight:,}' for weight in weights)}; leave --match out, or put a recipe of another size "
-        "first."
+        f"widths have {listing(f'{weight:,}' for weight in weights)}; leave --match out, or begin with a recipe of "
+        "another size."
     )
 
 
