@@ -1,11 +1,11 @@
 # make demo: train and score an RNN and a Transformer on the built-in task.  make compare: a report on both families,
 # every question asked, within a quarter of an hour.  make bench: speed and costs, side by side with others.
-# make test: the tests; make test-fast: those of a minute.
+# make test: the tests; make test-fast: those of a minute.  make docs: the documentation as a site.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo compare bench test test-fast test-faults check resolve package format clean
+.PHONY: demo compare bench test test-fast test-faults check docs resolve package format clean
 
 # Installs once; again only when what to install has changed.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -39,6 +39,11 @@ check: $(VENV)/installed
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	PYTHON=$(RUN) .ci/types
+
+# The site of docs/, English and Korean, into build/site; a link that leads nowhere is an error.
+docs: $(VENV)/installed
+	$(RUN) -m zensical build --clean --strict
+	$(RUN) -m zensical build --clean --strict --config-file mkdocs.ko.yml
 
 # Whether an ordinary pip finds all that an installation needs.
 resolve:

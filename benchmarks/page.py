@@ -149,7 +149,7 @@ def provenance(records: dict[str, Result]) -> str:
         f"Every number of this page is of `{record['asked']}` ({record['seconds']:,.0f} s) on "
         f"{record['date']}, {commit}: {machine['cpu']}, {plural(machine['cores'], 'core')}{instructions}{memory}, "
         f"{machine['system']}, Python {about['python']}, {', '.join(said)}. The same command makes it anew; "
-        "[benchmarks/README.md](../benchmarks/README.md) says what else can be measured.",
+        "`benchmarks/README.md` says what else can be measured.",
     ]
     if (machine["load"] or 0) > 0.5:
         lines.append(

@@ -21,15 +21,17 @@ MODULES = sorted((ROOT / "src" / "seqloom").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 SCRIPTS = [*ROOT.glob("*.py"), *TESTS, *ROOT.glob("benchmarks/*.py"), *ROOT.glob("docs/*/*.py")]
 ROOMS = (
-    "__main__", "commands", "comparison", "export", "distillation", "training", "sharing", "scoring", "attention",
-    "decoding", "data", "settings", "run_folder", "figures", "support", "modeling", "version",
+    "__main__", "commands", "serving", "demo_page", "comparison", "export", "distillation", "training", "sharing",
+    "scoring", "attention", "decoding", "data", "settings", "run_folder", "figures", "support", "modeling", "version",
 )  # fmt: skip
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "distill", "export", "plot", "push", "score", "train", "translate", "shell",
-        "sentences", "help", "command",
+        "attend", "compare", "demo", "demo_page", "distill", "doctor", "export", "plot", "push", "recipes", "score",
+        "serve", "train", "translate", "checkup", "following", "shell", "sentences", "help", "command",
     ),
+    "serving": ("run", "app", "worker", "engine", "requests", "metrics", "languages"),
+    "demo_page": ("space", "page", "cards", "answers", "beams", "models"),
     "comparison": (
         "compare", "folder", "report", "first_screen", "conclusion", "matching", "measured", "measures", "remedies", "trainings",
         "instruments", "candidates", "verdicts", "traits", "sections",
@@ -55,7 +57,7 @@ INSIDE = {
         "graph_decoder",
         "asked", "search", "replay", "targets", "constraints", "values",
     ),
-    "settings": ("reading", "replaced", "unused", "checks", "bounds", "typed", "schema"),
+    "settings": ("reading", "recipes", "replaced", "unused", "checks", "bounds", "typed", "schema"),
     "data": (
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",

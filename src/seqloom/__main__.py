@@ -9,12 +9,16 @@ from seqloom.commands.attend import Attend
 from seqloom.commands.command import Command
 from seqloom.commands.compare import Compare
 from seqloom.commands.demo import Demo
+from seqloom.commands.demo_page import DemoPage
 from seqloom.commands.distill import Distill
+from seqloom.commands.doctor import Doctor
 from seqloom.commands.export import Export
 from seqloom.commands.help import overview
 from seqloom.commands.plot import Plot
 from seqloom.commands.push import Push
+from seqloom.commands.recipes import Recipes
 from seqloom.commands.score import Evaluate
+from seqloom.commands.serve import Serve
 from seqloom.commands.shell import run, say
 from seqloom.commands.train import Train
 from seqloom.commands.translate import Translate
@@ -22,7 +26,22 @@ from seqloom.support.wording import listing, nearest
 
 COMMANDS: dict[str, type[Command]] = {
     command.name: command
-    for command in (Train, Distill, Evaluate, Translate, Compare, Attend, Plot, Export, Push, Demo)
+    for command in (
+        Train,
+        Recipes,
+        Distill,
+        Evaluate,
+        Translate,
+        Compare,
+        Attend,
+        Plot,
+        Export,
+        Serve,
+        DemoPage,
+        Push,
+        Demo,
+        Doctor,
+    )
 }
 
 

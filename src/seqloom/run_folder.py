@@ -15,6 +15,7 @@
     export.json                                  of an exported model's folder: which engine runs it, what was checked
     train.jsonl, distillation.json               of a distilled set's folder: what a teacher says, and how it came about
     student.yaml                                 of such a folder: the settings that learn from it
+    app.py, requirements.txt                     of a demo page's folder, which is a Space of the Hub's
     .seqloom.json                                the marker: seqloom made this folder, and what it holds
     .seqloom.lock                                who works in it, for as long as somebody does
 
@@ -50,6 +51,7 @@ TRACKERS = "trackers"
 MARKER = ".seqloom.json"
 LOCK = ".seqloom.lock"
 RUN, COMPARISON, SCORED, EXPORTED, DISTILLED = "run", "comparison", "scores", "export", "distilled"
+SPACE = "space"
 """What a marked folder can hold."""
 
 RECORDED = {"model", "data", "progress", "environment", "evaluation", "example", "precision"}

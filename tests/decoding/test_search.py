@@ -1,6 +1,8 @@
 """The search over lean decoders finds what `generate` finds, whatever company a sentence is in."""
 
+import itertools
 import math
+import sys
 import weakref
 from collections import deque
 
@@ -18,7 +20,7 @@ from seqloom.decoding.asked import NotOurs, options_for
 from seqloom.decoding.constraints import argmax, best, log_normaliser
 from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.replay import EVEN
-from seqloom.decoding.search import Batch, Sentence, recorder_of, search
+from seqloom.decoding.search import Batch, Sentence, recorder_of, search, search_arriving
 from seqloom.support.layers import FastLinear, speed_up
 
 MODELS = list(EVERY)
@@ -79,9 +81,9 @@ ALL_OF = ("rnn", "gru-bahdanau", "lstm-luong-fed", "post-norm", "rotary-swiglu-p
     ("name", "kind"), [(name, kind) for name in MODELS for kind in (SEARCHES if name in ALL_OF else FEW)]
 )
 def test_as_generate(name, kind):
-    model, given = tiny(name), sources()
+    model, given = tiny(name), sources(10)
     expected = [generated(model, source, **SEARCHES[kind]) for source in given]
-    assert searched(model, given, **SEARCHES[kind]) == expected
+    assert searched(model, given, batch_tokens=30, **SEARCHES[kind]) == expected
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -173,6 +175,62 @@ class TestBatch:
         assert searched(tiny("gru"), []) == []
 
 
+class TestArriving:
+    """Sources that come one after another, some steps apart."""
+
+    @pytest.mark.parametrize("name", ["rotary", "lstm-luong-fed", "hybrid-lstm"])
+    @pytest.mark.parametrize(("kind", "batch_tokens"), [("greedy", 40), ("n best, long ones", 100)])
+    def test_as_all_at_once(self, name, kind, batch_tokens):
+        model, given = tiny(name), sources(16, longest=14)
+        some, places = itertools.cycle([3, 0, 1, 0, 0, 1, 0]), iter(range(len(given)))
+        left = next(some)
+
+        def arrivals(room):
+            nonlocal left, place
+            assert room > 0
+            if place is None or left == 0 or len(given[place]) > room:
+                left = next(some)
+                return None
+            left, arrived, place = left - 1, place, next(places, None)
+            return arrived, given[arrived]
+
+        decided, found, place = options_for(model, {"max_new_tokens": 12, **SEARCHES[kind]}), {}, next(places)
+        with torch.inference_mode():
+            while place is not None:  # whenever all that have come are done, the search is over
+                found |= dict(search_arriving(decoder_for(model), decided, arrivals, batch_tokens=batch_tokens))
+        tokens = [[candidate.tokens for candidate in found[place]] for place in range(len(given))]
+        assert tokens == searched(model, given, **SEARCHES[kind])
+
+    def test_nobody_waits_for_others(self):
+        """Of those that come together, the shortest output is out first."""
+        model, coming = tiny("rotary"), list(enumerate(sources(12)))
+        decided = options_for(model, {"max_new_tokens": 12, "eos_token_id": [*range(2, 14)]})
+        with torch.inference_mode():
+            done = [
+                len(found[0].tokens)
+                for _, found in search_arriving(
+                    decoder_for(model), decided, lambda room: coming.pop() if coming else None, batch_tokens=1000
+                )
+            ]
+        assert done == sorted(done)
+        assert done[0] < done[-1]
+
+    def test_what_has_no_room_has_its_turn(self):
+        """A source that is longer than the rest of the batch allows goes before those that come later."""
+        model, coming, rooms = tiny("rotary"), [(0, [5] * 2), (1, [5] * 30), (2, [5] * 2)], []
+
+        def arrivals(room):
+            rooms.append(room)
+            return coming.pop(0) if coming and len(coming[0][1]) <= room else None
+
+        decided = options_for(model, {"max_new_tokens": 3, "min_new_tokens": 3})
+        with torch.inference_mode():
+            found = search_arriving(decoder_for(model), decided, arrivals, batch_tokens=20)
+            assert [number for number, _ in found] == [0, 1, 2]
+        assert rooms[:2] == [sys.maxsize, 10]
+        assert rooms.count(sys.maxsize) >= 3
+
+
 class TestRecorded:
     """As on a GPU: a step depends on tensors alone, which stay where they are, and is what was recorded before."""
 
@@ -181,7 +239,7 @@ class TestRecorded:
         options = options_for(model, {"max_new_tokens": 12, **options})
         decoder = decoder_for(model)
         decoder.is_fixed = True
-        batch, waiting, found = Batch(decoder, options, 60), deque(), {}
+        batch, waiting, found = Batch(decoder, options, 60 * options.rows), deque(), {}
         batch.recorder, batch.even = recorder_of(decoder, options), EVEN
         batch.recorder.record = lambda step: step
         for _ in range(2):  # the second time everything is there

@@ -1,4 +1,4 @@
-"""What the Hub says to the header of a model's card (its README), for the Hub of the tests."""
+"""What the Hub says to the header of a model's card or a Space's (its README), for the Hub of the tests."""
 
 import re
 
@@ -30,6 +30,21 @@ PIPELINE_TAGS = words(
     "text-classification token-classification table-question-answering question-answering zero-shot-classification "
     "translation summarization feature-extraction text-generation fill-mask sentence-similarity text-ranking other"
 )
+
+
+COLOURS = words("red yellow green blue indigo purple pink gray")
+
+
+def check_space(text: str) -> tuple[list[str], list[str]]:
+    """`check_card`, and what a Space needs to be built."""
+    errors, warnings = check_card(text)
+    card = {} if errors or warnings else yaml.safe_load(text.split("---")[1])
+    if card.get("sdk") not in ("gradio", "docker", "static"):
+        return [*errors, '"sdk" must be one of [gradio, docker, static]'], warnings
+    errors += [f'"{key}" must be one of {COLOURS}' for key in ("colorFrom", "colorTo") if card.get(key) not in COLOURS]
+    if not re.fullmatch(r"\d+\.\d+\.\d+", str(card.get("sdk_version"))):
+        errors.append('"sdk_version" must be a valid version')
+    return errors, warnings
 
 
 def check_card(text: str) -> tuple[list[str], list[str]]:

@@ -25,8 +25,8 @@ its attempts, but not inside ``hub.client``, unless it is told ``patient=True``.
 
 There are three tokens: ``hub.WRITE`` and ``hub.READ`` of the user "me", who belongs to the organisation "team", and
 ``hub.STRANGER`` of somebody else. What is private is invisible to strangers, and nobody but WRITE changes anything.
-Data sets are the repositories ``datasets/USER/NAME``, made by ``hub.create`` and ``add``. Cards are checked as the Hub
-checks them, a little more strictly. What this server does not know it answers with 501.
+Data sets are the repositories ``datasets/USER/NAME``, made by ``hub.create`` and ``add``, Spaces ``spaces/USER/NAME``.
+Cards are checked as the Hub checks them, a little more strictly. What this server does not know it answers with 501.
 """
 
 import base64
@@ -49,7 +49,7 @@ from types import SimpleNamespace
 from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from helpers.hub_cards import check_card
+from helpers.hub_cards import check_card, check_space
 
 DROP, LOSE = "drop connection", "lose answer"
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".ckpt", ".model", ".npz", ".zip", ".gz", ".parquet", ".arrow", ".onnx")
@@ -164,7 +164,8 @@ def reply(content: object, status: int = 200) -> Answer:
     return Answer(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
 
 
-REPO = r"(?P<name>(?:datasets/)?[^/]+/[^/]+)"
+KINDS = re.compile("^(datasets|spaces)/")
+REPO = r"(?P<name>(?:(?:datasets|spaces)/)?[^/]+/[^/]+)"
 ROUTES = []
 
 
@@ -312,7 +313,7 @@ class Hub:
 
     def find(self, request: Request, name: str, write: bool = False) -> Repository:
         user = self.user(request)
-        owner = name.removeprefix("datasets/").partition("/")[0]
+        owner = KINDS.sub("", name).partition("/")[0]
         repository, mine = self.repositories.get(name), user is not None and owner in user[2]
         if repository is None or (repository.private and not mine):
             raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
@@ -341,7 +342,8 @@ class Hub:
 
     @route("POST", "/api/validate-yaml")
     def validate(self, request):
-        errors, warnings = check_card(request.json()["content"])
+        asked = request.json()
+        errors, warnings = (check_space if asked.get("repoType") == "space" else check_card)(asked["content"])
         content = {
             "errors": [{"message": text} for text in errors],
             "warnings": [{"message": text} for text in warnings],
@@ -353,18 +355,20 @@ class Hub:
         user, asked = self.user(request), request.json()
         if user is None:
             raise Refusal(401, "Invalid username or password.")
-        space = asked.get("organization") or user[0]
-        if asked.get("type") not in (None, "model"):
-            raise Refusal(501, "this hub of the tests holds models only")
-        if user[1] != "write" or space not in user[2]:
-            raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{space}"')
-        name = f"{space}/{asked['name']}"
+        owner, kind = asked.get("organization") or user[0], asked.get("type") or "model"
+        if kind not in ("model", "space"):
+            raise Refusal(501, "nobody makes data sets on this hub of the tests")
+        if user[1] != "write" or owner not in user[2]:
+            raise Refusal(403, f'You don\'t have the rights to create a {kind} under the namespace "{owner}"')
+        if kind == "space" and not asked.get("sdk"):
+            raise Refusal(400, "Invalid input: a Space needs an sdk")
+        name = f"{'spaces/' if kind == 'space' else ''}{owner}/{asked['name']}"
         exists = name in self.repositories
         if not exists:
             self.create(name, private=asked.get("visibility") == "private" or bool(asked.get("private")))
         content = {"url": f"{self.url}/{name}", "name": name, "id": name}
         if exists:
-            content["error"] = "You already created this model repo"
+            content["error"] = f"You already created this {kind} repo"
         return reply(content, 409 if exists else 200)
 
     @route("DELETE", "/api/repos/delete")
@@ -388,7 +392,7 @@ class Hub:
             "downloads": 0,
             "likes": 0,
         }
-        name = name.removeprefix("datasets/")
+        name = KINDS.sub("", name)
         return reply({"_id": name, "id": name, "modelId": name, "sha": oid, "siblings": siblings, **about})
 
     @route("GET", f"/api/models/{REPO}/refs")
@@ -544,7 +548,8 @@ class Hub:
                     del tree[gone]
             elif key != "header":
                 raise Refusal(501, f"this hub of the tests does not know {key}")
-        errors, _ = check_card(tree["README.md"].data.decode()) if "README.md" in tree else ([], [])
+        checked = check_space if name.startswith("spaces/") else check_card
+        errors, _ = checked(tree["README.md"].data.decode()) if "README.md" in tree else ([], [])
         if errors:
             raise Refusal(400, f"Invalid metadata in README.md: {'; '.join(errors)}")
         oid = repository.add(header["summary"], tree, revision)
@@ -590,7 +595,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond
 
     def answer(self, request: Request, raw_path: str) -> Answer:
-        raw_path = raw_path.replace("/api/datasets/", "/api/models/datasets/", 1)
+        raw_path = re.sub("^/api/(datasets|spaces)/", r"/api/models/\1/", raw_path)
         for pattern, function in ROUTES:
             found = pattern.fullmatch(f"{request.method} {raw_path}")
             if found:

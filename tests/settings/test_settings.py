@@ -333,7 +333,7 @@ def test_an_override_cannot_go_into_what_is_no_section(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ValueError, match=r"there is no configuration file .*nowhere\.yaml.*configs/"):
+    with pytest.raises(ValueError, match=r"there is no configuration file .*nowhere\.yaml.*; the recipes .* are bible"):
         load_settings(tmp_path / "nowhere.yaml")
 
 
@@ -548,6 +548,31 @@ class TestLanguage:
     def test_of_the_same(self, load, words):
         settings = load(*words, hub=self.HUB, data={"dataset": "some/set"}, say=pytest.fail)
         assert settings.hub.language == ["en", "de"]
+
+    def test_files_in_the_place_of_a_dataset(self, load):
+        """And the other way round: nothing of the old place stays but what is given along; it is said in one line."""
+        told = []
+        old = {
+            "dataset": "some/set",
+            "config_name": "en-de",
+            "train_split": "train[:10]",
+            "source": "en",
+            "target": "de",
+        }
+        found = load("--train_files", "a.csv", data=old, say=told.append).data
+        expected = load("--dataset", "null", "--train_files", "a.csv", data={"source": "en", "target": "de"}).data
+        assert found == expected
+        assert told == [
+            f"data.dataset, 'some/set' in {told[0].split(' in ')[1].split(',')[0]}, gives way to --train_files of the "
+            "command; so do data.config_name and data.train_split."
+        ]
+        files = {"train_files": ["a.csv"], "validation_files": ["b.csv"], "max_source_length": 9}
+        found = load("--dataset", "some/set", data={"dataset": None, **files}).data
+        assert (found.dataset, found.train_files, found.validation_files) == ("some/set", None, None)
+        assert found.max_source_length == 9
+        for words in (("--dataset", "null"), ("--dataset", "a/b", "--train_files", "a.csv")):
+            with pytest.raises(ValueError, match=r"give either data\.dataset or data\.train_files"):
+                load(*words, data={"dataset": "some/set"})
 
     def test_columns(self, load):
         """Lines of text have none, so those of the recipe's own table go; a table's stay, and those that are given."""

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from seqloom.attention.maps import AttentionMaps, overview
-from seqloom.attention.words import Token, group_words, merge, read_tokens, word_labels
+from seqloom.attention.words import Token, group_words, merge, read_tokens, says_more_by_words, word_labels
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.limits import check_sources, check_target, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
@@ -37,7 +37,7 @@ def attend(
     tokenizer: PreTrainedTokenizerBase,
     sentence: str,
     *,
-    target: str | None = None,
+    target: str | Sequence[int] | None = None,
     words: bool = True,
     coverage_penalty: float = 0.0,
     **generate_kwargs: Any,
@@ -49,8 +49,9 @@ def attend(
             implementation are left as they were.
         tokenizer: Its tokenizer.
         sentence: The source.
-        target: An output whose maps are wanted instead of the model's own.
-        words: Join the tokens of a word: sources are added up, targets averaged. Else the model's tokens.
+        target: An output whose maps are wanted instead of the model's own: a text, or the ids of its tokens.
+        words: Join the tokens of a word: sources are added up, targets averaged. A side that is one word, of which that
+            would show nothing, keeps its tokens. Else the model's tokens.
         coverage_penalty, generate_kwargs: As for `translate`, where there is no ``target``.
 
     Raises:
@@ -85,9 +86,11 @@ def attend(
     source, columns = read_tokens(tokenizer, inputs["input_ids"][0].tolist(), is_target=False)
     columns = _name_unknown(tokenizer, sentence, columns)
     output, rows = read_tokens(tokenizer, sequences[0, 1 : 1 + length].tolist(), is_target=True)
+    sides = {"output": (output, rows), "source": (source, columns)}
+    by_tokens = [side for side, (text, tokens) in sides.items() if words and not says_more_by_words(text, tokens)]
     row_groups, column_groups = (
-        group_words(text, tokens) if words else [[index] for index in range(len(tokens))]
-        for text, tokens in ((output, rows), (source, columns))
+        group_words(text, tokens) if words and side not in by_tokens else [[index] for index in range(len(tokens))]
+        for side, (text, tokens) in sides.items()
     )
     if encoder_self is not None and encoder_self.shape[-2] != encoder_self.shape[-1]:
         encoder_self = None  # of windows, as in LongT5: no map of words
@@ -99,6 +102,7 @@ def attend(
         target_labels=word_labels(output, rows, row_groups),
         cross=merge(cross[..., :length, :], row_groups, column_groups),
         encoder_self=None if encoder_self is None else merge(encoder_self, column_groups, column_groups),
+        by_tokens=tuple(by_tokens),
     )
 
 
@@ -190,13 +194,13 @@ def _name_unknown(tokenizer: PreTrainedTokenizerBase, sentence: str, tokens: lis
     ]
 
 
-def _forced(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, target: str) -> torch.Tensor:
+def _forced(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, target: str | Sequence[int]) -> torch.Tensor:
     """(1, 1 + target) ids of a given output, after what the decoder starts from."""
-    if not target.strip():
+    if not (target.strip() if isinstance(target, str) else target):
         raise ValueError("the target is empty: give the output whose maps are wanted, or leave it out.")
     start = model.generation_config.decoder_start_token_id
     start = model.config.decoder_start_token_id if start is None else start
-    ids = tokenizer(text_target=target)["input_ids"]
+    ids = tokenizer(text_target=target)["input_ids"] if isinstance(target, str) else list(target)
     check_target(model, ids)
     return torch.tensor([[start, *ids]], device=model.device)
 

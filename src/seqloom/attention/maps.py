@@ -48,6 +48,9 @@ class AttentionMaps:
     """(layers, heads, source, source): row s is where the encoder looked to understand source s; None where there is
     none."""
 
+    by_tokens: tuple[str, ...] = ()
+    """Of ``source`` and ``output``, those that are one word each and whose labels are its tokens therefore."""
+
     def every(self, kind: str) -> torch.Tensor:
         """(layers, heads, target, source) or (layers, heads, source, source) weights of a kind that there is."""
         found = self.cross if kind == "cross" else self.encoder_self

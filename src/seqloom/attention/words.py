@@ -111,6 +111,12 @@ def group_words(text: str, tokens: Sequence[Token]) -> list[list[int]]:
     return groups
 
 
+def says_more_by_words(text: str, tokens: Sequence[Token]) -> bool:
+    """Whether words are something to look at: more than one of them, or one of a single token."""
+    groups = [group for group in group_words(text, tokens) if tokens[group[0]].special is None]
+    return len(groups) != 1 or len(groups[0]) == 1
+
+
 def _is_boundary(text: str, before: Token, after: Token) -> bool:
     """Whether a word ends between two tokens."""
     if before.special is not None or after.special is not None:

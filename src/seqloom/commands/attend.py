@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from unicodedata import east_asian_width
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import opening, tell_next
 from seqloom.commands.shell import say
 from seqloom.settings.schema import ScoringSettings
+from seqloom.support.wording import together
 
 if TYPE_CHECKING:
     from seqloom.attention.maps import AttentionMaps
@@ -53,7 +55,7 @@ class Attend(Command):
     head: int | None = field(default=None, metadata={"least": 1})
     """One head, counted from 1; else their mean."""
     tokens: bool = False
-    """The model's own tokens on the axes rather than words."""
+    """The model's own tokens on the axes rather than words; those of a single word are shown in any case."""
     target: str | None = None
     """The maps of this output of the one sentence, rather than of the model's own."""
     font: Path | None = None
@@ -116,6 +118,9 @@ class Attend(Command):
             check_choice(found, self.what, **choice)
             every.append(found)
             say(f"{sentence}\n→ {found.output}   (log p {found.score:.2f})\n")
+            if found.by_tokens:
+                one = "is one word: its" if len(found.by_tokens) == 1 else "are one word each: their"
+                say(f"the {together(found.by_tokens)} {one} tokens are shown\n")
             if self.what != "self":
                 say(f"{alignment_table(found, **choice)}\n")
         writes: dict[Path, Callable[[Path], object]] = {}
@@ -128,6 +133,7 @@ class Attend(Command):
             write_together(writes)
         files = list(writes)
         say(f"{'maps are' if len(files) > 1 or len(every) > 1 else 'the map is'} in {', '.join(map(str, files))}")
+        tell_next(opening(page or files[0]))
 
 
 def alignment_table(found: AttentionMaps, layer: int | None = None, head: int | None = None) -> str:

@@ -1,8 +1,9 @@
 """What a command says of itself, and how its words are read.
 
 A command is a dataclass. A field without a default is a word that stands by itself (a list: one or more of them), one
-with a default is an ``--option``: its type says what it may be, its docstring what it means. All other ``--key value``
-words are settings. What is done is the command's method ``run``.
+with a default is an ``--option``: its type says what it may be, its docstring what it means. One whose metadata say
+``optional`` stands by itself and may be left out. All other ``--key value`` words are settings. What is done is the
+command's method ``run``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Command:
     """Several processes may do it together. What all of them find wrong, the first one says."""
     interrupted: ClassVar[str] = "ended at once."
     """What Ctrl-C is answered with."""
+    needs_models: ClassVar[bool] = True
+    """Whether the libraries of models are loaded before it runs."""
     streams: ClassVar[tuple[str, ...]] = ()
     """Of stdin and stdout, those without which there is nothing to do."""
     examples: ClassVar[str] = ""
@@ -53,10 +56,13 @@ class Command:
 def fields_of(command: type[Command]) -> tuple[dict[str, tuple[dataclasses.Field, Any]], ...]:
     """Fields and types, by name: the words that stand by themselves, and the options."""
     every = {f.name: (f, hint) for f, hint in field_types(command)}
-    alone = {
-        name: (f, hint) for name, (f, hint) in every.items() if f.default is f.default_factory is dataclasses.MISSING
-    }
+    alone = {name: (f, hint) for name, (f, hint) in every.items() if is_needed(f) or f.metadata.get("optional")}
     return alone, {name: value for name, value in every.items() if name not in alone}
+
+
+def is_needed(field: dataclasses.Field) -> bool:
+    """Whether nothing stands for it where it is left out."""
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def usage(command: type[Command]) -> str:
@@ -77,7 +83,8 @@ def shown_alone(field: dataclasses.Field, hint: Any) -> str:
     """``CONFIG``, ``SENTENCE ...``"""
     is_list = typing.get_origin(hint) is list
     name = field.metadata.get("shown", field.name.removesuffix("s" if is_list else "").upper())
-    return f"{name} ..." if is_list else name
+    shown = f"{name} ..." if is_list else name
+    return shown if is_needed(field) else f"[{shown}]"
 
 
 def shown(name: str, hint: Any) -> str:
@@ -144,14 +151,15 @@ def parse(command: type[Command], argv: Sequence[str]) -> Command:
 def _alone(command: type[Command], words: Sequence[str]) -> dict[str, Any]:
     """The fields that the words which stand by themselves fill, in their order; a list takes the rest."""
     alone, _ = fields_of(command)
-    if len(words) < len(alone) or "" in words:
+    if len(words) < sum(is_needed(f) for f, _ in alone.values()) or "" in words:
         raise ValueError(f"{command.needs}. {usage(command)}")
     rest, values = list(words), {}
     for name, (_, hint) in alone.items():
         kind, _, is_list = _kind(hint)
         take, rest = (rest, []) if is_list else (rest[:1], rest[1:])
         converted = [kind(word) for word in take]
-        values[name] = converted if is_list else converted[0]
+        if converted:
+            values[name] = converted if is_list else converted[0]
     if rest:
         raise ValueError(f"{rest[0]!r} stands where an --option was expected. {usage(command)}")
     return values

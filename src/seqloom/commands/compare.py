@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import opening, tell_next
 from seqloom.commands.shell import run
 from seqloom.comparison.sections import MEASURES, Measure
 from seqloom.settings.schema import Settings
@@ -31,14 +32,15 @@ class Compare(Command):
     sections = ("model", "data", "tokenizer", "training", "generation", "evaluation")
     interrupted = "ended at once; --resume goes on with what is done."
     examples = """
-        seqloom compare configs/scan-rnn.yaml configs/scan-transformer.yaml
+        seqloom compare scan-rnn scan-transformer
         seqloom compare runs/mine runs/other user/model-on-the-hub --output report --measures quality weight
-        seqloom compare configs/scan-rnn.yaml configs/scan-transformer.yaml --seeds 1 2 3 --max_steps 1500
+        seqloom compare mine.yaml scan-transformer --seeds 1 2 3 --max_steps 1500
     """
 
-    subjects: list[str] = field(metadata={"shown": "CONFIG.yaml|MODEL"})
-    """A CONFIG is trained on this machine; a MODEL is a folder or a name on the Hub and is taken as it is: of the
-    settings, only those of data, generation and evaluation say something about it."""
+    subjects: list[str] = field(metadata={"shown": "CONFIG|MODEL"})
+    """A CONFIG, a YAML file or the name of a recipe (see seqloom recipes), is trained on this machine; a MODEL is a
+    folder or a name on the Hub and is taken as it is: of the settings, only those of data, generation and evaluation
+    say something about it."""
     output: Path = Path("report")
     """Folder of the report."""
     seeds: list[int] = field(default_factory=list)
@@ -71,19 +73,20 @@ class Compare(Command):
         command = shlex.join(["seqloom", "compare", *self.argv])
         compare(self.request(), command=command, resume=self.resume, overwrite=self.overwrite)
         print(f"\nthe report is in {self.output / 'report.html'} (and report.md, report.json)")
+        tell_next(opening(self.output / "report.html"))
 
     def request(self) -> Request:
         """What is asked for.
 
         Raises:
-            ValueError: A seed is given twice.
+            ValueError: A seed is given twice; or a name could be a recipe's and a folder's, or is neither's.
         """
         from seqloom.comparison.compare import Request
         from seqloom.support.machine import available_cores
 
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is given twice in --seeds; give each once.")
-        is_config = [word.endswith((".yaml", ".yml")) for word in self.subjects]
+        is_config = [self.is_config(word) for word in self.subjects]
         return Request(
             configs=tuple(word for word, config in zip(self.subjects, is_config, strict=True) if config),
             models=tuple(word for word, config in zip(self.subjects, is_config, strict=True) if not config),
@@ -96,6 +99,17 @@ class Compare(Command):
             num_jobs=self.num_jobs or available_cores(),
             match=self.match,
         )
+
+    def is_config(self, word: str) -> bool:
+        """Whether a word is a recipe to be trained."""
+        from seqloom.settings.recipes import YAML, is_name, is_recipe, names
+        from seqloom.support.wording import nearest
+
+        if word.endswith(YAML) or is_recipe(word):
+            return True
+        if is_name(word) and not Path(word).exists() and (near := nearest(word, names(), cutoff=0.85)):
+            raise ValueError(f"there is neither a recipe nor a folder {word}; did you mean the recipe {near}?")
+        return False
 
 
 main = partial(run, Compare)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import attending, tell_next, typed
 
 FOLDER = Path("runs") / "demo"
 FAMILIES = {"RNN": "scan-rnn.yaml", "Transformer": "scan-transformer.yaml"}
@@ -35,14 +35,15 @@ class Demo(Command):
 
         from seqloom import run_folder
         from seqloom.settings.reading import load_settings
+        from seqloom.settings.recipes import installed
         from seqloom.training.run import run_training
         from seqloom.training.signals import Stopped
 
         records = {}
         for family, config in FAMILIES.items():
-            print(f"\n{family}: configs/{config}", flush=True)
+            print(f"\n{family}: the recipe {config.removesuffix('.yaml')}", flush=True)
             folder = FOLDER / config.removesuffix(".yaml")
-            settings = load_settings(str(files("seqloom.configs").joinpath(config)))
+            settings = load_settings(installed() / config)
             settings = replace(settings, output_dir=str(folder))
             is_kept = run_folder.is_run(folder) and load_settings(folder / run_folder.SETTINGS) == settings
             if is_kept and run_folder.is_finished(folder):
@@ -63,6 +64,12 @@ class Demo(Command):
         outputs = model.generate(**tokenizer(list(INPUTS), return_tensors="pt", padding=True))
         for text, actions in zip(INPUTS, tokenizer.batch_decode(outputs, skip_special_tokens=True), strict=True):
             print(f"  {text}\n    → {actions}")
+        folders = [FOLDER / config.removesuffix(".yaml") for config in FAMILIES.values()]
+        tell_next(
+            attending(folders[0], INPUTS[0], attends=True),
+            typed("compare", *folders, "--output", f"{FOLDER}-report"),
+            typed("recipes"),
+        )
         return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import tell_next, typed
 from seqloom.commands.shell import say
 from seqloom.commands.train import trained
 from seqloom.settings.schema import Settings
@@ -33,7 +34,7 @@ class Distill(Command):
     settings = Settings
     interrupted = "ended at once; the same command goes on."
     examples = """
-        seqloom distill runs/teacher configs/multi30k-en-de-rnn.yaml --output_dir runs/student
+        seqloom distill runs/teacher multi30k-en-de-rnn --output_dir runs/student
         seqloom distill runs/teacher student.yaml --teacher.num_beams 5 --num_jobs 4 --only_data
         seqloom distill Helsinki-NLP/opus-mt-en-de student.yaml --best_of 8 --metric sacrebleu --weight 1
         seqloom distill runs/teacher student.yaml --level word --alpha 0.7 --temperature 2
@@ -42,7 +43,7 @@ class Distill(Command):
     teacher: str
     """A folder or a name on the Hub: any seq2seq model of transformers, an exported one too."""
     config: str
-    """The student's recipe, a YAML file, as for seqloom train."""
+    """The student's recipe, a YAML file or a name, as for seqloom train."""
     level: Literal["sequence", "word"] = "sequence"
     """Learn from the teacher's outputs, or from its probabilities of every token of CONFIG's own targets (the section
     distillation of the settings), for which the student gets the teacher's tokenizer."""
@@ -113,7 +114,8 @@ class Distill(Command):
         distil_sequences(request, settings, say)
         disk.write_aside(folder / run_folder.STUDENT, student.save)
         if self.only_data:
-            say(f"train the student with: seqloom train {folder / run_folder.STUDENT}")
+            say(f"the pairs and the student's settings are in {folder}")
+            tell_next(typed("train", folder / run_folder.STUDENT))
             return None
         return trained(student, **self._how(settings.output_dir))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import example_of, tell_next, translating
 from seqloom.commands.shell import say
 
 
@@ -58,3 +59,4 @@ class Export(Command):
         )  # fmt: skip
         export(request, say)
         say(f"exported to {self.output_dir}; its README.md says how to run it")
+        tell_next(translating(self.output_dir, example=example_of(self.model)))

@@ -49,7 +49,7 @@ def overview(commands: Iterable[type[Command]]) -> str:
     """What ``seqloom --help`` says."""
     lines = [_entry(command.name, about(command)) for command in commands]
     end = "seqloom COMMAND --help lists everything that a command takes, with examples."
-    return "\n".join(["usage: seqloom COMMAND ...", "", *lines, "", *textwrap.wrap(end, _width())])
+    return "\n".join(["usage: seqloom COMMAND ...", "", *lines, "", *textwrap.wrap(end, width())])
 
 
 def summary(command: type[Command]) -> str:
@@ -242,7 +242,7 @@ def _usage(command: type[Command]) -> str:
     first, *rest = usage_parts(command)
     lines, indent = [first], " " * len("usage:")
     for word in rest:
-        if len(lines[-1]) + 1 + len(word) > _width():
+        if len(lines[-1]) + 1 + len(word) > width():
             lines.append(indent)
         lines[-1] += f" {word}"
     return "\n".join(lines)
@@ -257,16 +257,16 @@ class _Wrapper(textwrap.TextWrapper):
 def _entry(name: str, meaning: str) -> str:
     """A name, and beside it what it means; a long name has a line of its own."""
     indent = " " * COLUMN
-    lines = _Wrapper(_width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False).wrap(meaning)
+    lines = _Wrapper(width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False).wrap(meaning)
     if len(name) + 4 <= COLUMN:
         return "\n".join([f"  {name}".ljust(COLUMN) + lines[0].lstrip(), *lines[1:]])
     return "\n".join([f"  {name}", *lines])
 
 
 def _wrap(text: str) -> str:
-    return "\n".join(textwrap.wrap(_plain(text), _width()))
+    return "\n".join(textwrap.wrap(_plain(text), width()))
 
 
-def _width() -> int:
+def width() -> int:
     """Of the terminal; 80 where there is none."""
     return min(max(shutil.get_terminal_size((80, 24)).columns, 50), 120)

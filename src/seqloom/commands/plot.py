@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from seqloom import run_folder
 from seqloom.commands.command import Command
+from seqloom.commands.following import opening, tell_next
 from seqloom.commands.shell import say
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Plot(Command):
             disk.write_aside(self.output, lambda aside: save(figure, aside))
         names = run_folder.names_of(self.runs)
         say(f"the curves of {', '.join(names) if len(names) <= 3 else f'{len(names)} runs'} are in {self.output}")
+        tell_next(opening(self.output))
 
 
 def plot_runs(runs: Sequence[Path], x: str = "updates") -> Figure:

@@ -1,4 +1,4 @@
-"""The command ``seqloom push``: shares a finished run on the Hub."""
+"""The command ``seqloom push``: shares a finished run, or a demo page, on the Hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 
 from seqloom import run_folder
 from seqloom.commands.command import Command
+from seqloom.commands.following import example_of, tell_next, translating
 
 
 @dataclass(kw_only=True)
@@ -22,12 +23,15 @@ class Push(Command):
     examples = """
         seqloom push runs/scan-rnn me/scan-rnn
         seqloom push runs/scan-rnn me/scan-rnn --hub_private_repo true --hub_revision trial
+        seqloom push demo me/demo --space
     """
 
     folder: Path
-    """The output folder of a finished run."""
+    """The output folder of a finished run; or with --space, the folder that seqloom demo-page --space wrote."""
     repository: str
-    """Where it goes: USER/MODEL."""
+    """Where it goes: USER/MODEL, or USER/SPACE."""
+    space: bool = False
+    """Share a demo page as a Space, whose models are on the Hub already."""
     hub_private_repo: Literal["true", "false"] | None = None
     """Whether a repository that is made now is private; else as the account has it."""
     hub_revision: str | None = None
@@ -38,6 +42,19 @@ class Push(Command):
     """Run code that the folder carries and that is not seqloom's own."""
 
     def run(self) -> None:
+        if self.space:
+            for name in ("hub_revision", "metrics", "trust_remote_code"):
+                if getattr(self, name):
+                    raise ValueError(f"--{name} is for models, not for a Space: leave it out.")
+            from seqloom.demo_page.space import push_space
+
+            private = None if self.hub_private_repo is None else self.hub_private_repo == "true"
+            push_space(self.folder, self.repository, private=private)
+            return
+        if run_folder.SPACE in run_folder.marked(self.folder):
+            raise ValueError(
+                f"{self.folder} holds a demo page: share it with seqloom push {self.folder} {self.repository} --space"
+            )
         if (self.folder / run_folder.EXPORT).is_file():
             raise ValueError(
                 f"{self.folder} is an exported model, whose scores no run records: share it as it is, with hf upload "
@@ -53,3 +70,5 @@ class Push(Command):
         hub = load_run_settings(run_folder.finished(self.folder), words).hub
         Lock(self.folder / run_folder.LOCK).check()  # what trains in it would change what is pushed
         push(self.folder, hub, metrics=self.metrics, trust_remote_code=self.trust_remote_code)
+        where = [] if self.hub_revision is None else ["--revision", self.hub_revision]
+        tell_next(translating(self.repository, *where, example=example_of(self.folder)))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+from seqloom import run_folder
 from seqloom.commands.command import Command
+from seqloom.commands.following import tell_next, typed, without
 from seqloom.commands.shell import run, say
 from seqloom.settings.schema import ScoringSettings
 
@@ -24,10 +28,12 @@ class Evaluate(Command):
         seqloom evaluate runs/mine --split test --num_beams 5 --output_dir runs/mine-beam5
         seqloom evaluate Helsinki-NLP/opus-mt-en-de --dataset bentrevett/multi30k --source en --target de
         seqloom evaluate runs/mine --against runs/other --metrics chrf ter
+        seqloom evaluate runs/mine-beam5 --against runs/mine/evaluation/test
     """
 
     model: str
-    """A folder or a name on the Hub; with --against, a predictions.jsonl too."""
+    """A folder or a name on the Hub; with --against also a folder that seqloom evaluate wrote, or its
+    predictions.jsonl."""
     against: str | None = None
     """Another one of these: both are scored on the same sentences and tested for a difference."""
     overwrite: bool = False
@@ -40,12 +46,26 @@ class Evaluate(Command):
         if self.against is not None:
             results = compare_models(self.model, self.against, self.overrides, overwrite=self.overwrite)
             say(comparison_text(results))
+            are_models = all((Path(name) / run_folder.CONFIG).is_file() for name in (self.model, self.against))
+            if are_models and not Path("report").exists():
+                tell_next(typed("compare", self.model, self.against, "--output", "report"))
             return
         scores = evaluate_model(self.model, self.overrides, overwrite=self.overwrite)
         say(report(scores))
         if sentence := overlap_sentence(scores):
             say(sentence)
         say(f"predictions and scores are in {scores['folder']}")
+        tell_next(self._with_beams(scores))
+
+    def _with_beams(self, scores: dict[str, Any]) -> str | None:
+        """Of greedy outputs: whether beams are better."""
+        generation = scores["generation"]
+        place = Path(self.model) if Path(self.model).is_dir() else Path(scores["folder"])
+        folder = place.with_name(f"{place.resolve().name}-beam5")
+        if generation.get("num_beams", 1) > 1 or "do_sample" in generation or folder.exists():
+            return None
+        words = without(self.argv, "--output_dir", "--num_beams", "--overwrite")
+        return typed("evaluate", *words, "--num_beams", 5, "--output_dir", folder, "--against", scores["folder"])
 
 
 main = partial(run, Evaluate)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from seqloom.commands.command import Command, fields_of, parse
+from seqloom.commands.command import Command, fields_of, is_needed, parse
 from seqloom.commands.help import describe, known_keys, summary
 from seqloom.commands.sentences import sentence, tell_launcher
 from seqloom.support.starting import garbage_left
@@ -25,20 +25,15 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     is_main = not command.is_parallel or int(os.environ.get("RANK", "0")) == 0
     try:
-        if asks_for_help(argv) or (alone and not argv):
+        if asks_for_help(argv) or (not argv and any(is_needed(f) for f, _ in alone.values())):
             say(describe(command) if argv else summary(command))
             return 0 if argv else 2
         if lacking := [name for name in command.streams if name in closed]:
             raise ValueError(f"{' and '.join(lacking)} cannot be used: closed by whoever started this; leave it open.")
         call = parse(command, argv)
         check_keys(command, call.overrides)
-        is_loaded = "seqloom.modeling" in sys.modules
-        with garbage_left():
-            import seqloom.modeling  # noqa: F401  registers the families
-            from seqloom.support.console import quieten_libraries
-        if not is_loaded:
-            gc.freeze()  # the libraries stay as long as the process: nobody need look through them again
-        quieten_libraries()
+        if command.needs_models:
+            load_libraries()
         status = call.run() or 0
         sys.stdout.flush()  # a full disk shows now
         return status
@@ -63,6 +58,16 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
         return 1
     finally:
         drop_unwritable()
+
+
+def load_libraries() -> None:
+    """Imports the models and what they stand on, which registers the families."""
+    is_loaded = "seqloom.modeling" in sys.modules
+    with garbage_left():
+        from seqloom.support.console import quieten_libraries
+    if not is_loaded:
+        gc.freeze()  # the libraries stay as long as the process: nobody need look through them again
+    quieten_libraries()
 
 
 def check_keys(command: type[Command], overrides: Sequence[str]) -> None:

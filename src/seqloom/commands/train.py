@@ -6,9 +6,11 @@ import os
 import re
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import after_training, tell_next, typed
 from seqloom.commands.shell import run
 from seqloom.settings.schema import Settings
 
@@ -17,7 +19,8 @@ from seqloom.settings.schema import Settings
 class Train(Command):
     """Trains a model from scratch, on one device or many.
 
-    With several processes: accelerate launch train.py CONFIG, with the same words behind it.
+    With several processes: accelerate launch -m seqloom train CONFIG, with the same words behind it; a --config_file
+    (seqloom recipes has some to print) keeps accelerate from guessing, and from saying so.
     """
 
     name = "train"
@@ -26,15 +29,16 @@ class Train(Command):
     is_parallel = True
     interrupted = "ended at once; --resume goes on from the last checkpoint."
     examples = """
-        seqloom train configs/scan-rnn.yaml
-        seqloom train configs/multi30k-en-de-rnn.yaml --learning_rate 0.001 --output_dir runs/mine
+        seqloom train scan-rnn
+        seqloom train multi30k-en-de-rnn --learning_rate 0.001 --output_dir runs/mine
         seqloom train runs/mine/settings.yaml --resume
-        seqloom train configs/multi30k-en-de-rnn.yaml --dataset null --train_files train.en train.de --dry_run
-        accelerate launch --multi_gpu train.py configs/multi30k-en-de-transformer-tiny.yaml
+        seqloom train multi30k-en-de-rnn --train_files train.en train.de --dry_run
+        accelerate launch --config_file 8-gpus.yaml -m seqloom train multi30k-en-de-transformer-tiny
     """
 
     config: str
-    """The recipe, a YAML file; those that come with seqloom are in configs/, and a run's own is its settings.yaml."""
+    """The recipe: a YAML file (a run's own is its settings.yaml), or the name of one that comes with seqloom, as
+    seqloom recipes lists them."""
     resume: bool | Literal["auto"] = False
     """Go on with the run in output_dir from its last checkpoint; auto: or start it, if there is none."""
     overwrite: bool = False
@@ -49,16 +53,25 @@ class Train(Command):
         from seqloom.settings.reading import load_settings
         from seqloom.support.machine import PARENT, end_with_parent
 
-        if parent := os.environ.pop(PARENT, None):
+        parent = os.environ.pop(PARENT, None)
+        if parent is not None:
             end_with_parent(int(parent))
         is_first = os.environ.get("RANK", "0") == "0"
         settings = load_settings(self.config, self.overrides, print if is_first else lambda text: None)
         check_config(self.config, settings, self.overrides)
-        return trained(settings, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run)
+        status = trained(
+            settings, is_told=parent is None, resume=self.resume, overwrite=self.overwrite, dry_run=self.dry_run
+        )
+        if self.dry_run and not status and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            tell_next(typed("train", *(word for word in self.argv if word != "--dry_run")))
+        return status
 
 
-def trained(settings: Settings, **how: Any) -> int | None:
+def trained(settings: Settings, *, is_told: bool = True, dry_run: bool = False, **how: Any) -> int | None:
     """Trains, as `run_training` is told how; returns the exit status, unless that is 0.
+
+    Args:
+        is_told: Whether somebody is to be told what comes next.
 
     Raises:
         ValueError: As for `run_training`; or another process of the run ended.
@@ -67,7 +80,7 @@ def trained(settings: Settings, **how: Any) -> int | None:
     from seqloom.training.signals import Stopped
 
     try:
-        run_training(settings, **how)
+        record = run_training(settings, dry_run=dry_run, **how)
     except Stopped as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(stopped)
@@ -79,6 +92,8 @@ def trained(settings: Settings, **how: Any) -> int | None:
             "another process of this run ended, so this one ends too; what happened, its own words say. "
             f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})"
         ) from None
+    if is_told and not dry_run and os.environ.get("RANK", "0") == "0":
+        tell_next(*after_training(Path(settings.output_dir), record))
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datasets import Features, IterableDataset, List, Value
 
@@ -65,12 +65,17 @@ def encode(
         ValueError: Nothing is left (a stream just comes out empty); a side is missing although ``drop`` is False.
     """
     report = report or EncodingReport()
-    counter, workers = (report, {}) if isinstance(pairs, IterableDataset) else (None, {"num_proc": settings.num_proc})
+    counter: EncodingReport | None = report
+    workers, filtering, tokenizing = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+    if not isinstance(pairs, IterableDataset):
+        counter, workers = None, {"num_proc": settings.num_proc}
+        filtering, tokenizing = {"desc": "looking for empty sides, pairs"}, {"desc": "tokenizing pairs"}
     limits = (settings.max_source_length or math.inf, settings.max_target_length or math.inf) if drop else None
     draws = {} if sampler is None else {"sampler": sampler}  # the cache of what is not drawn stays as it was
     written = pairs
     if drop:
-        written = pairs.filter(_written, batched=True, input_columns=[*PAIR], fn_kwargs={"report": counter}, **workers)
+        looking = {"batched": True, "input_columns": [*PAIR], "fn_kwargs": {"report": counter}, **workers, **filtering}
+        written = pairs.filter(_written, **looking)
         if counter is None and len(written) == len(pairs):
             written = pairs  # read faster without the filter's index
     encoded = written.map(
@@ -81,6 +86,7 @@ def encode(
         features=ENCODED,
         fn_kwargs={"tokenizer": tokenizer, "limits": limits, "report": counter, **draws},
         **workers,
+        **tokenizing,
     )
     if counter is None:
         # From the results, since functions that the cache or other processes stand in for cannot count.

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -92,20 +93,53 @@ def search(
     """
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]), reverse=True)
     waiting = deque(Sentence(index, sources[index], prefixes[index] if prefixes else []) for index in order)
-    batch = Batch(decoder, options, max(1, batch_tokens // options.rows))
-    if decoder.device.type == "cuda" and not options.no_repeat_ngram_size:  # which the host looks at
-        batch.recorder, batch.even = recorder_of(decoder, options), EVEN
+    batch = Batch(decoder, options, batch_tokens)
     while waiting or batch.sentences or batch.aside:
         yield from batch.turn_over(waiting)
         if batch.sentences:
             batch.step()
 
 
-class Batch:
-    """The sentences that are decoded side by side."""
+def search_arriving(
+    decoder: Decoder,
+    options: SearchOptions,
+    arrivals: Callable[[int], tuple[int, list[int]] | None],
+    *,
+    batch_tokens: int = 4096,
+) -> Iterator[tuple[int, list[Candidate]]]:
+    """Outputs of sources that come while others are decoded; each is given out as soon as it is done.
 
-    def __init__(self, decoder: Decoder, options: SearchOptions, budget: int):
-        self.decoder, self.options, self.budget = decoder, options, budget
+    Args:
+        decoder, options, batch_tokens: As for `search`.
+        arrivals: Is asked, between steps, for the next source if it has at most so many tokens, and its number; None:
+            there is none now. When there is none and nothing is left to be decoded, the search is over.
+
+    Yields:
+        The number of a source, and its outputs.
+    """
+    batch, waiting = Batch(decoder, options, batch_tokens, is_prompt=True), deque[Sentence]()
+    while True:
+        while (room := batch.room_for(waiting)) and (arrival := arrivals(room)) is not None:
+            waiting.append(Sentence(*arrival, prefix=[]))
+        if not (waiting or batch.sentences):
+            return
+        yield from batch.turn_over(waiting)
+        if batch.sentences:
+            batch.step()
+
+
+class Batch:
+    """The sentences that are decoded side by side.
+
+    Args:
+        decoder, options, batch_tokens: As for `search`.
+        is_prompt: What is done leaves at once, and no long output is put off until all others are done: there may
+            always be others.
+    """
+
+    def __init__(self, decoder: Decoder, options: SearchOptions, batch_tokens: int, is_prompt: bool = False):
+        self.decoder, self.options, self.is_prompt = decoder, options, is_prompt
+        self.budget = max(1, batch_tokens // options.rows)
         self.sentences: list[Sentence | None] = []
         """By their places; None where one has gone and nobody came."""
         self.targets: Targets | None = None
@@ -119,6 +153,16 @@ class Batch:
         """Where steps are recorded: then all sentences of a batch come and go together."""
         self.even = 1
         """Sources are padded to multiples of this."""
+        if decoder.device.type == "cuda" and not options.no_repeat_ngram_size:  # which the host looks at
+            self.recorder, self.even = recorder_of(decoder, options), EVEN
+
+    def room_for(self, waiting: deque[Sentence]) -> int:
+        """Tokens that one more source may have beside those that are here and those that wait; 0: none has room."""
+        others = [*filter(None, self.sentences), *(sentence for _, sentence in self.ready), *waiting]
+        if not others:
+            return sys.maxsize
+        most = self.budget // (len(others) + 1)
+        return most if most >= width_of(others, self.even) else 0
 
     def turn_over(self, waiting: deque[Sentence]) -> Iterator[tuple[int, list[Candidate]]]:
         """Lets out what is done and takes in what waits, if it is worth while."""
@@ -136,7 +180,7 @@ class Batch:
         """Gives what is done, and its place to others or, where none wait, up."""
         free, size = [place for place, done in enumerate(targets.is_done.tolist()) if done], len(self.sentences)
         is_refilled = self.recorder is None and bool(self.ready or waiting)
-        share = REFILLED if is_refilled else TURNOVER
+        share = 0.0 if self.is_prompt else REFILLED if is_refilled else TURNOVER
         if len(free) < size and len(free) < max(1, share * size):
             return
         places = torch.tensor(free, device=self.decoder.device)
@@ -145,7 +189,7 @@ class Batch:
                 yield sentence.index, found
             self.sentences[place] = None
         if is_refilled:
-            self.refill(deque(free + self.set_aside(targets)), waiting)
+            self.refill(deque(free + ([] if self.is_prompt else self.set_aside(targets))), waiting)
         stay = [place for place, sentence in enumerate(self.sentences) if sentence is not None]
         if len(stay) <= (1 - TURNOVER) * size:
             self.leave(stay)

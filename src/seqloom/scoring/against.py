@@ -44,7 +44,8 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     ``--revision`` are MODEL's; OTHER's scores have their default folder.
 
     Args:
-        name, other: Each a folder, a name on the Hub or a ``predictions.jsonl``.
+        name, other: Each a model (a folder or a name on the Hub), a folder that ``seqloom evaluate`` wrote, or a
+            ``predictions.jsonl``.
         overrides: As for `evaluate_model`.
         overwrite: Decode anew, and replace earlier scores and results.
 
@@ -55,6 +56,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     Raises:
         ValueError: Model, data, files or settings do not allow it, or the two have not the same sentences.
     """
+    name, other = _predictions_in(name), _predictions_in(other)
     files = {system: _is_file(system) for system in (name, other)}
     leading = name if not files[name] or files[other] else other
     settings, generate_kwargs = settings_of(_home(leading), overrides)
@@ -106,6 +108,23 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     with alone_in(folder):
         path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
     return results | {"file": str(path)}
+
+
+def _predictions_in(name: str) -> str:
+    """The file of predictions, where a folder holds those and no model; else the name as it is.
+
+    Raises:
+        ValueError: The folder holds folders of predictions, a split each.
+    """
+    folder = Path(name)
+    if not folder.is_dir() or (folder / run_folder.CONFIG).exists():
+        return name
+    if (folder / run_folder.PREDICTIONS).is_file():
+        return str(folder / run_folder.PREDICTIONS)
+    splits = sorted(path.parent.name for path in folder.glob(f"*/{run_folder.PREDICTIONS}"))
+    if splits:
+        raise ValueError(f"{name} holds the predictions of {listing(splits)}: give the folder of one of them.")
+    return name
 
 
 def _is_file(name: str) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 
 from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
-from seqloom.settings.replaced import leave_out, pairs_of
+from seqloom.settings.recipes import find_recipe
+from seqloom.settings.replaced import leave_out, pairs_of, take_place
 from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
 from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place, check_scored
@@ -24,23 +25,21 @@ def load_settings(
 ) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
-    Where these give other training pairs, ``hub.language``, which the file says of its own, is left out unless it is
-    given along; and so are the names of columns, where the others are lines of text.
+    Where these give other training pairs, what the file says of its own is left out unless it is given along: where
+    they are (files take the place of a dataset, and the other way round), ``hub.language``, and the names of columns
+    where the others are lines of text.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or the name of a recipe that comes with seqloom.
         overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
             is a section's field (``training.learning_rate``), or the field alone where only one section has it.
         say: Is told what is left out.
 
     Raises:
-        ValueError: The file is missing or is not YAML; a key is unknown or stands twice; a value has the wrong type or
-            makes no sense.
+        ValueError: The file is missing, is not YAML or could be one of two; a key is unknown or stands twice; a value
+            has the wrong type or makes no sense.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no configuration file {path}; the ones that come with seqloom are in configs/.")
-    raw = _read(path)
+    raw = _read(find_recipe(path))
     given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
     before = pairs_of(raw)
     for key, words in given:
@@ -48,7 +47,8 @@ def load_settings(
     keys = [key for key, _ in given]
     if ("evaluation", "metrics") in keys:
         _leave_out_unused(raw, keys)
-    leave_out(raw, before, keys, path, say)
+    take_place(raw, keys, Path(path), say)
+    leave_out(raw, before, keys, Path(path), say)
     settings = build(Settings, raw, where="")
     check_settings(settings)
     return settings

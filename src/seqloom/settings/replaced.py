@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from seqloom.support.wording import together
+
 PAIRS = ("dataset", "config_name", "train_files", "source", "target", "mix")
 """What decides which languages the pairs are of."""
 TABLES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -20,6 +22,31 @@ def pairs_of(raw: dict[str, Any]) -> dict[str, Any]:
     """Where the pairs are that settings in the making learn from."""
     data = raw.get("data")
     return {key: data.get(key) for key in PAIRS} if isinstance(data, dict) else {}
+
+
+def take_place(
+    raw: dict[str, Any], given: Collection[tuple[str, ...]], path: Path, say: Callable[[str], object]
+) -> None:
+    """Files that the command gives take the place of the file's dataset, and a dataset that of its files: a run learns
+    from the one or the other.
+
+    Args:
+        raw, given, path, say: As for `leave_out`.
+    """
+    data = raw.get("data")
+    if not isinstance(data, dict):
+        return
+    on_the_line = {key[1] for key in given if len(key) > 1 and key[0] == "data" and data.get(key[1])}
+    of_dataset = ("dataset", "config_name", "revision", "split", "train_split", "validation_split", "test_split")
+    of_files = ("train_files", "validation_files", "test_files")
+    for new, old, others in (("train_files", "dataset", of_dataset), ("dataset", "train_files", of_files)):
+        if new in on_the_line and data.get(old) and ("data", old) not in given:
+            gone = [key for key in others if data.get(key) and ("data", key) not in given]
+            told = f"data.{old}, {data[old]!r} in {path}, gives way to --{new} of the command"
+            for key in gone:
+                del data[key]
+            also = together([f"data.{key}" for key in gone if key != old])
+            say(f"{told}; so {'do' if len(gone) > 2 else 'does'} {also}." if also else f"{told}.")
 
 
 def leave_out(

@@ -74,9 +74,9 @@ def value_in_words(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one is most like, if any."""
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name that a misspelt one is most like, if any is as like as the cutoff, from 0 to 1."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
     return near[0] if near else None
 
 

@@ -18,7 +18,7 @@ from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.decoding.options import check_options, options_of, try_options
 from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
 from seqloom.settings.checks import model_config_class
-from seqloom.settings.schema import Settings
+from seqloom.settings.schema import Settings, TrainingSettings
 from seqloom.support import layers
 from seqloom.support.console import say
 from seqloom.training.devices import prepare
@@ -61,6 +61,8 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
         average=average, teacher=teacher,
     )  # fmt: skip
     if material.checkpoint is None:
+        if told := short_of_warmup(settings.training, run.max_steps):
+            say(accelerator, f"warning: {told}")
         use_fast_layers(run)
     return run
 
@@ -109,6 +111,18 @@ def choose_attention(model: PreTrainedModel, settings: Settings, accelerator: Ac
     if is_open and accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
         model.set_attn_implementation("eager")
         say(accelerator, "attention: eager, which on a CPU in bf16 is faster than sdpa (training.attn_implementation)")
+
+
+def short_of_warmup(training: TrainingSettings, max_steps: int | None) -> str | None:
+    """What is to be said of a run that ends while the learning rate still rises."""
+    warmup = training.warmup_steps
+    if max_steps is None or not warmup or warmup < max_steps:
+        return None
+    return (
+        f"training.warmup_steps is {warmup:,}, but the run ends after {max_steps:,} updates, while the learning rate "
+        f"still rises to {training.learning_rate:g}: warm up for less (--warmup_steps {max_steps // 10}, say), or "
+        "train for longer."
+    )
 
 
 def use_fast_layers(run: Run) -> None:

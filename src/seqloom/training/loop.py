@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import shlex
 import signal
 import time
 from typing import NoReturn
@@ -98,7 +99,7 @@ def stop(run: Run, number: int) -> NoReturn:
     raise Stopped(
         number,
         f"stopped by {signal.Signals(number).name} after {run.progress.step:,} updates; go on with: "
-        f"seqloom train {run.folder / run_folder.SETTINGS} --resume",
+        f"{shlex.join(['seqloom', 'train', str(run.folder / run_folder.SETTINGS), '--resume'])}",
     )
 
 

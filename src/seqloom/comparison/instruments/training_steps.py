@@ -138,7 +138,8 @@ def time_lengths(
     first: dict[str, dict[str, Series]] = {part: {name: {} for name in models} for part in PARTS}
     skipped: dict[str, dict[str, dict[str, Any]]] = {part: {name: {} for name in models} for part in PARTS}
     steps = {}
-    bar = tqdm(desc="data handling, first runs", total=len(lengths), disable=not has_terminal(), dynamic_ncols=True)
+    shown = {"unit": " lengths", "disable": not has_terminal(), "dynamic_ncols": True}
+    bar = tqdm(desc="data handling, first runs", total=len(lengths), **shown)
     for length in lengths:
         for part, (name, model) in itertools.product(PARTS, models.items()):
             why = too_much(first[part][name], length, longest_step)

@@ -105,7 +105,11 @@ def measure(
     inputs, wanted = adding(distance + 1, num_sequences, generator)
     states = [*STANDARD, "uniform", *(name for name in found if name not in STANDARD)]
     with tqdm(
-        total=len(states) + len(GAINS) + len(candidates), desc="gradient flow", leave=False, disable=not has_terminal()
+        total=len(states) + len(GAINS) + len(candidates),
+        desc="gradient flow",
+        unit=" models",
+        leave=False,
+        disable=not has_terminal(),
     ) as bar:
         for name in states:
             training = trainings["rnn" if name == "uniform" else name]

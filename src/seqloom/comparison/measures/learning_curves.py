@@ -58,7 +58,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
     metric = common_metric(runs)
     curves = {}
     logged = [candidate for candidate in candidates if candidate.name in runs]
-    for candidate in tqdm(logged, desc="learning curves", disable=not has_terminal()):
+    for candidate in tqdm(logged, desc="learning curves", unit=" models", disable=not has_terminal()):
         cost = costs(candidate)
         curves[candidate.name] = {
             "number": list(candidates).index(candidate),  # its look, the same in every plot

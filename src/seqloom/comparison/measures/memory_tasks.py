@@ -71,7 +71,7 @@ def measure(candidates: Sequence[Candidate], options: Options, **changes: Any) -
     runs: list[dict[str, Any]] = [{}] * len(trainings)
     with ExitStack() as stack:
         bar = stack.enter_context(
-            tqdm(total=len(trainings), desc="memory tasks", unit="training", leave=False, disable=not has_terminal())
+            tqdm(total=len(trainings), desc="memory tasks", unit=" trainings", leave=False, disable=not has_terminal())
         )
         if options.num_jobs > 1:
             jobs = stack.enter_context(ProcessPoolExecutor(options.num_jobs, get_context("spawn")))
