@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from seqloom.comparison.conclusion import ABOUT, conclude
 from seqloom.comparison.measures.heavier import number
 from seqloom.comparison.sections import Plot, Table
+from seqloom.comparison.traits import in_words
 from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.support.language import later, say
@@ -114,10 +115,14 @@ def _draw(panel: Axes, cost: str, rows: Sequence[tuple[int, str, dict[str, Any]]
     known = [value for _, _, row in rows if (value := _value(row[cost])[0])]
     panel.set_xlim(min(known) / 1.6, max(known) * 1.6)
     panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    panel.xaxis.set_major_formatter(FuncFormatter(_tick))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_xlabel(say(COSTS[cost]))
+
+
+def _tick(value: float, _: int) -> str:
+    return number(value)
 
 
 def _value(cost: Any) -> tuple[float | None, Sequence[float] | None]:
@@ -134,7 +139,7 @@ def table_of(conclusion: dict[str, Any], kinds: dict[str, str]) -> Table | None:
         [
             str(row["place"]),
             row["name"],
-            kinds[row["name"]],
+            in_words(kinds[row["name"]]),
             with_interval(row["score"], row["interval"]),
             *(_cell(row[cost]) for cost in COSTS),
         ]

@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from seqloom.modeling import HybridSeq2SeqConfig, RnnSeq2SeqConfig
+from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
 from seqloom.modeling.configuration_seq2seq import QUESTIONS
 from seqloom.support.language import say, term
 
@@ -113,13 +114,20 @@ def traits_of(config: PreTrainedConfig) -> Traits:
 
 def in_words(name: str) -> str:
     """A kind of models, or its description, in the language that a report is written in: part by part."""
-    found = []
-    for part in name.split(", "):
-        size = re.fullmatch(r"(\d+)\+(\d+) layers of (\d+)", part)
-        encoder, decoder, width = size.groups() if size else ("", "", "")
-        sized = say("{encoder}+{decoder} layers of {width}", encoder=encoder, decoder=decoder, width=width)
-        found.append(sized if size else term(part))
-    return ", ".join(found)
+    cell, *others = name.split(", ")
+    if others and others[0] in ATTENTIONS.values():
+        others[0] = say(f"{{cell}}, {others[0]}", cell=term(cell))
+        return ", ".join(map(_in_words, others))
+    return ", ".join(map(_in_words, (cell, *others)))
+
+
+def _in_words(part: str) -> str:
+    if size := re.fullmatch(r"(\d+)\+(\d+) layers of (\d+)", part):
+        encoder, decoder, width = size.groups()
+        return say("{encoder}+{decoder} layers of {width}", encoder=encoder, decoder=decoder, width=width)
+    if part.endswith(" decoder"):
+        return say("{cell} decoder", cell=part.removesuffix(" decoder"))
+    return term(part)
 
 
 def recurrent_recipe(config: PreTrainedConfig) -> dict[str, Any] | None:

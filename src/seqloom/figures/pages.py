@@ -68,7 +68,7 @@ def as_address(picture: str) -> str:
 
 
 def narrow(figure: Figure) -> Figure:
-    """A copy of a figure of panels in rows, with one panel a row."""
+    """A copy of a figure of panels in rows, with one panel a row; no lambda may format its axes."""
     copy: Figure = pickle.loads(pickle.dumps(figure))
     panels = [panel for panel in copy.axes if panel.get_subplotspec() is not None]
     shown = [panel for panel in panels if panel.axison]

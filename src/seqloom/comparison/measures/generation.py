@@ -33,7 +33,7 @@ from seqloom.comparison.verdicts import Case, counted, told, told_apart
 from seqloom.scoring.estimates import Estimate
 from seqloom.support.language import later, say
 from seqloom.support.machine import cpu_threads, device_name
-from seqloom.support.wording import digits, plural
+from seqloom.support.wording import digits, plural, together
 
 if TYPE_CHECKING:
     pass
@@ -144,7 +144,7 @@ def section(result: dict[str, Any]) -> Section:
         if result["device"] != "CPU"
         else say("the CPU, {threads}", threads=plural(result["threads"], "thread"))
     )
-    beams = " and ".join(map(str, result["beams"]))
+    beams = together([str(number) for number in result["beams"]])
     return Section(
         title=say("Generation"),
         question=say("What does a token cost, what does a longer sentence, and what must be kept of it?"),
@@ -162,7 +162,7 @@ def section(result: dict[str, Any]) -> Section:
                 ),
             ),
             _table(result, [(size, batch_length) for size in result["batch_sizes"]], say("sentences a call"), 0),
-            _table(result, [(length_batch, length) for length in result["lengths"]], "length", 1),
+            _table(result, [(length_batch, length) for length in result["lengths"]], say("length"), 1),
             Plot(
                 "generating_state",
                 draw_state(result),
@@ -311,10 +311,10 @@ def _beams(result: dict[str, Any]) -> list[str]:
 def _state(result: dict[str, Any]) -> list[str]:
     """Whether what is kept of a sentence grows as each kind should."""
     words = {
-        (False, False): say("stay the same"),
-        (True, False): say("grow with the source (the attention's keys and values) and not with the output"),
-        (False, True): say("grow with the output and not with the source"),
-        (True, True): say("grow with the source and with the output (keys and values of both)"),
+        (False, False): say("it should stay the same"),
+        (True, False): say("it should grow with the source (the attention's keys and values) and not with the output"),
+        (False, True): say("it should grow with the output and not with the source"),
+        (True, True): say("it should grow with the source and with the output (keys and values of both)"),
     }
     of_kinds: dict[tuple[str, tuple[bool, bool]], list[str]] = {}  # kind; growth with the source, with the output
     for name, candidate in result["candidates"].items():
@@ -346,9 +346,7 @@ def _state(result: dict[str, Any]) -> list[str]:
                 both=whole[str(lengths[-1])] / base,
             )
             cases.append(Case(text, "SEEN" if tuple(grows) == growth else "NOT SEEN"))  # bytes are counted
-        sentences += told(
-            say("Kept of a sentence, {kind}: it should {grow}.", kind=in_words(kind), grow=words[growth]), cases
-        )
+        sentences += told(say("Kept of a sentence, {kind}: {grow}.", kind=in_words(kind), grow=words[growth]), cases)
     return sentences
 
 

@@ -146,7 +146,7 @@ def to_quality_finding(models: dict[str, Any], key: str, mark: str, *, is_distur
     machines = {machine for name in known for machine in models[name]["trained_on"]}
     for one, other in pairs:
         a, b = known[one], known[other]
-        what = f"{one} {_ratio(a, b)} {other}"
+        what = _ratio(one, a, other, b)
         is_lost = key == "seconds" and (is_disturbed or len(machines) > 1)
         cases.append(Case(what, None if is_lost else _spent_ratio(a, b, LEVEL / len(pairs)), BELOW))
     verdicts = " ".join(
@@ -164,11 +164,11 @@ def to_quality_finding(models: dict[str, Any], key: str, mark: str, *, is_distur
     )
 
 
-def _ratio(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """``0.5 times``; of what never came there, in words."""
+def _ratio(one: str, a: dict[str, Any], other: str, b: dict[str, Any]) -> str:
+    """``a 0.5 times b``; of what never came there, no number."""
     if a["mean"] is not None and b["mean"] is not None:
-        return say("{ratio:.2g} times", ratio=a["mean"] / b["mean"])
-    return say("against")
+        return say("{one} {ratio:.2g} times {other}", one=one, ratio=a["mean"] / b["mean"], other=other)
+    return say("{one} against {other}", one=one, other=other)
 
 
 def _in_words(stat: dict[str, Any] | None) -> str:

@@ -102,7 +102,7 @@ def section(result: dict[str, Any]) -> Section:
     parts.append(Plot("memory_curves", _curves_plot(runs, tasks), say(_CURVES_CAPTION)))
     longest = {
         say("longest {task} solved", task=say(NAMES[task])): {
-            in_words(SYSTEMS[system]): f"{_reach(runs, task, system)} {say(UNITS[task])}"
+            in_words(SYSTEMS[system]): say(SIZES[task], length=_reach(runs, task, system))
             if _reach(runs, task, system)
             else say("none")
             for system in _systems(runs)
@@ -152,7 +152,8 @@ def findings(result: dict[str, Any]) -> list[str]:
 
 
 NAMES = {"adding": later("adding problem"), "copy": later("copy task")}
-UNITS = {"adding": "numbers", "copy": later("steps of gap")}
+UNITS = {"adding": later("numbers"), "copy": later("steps of gap")}
+SIZES = {"adding": later("{length} numbers"), "copy": later("{length} steps of gap")}
 _ERRORS_CAPTION = later(
     "Error on fresh sequences against the task's length; 1 is the error of who remembers nothing, "
     "the dotted line is where a task counts as solved. Solid lines with clipping, dashed ones "
@@ -219,10 +220,9 @@ def _solved(runs: list[dict[str, Any]]) -> list[str]:
             if not run["solved_after"]
         ]
         text = say(
-            "{task}, {length} {units}: solved by {systems}",
+            "{task}, {size}: solved by {systems}",
             task=_titled(task),
-            length=length,
-            units=say(UNITS[task]),
+            size=say(SIZES[task], length=length),
             systems=", ".join(yes) or say("nobody"),
         )
         sentences.append(
@@ -400,7 +400,7 @@ def _curves_plot(runs: list[dict[str, Any]], tasks: list[str]) -> Figure:
                 points = zip(*run["curve"], strict=True) if run["curve"] else ([], [])
                 panel.plot(*points, **{**look(number), "markersize": 3}, label=in_words(SYSTEMS[system]))
         panel.axhline(SOLVED, color="0.45", lw=1, ls=":")
-        panel.set_title(f"{_titled(task)}, {length} {say(UNITS[task])}", fontsize="medium")
+        panel.set_title(f"{_titled(task)}, {say(SIZES[task], length=length)}", fontsize="medium")
         panel.set_xlabel(say("updates"))
         panel.set_xlim(left=0)
         panel.set_ylim(0, min(2.0, panel.get_ylim()[1]))

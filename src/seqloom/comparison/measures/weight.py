@@ -37,7 +37,7 @@ from seqloom.scoring import metrics
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.console import has_terminal
 from seqloom.support.language import say
-from seqloom.support.machine import environment
+from seqloom.support.machine import environment, hardware_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -228,7 +228,7 @@ def section(result: dict[str, Any]) -> Section:
             "it does; between these two the verdict takes them to be anywhere. {energy}",
             decoded_rows=DECODED_ROWS,
             what=say("It is what the resident set grows by" if is_cpu else "It is the highest sum of torch's tensors"),
-            hardware=result["hardware"],
+            hardware=hardware_in_words(result["hardware"]),
             threads=result["threads"],
             energy=energy,
         ),
