@@ -243,12 +243,13 @@ class TestFirstScreen:
         assert [panel.get_xlabel() for panel in screen.plot.figure.axes] == [
             "seconds of training", "ms a sentence", "parameters",
         ]  # fmt: skip
-        assert [row[:2] for row in screen.ranking.rows] == [["1", "gru"], ["2", "tf"], ["3", "plain"]]
+        assert [row[:2] for row in screen.ranking.rows] == [["gru", "1"], ["tf", "2"], ["plain", "3"]]
         assert screen.ranking.rows[0][-1] == "120"
-        assert screen.chosen == []
+        assert screen.chosen == {}
 
     def test_many_can_be_chosen_from(self):
-        assert FirstScreen.of(record_of(dict.fromkeys(KINDS, 50.0))).chosen == list(KINDS)
+        scores = {name: 50.0 + 10 * number for number, name in enumerate(KINDS)}
+        assert FirstScreen.of(record_of(scores)).chosen == {name: 6 - number for number, name in enumerate(KINDS)}
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ UNTESTED = later("{one} and {other} not tested, one run against several")
 MORE = later("{shown} and {number} more")
 AT_YOUR_LENGTH = later("{verdict}, because at {length} tokens, about the length of your data, {said}")
 AT_A_LENGTH = later("{verdict}, because at {length} tokens {said}")
-AT_THE_LONGEST = later("; at {length} tokens {said}")
+AT_THE_LONGEST = later("; at {length} tokens {verdict}: {said}")
 STEP = later("a training step of {one} takes {ratio} times as long as one of {other}")
 PARALLEL, SEQUENTIAL = later("parallel (all tokens at once)"), later("sequential (one token after the other)")
 NOT_CLEAR, MIXED = later("not clear"), later("it depends")
@@ -200,9 +200,9 @@ def of_data_handling(known: Measured) -> tuple[str | None, str]:
     length = _nearest(lengths, typical)
     verdict, said = steps(times, two, length, controls)
     words = say(AT_YOUR_LENGTH if typical else AT_A_LENGTH, verdict=say(verdict), length=f"{length:,}", said=said)
-    if lengths[-1] > length:
-        said = steps(times, two, lengths[-1], controls)[1]
-        words += say(AT_THE_LONGEST, length=f"{lengths[-1]:,}", said=said)
+    longest, said = steps(times, two, lengths[-1], controls)
+    if longest != verdict:
+        words += say(AT_THE_LONGEST, length=f"{lengths[-1]:,}", verdict=say(longest), said=said)
     return verdict, words + say(OF_EQUAL_WIDTH, device=device["name"])
 
 
@@ -220,7 +220,7 @@ def steps(
     found = set(judged(cases))
     names = {"SEEN": PARALLEL, "NOT SEEN": SEQUENTIAL, "NOT CLEAR": NOT_CLEAR}
     verdict = names[found.pop()] if len(found) == 1 else NOT_CLEAR if "NOT CLEAR" in found else MIXED
-    return verdict, some(said)
+    return verdict, some(said, 2)
 
 
 def of_attention(known: Measured) -> tuple[str | None, str]:
