@@ -17,7 +17,7 @@ from seqloom.comparison.measures.data_handling import controls_of, sides
 from seqloom.comparison.measures.data_handling_findings import series_of
 from seqloom.comparison.remedies import close, pairs_of
 from seqloom.comparison.traits import in_words
-from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, judged, recorded, told_apart
+from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, recorded, told_apart
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.language import later, say
@@ -210,15 +210,14 @@ def steps(
     times: dict[str, Any], sides: Sequence[Sequence[str]], length: int, controls: Sequence[float]
 ) -> tuple[str, str]:
     """Who is quicker at a length, all at once or one after the other, and the ratios."""
-    cases, said = [], []
+    found, said = set(), []
+    level = LEVEL / (2 * len(sides[0]) * len(sides[1]))  # of all pairs, and of two lengths
     for one, other in itertools.product(*sides):
         ratio = times[one][length] / times[other][length]
         estimate = Estimate.by_control(math.log(ratio), controls)
-        level = LEVEL / (len(sides[0]) * len(sides[1]))
         said.append(say(STEP, one=in_words(one), ratio=_with_bounds(ratio, estimate, level), other=in_words(other)))
-        cases.append(Case("", estimate, BELOW))
-    found = set(judged(cases))
-    names = {"SEEN": PARALLEL, "NOT SEEN": SEQUENTIAL, "NOT CLEAR": NOT_CLEAR}
+        found.add(Case("", estimate, BELOW).verdict(level))
+    names: dict[Verdict, str] = {"SEEN": PARALLEL, "NOT SEEN": SEQUENTIAL, "NOT CLEAR": NOT_CLEAR}
     verdict = names[found.pop()] if len(found) == 1 else NOT_CLEAR if "NOT CLEAR" in found else MIXED
     return verdict, some(said, 2)
 
