@@ -228,7 +228,7 @@ def compare_predictions(
         options, samples = settings.metric_kwargs.get(name, {}), settings.bootstrap_samples
         if name not in metrics.METRICS:  # of the Hub
             both = [
-                metrics.compute(name, system.hypotheses, system.scored_references, **options)
+                metrics.compute(name, system.hypotheses, system.scored_references, sources=system.sources, **options)
                 for system in (ours, theirs)
             ]
             scores = [result["score"] for result in both]

@@ -131,7 +131,8 @@ def section(result: dict[str, Any]) -> Section:
     names = [candidate["name"] for candidate in result["candidates"]]
     pairs = [pair for entry in result["metrics"].values() for pair in entry["pairs"]]
     several = any(candidate["runs"] > 1 for candidate in result["candidates"])
-    parts: list[Table | Plot | Passage] = [scores_table(result, several)]
+    said = remarks(result)
+    parts: list[Table | Plot | Passage] = [scores_table(result, several, said)]
     parts.append(
         Plot(
             "quality",
@@ -153,7 +154,6 @@ def section(result: dict[str, Any]) -> Section:
     signatures = [[metrics.label(name), entry["signature"]] for name, entry in result["metrics"].items()]
     parts.append(Table([say("metric"), say("signature")], signatures, say("How each score was made.")))
     parts += passages(result)
-    said = remarks(result)
     return Section(
         title=say("Quality"),
         question=say("Whose outputs are better, and is the difference more than the choice of test sentences?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from seqloom.comparison.sections import Table
@@ -10,8 +11,8 @@ from seqloom.support.language import say
 from seqloom.support.wording import p_value, together, with_interval
 
 
-def scores_table(result: dict[str, Any], several: bool) -> Table:
-    """Every candidate's scores with their intervals."""
+def scores_table(result: dict[str, Any], several: bool, remarks: Sequence[str]) -> Table:
+    """Every candidate's scores with their intervals, and what is to be known beside them."""
     rows = []
     for candidate in result["candidates"]:
         cells = []
@@ -39,7 +40,7 @@ def scores_table(result: dict[str, Any], several: bool) -> Table:
             "its score is made of.",
             untested=together(list(result["untested"])),
         )
-    return Table(header, rows, caption)
+    return Table(header, rows, " ".join([caption, *remarks]))
 
 
 def tests_table(result: dict[str, Any]) -> Table:

@@ -44,7 +44,7 @@ MOST_PAIRS = 1_000_000
 """Of the training data, whose words are counted."""
 LENGTHS = 6
 """Buckets of the references' lengths."""
-NGRAMS = 10
+NGRAMS = 8
 """Of a pair, that are kept for each of the two."""
 COUNTED = ("empty", "loops", "cut")
 

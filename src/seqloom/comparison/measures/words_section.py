@@ -25,7 +25,7 @@ def section(result: dict[str, Any]) -> Section:
     names = [candidate["name"] for candidate in result["candidates"]]
     disturbed = outputs_in_words(result)
     figure_caption = say(
-        "F1 of the words by how often the word was met, and the length of the outputs over that of the references by "
+        "F1 of the words by their frequency, and the length of the outputs over that of the references by "
         "the length of the reference, of {models}, with 95 % intervals.",
         models=together(names),
     )
@@ -129,7 +129,7 @@ def outputs_in_words(result: dict[str, Any]) -> list[str]:
     """Which models have outputs that go in circles or are cut; what is empty, `quality` says."""
     kinds = {
         "loops": later("Outputs that go in circles: {models}."),
-        "cut": later("Outputs that stop where decoding stops, at a number of tokens: {models}."),
+        "cut": later("Outputs that were cut at the limit of tokens: {models}."),
     }
     said = []
     for kind, template in kinds.items():
@@ -145,7 +145,7 @@ def outputs_in_words(result: dict[str, Any]) -> list[str]:
 
 def _rare_and_frequent(result: dict[str, Any], names: list[str]) -> list[str]:
     """F1 at both ends of the frequencies, with intervals; no claim."""
-    filled = [n for n, bucket in enumerate(result["buckets"]) if bucket["words"]]
+    filled = _used(result)
     said = []
     for place in dict.fromkeys((filled[0], filled[-1])) if filled else ():
         values = [
@@ -156,32 +156,16 @@ def _rare_and_frequent(result: dict[str, Any], names: list[str]) -> list[str]:
         bucket = result["buckets"][place]
         said.append(
             say(
-                "Words met {range} ({number:,} in the references), F1 in percent: {values}.",
-                range=times(bucket), number=bucket["words"], values="; ".join(values),
+                "Words of frequency {range} ({number:,} in the references), F1 in percent: {values}.",
+                range=_range(bucket), number=bucket["words"], values="; ".join(values),
             )
         )  # fmt: skip
     return said
 
 
-def times(bucket: dict[str, Any]) -> str:
-    """A range of frequencies."""
-    low, high = bucket["low"], bucket["high"]
-    if high is None:
-        return say("{low:,} times or oftener", low=low)
-    if high == 0:
-        return say("never")
-    if high == 1:
-        return say("once")
-    return say("{low:,} to {high:,} times", low=low, high=high)
-
-
 def _used(result: dict[str, Any]) -> list[int]:
-    """Buckets that a word is in, of a reference or an output."""
-    return [
-        place
-        for place in range(len(result["buckets"]))
-        if any(of_buckets[place]["f1"] is not None for of_buckets in result["accuracy"].values())
-    ]
+    """Buckets that a word of the references is in."""
+    return [place for place, bucket in enumerate(result["buckets"]) if bucket["words"]]
 
 
 def _f1_table(result: dict[str, Any], names: list[str]) -> Table:
@@ -189,11 +173,11 @@ def _f1_table(result: dict[str, Any], names: list[str]) -> Table:
     for place in _used(result):
         found = [result["accuracy"][name][place] for name in names]
         cells = ["" if one["f1"] is None else with_interval(one["f1"], one["interval"]) for one in found]
-        rows.append([times(result["buckets"][place]), f"{result['buckets'][place]['words']:,}", *cells])
+        rows.append([_range(result["buckets"][place]), f"{result['buckets'][place]['words']:,}", *cells])
     return Table(
-        [say("the word was met"), say("in the references"), *names],
+        [say("frequency"), say("in the references"), *names],
         rows,
-        say("F1 of the words in percent, by how often the word was met in training, with 95 % intervals.")
+        say("F1 of the words in percent, by how often the word is in the training data, with 95 % intervals.")
         if result["frequency"]["of"]
         else say("F1 of the words in percent, by how often the word is in the references, with 95 % intervals."),
     )
@@ -206,10 +190,12 @@ def _sides_table(result: dict[str, Any], names: list[str]) -> Table:
     rows = []
     for place in _used(result):
         found = [result["accuracy"][name][place] for name in names]
-        cells = [f"{percent(one['precision'])} / {percent(one['recall'])}" for one in found]
-        rows.append([times(result["buckets"][place]), *cells])
+        cells = [f"{percent(one['recall'])} / {percent(one['precision'])}" for one in found]
+        rows.append([_range(result["buckets"][place]), *cells])
     return Table(
-        [say("the word was met"), *names], rows, say("Precision and recall of the words in percent, likewise.")
+        [say("frequency"), *names],
+        rows,
+        say("Recall / precision of the words in percent, likewise; –: no such word was said."),
     )
 
 
@@ -269,7 +255,7 @@ def _length_tables(result: dict[str, Any], names: list[str]) -> list[Table]:
 def words_figure(result: dict[str, Any]) -> Figure:
     """F1 by frequency and the ratio of lengths by length, a line a model."""
     figure, panels = new_figure(2, height=3.4)
-    used = [place for place in _used(result) if result["buckets"][place]["words"]]
+    used = _used(result)
     lengths = result["lengths"]
     names = [candidate["name"] for candidate in result["candidates"]]
     for number, name in enumerate(names):
@@ -278,8 +264,8 @@ def words_figure(result: dict[str, Any]) -> Figure:
         of_lengths = lengths["ratios"][name]
         _line(panels[1], number, len(names), name, [(one["value"], one["interval"]) for one in of_lengths])
     buckets = [result["buckets"][place] for place in used]
-    panels[0].set_xticks(range(len(used)), [_short(bucket) for bucket in buckets])
-    panels[0].set_xlabel(say("times that the word was met in training")
+    panels[0].set_xticks(range(len(used)), [_range(bucket, "–\n" if bucket["low"] > 9 else "–") for bucket in buckets])
+    panels[0].set_xlabel(say("times that the word is in the training data")
                          if result["frequency"]["of"] else say("times that the word is in the references"))  # fmt: skip
     panels[0].set_ylabel(say("F1 of the words (%)"))
     ticks = [f"{low}" if low == high else f"{low}–{high}" for low, high in lengths["buckets"]]
@@ -304,6 +290,7 @@ def _line(
             panel.plot([place, place], bounds, color=style["color"], lw=1)
 
 
-def _short(bucket: dict[str, Any]) -> str:
+def _range(bucket: dict[str, Any], dash: str = "–") -> str:
+    """``0``, ``2–4``, ``1,000+``."""
     low, high = bucket["low"], bucket["high"]
-    return f"{low:,}+" if high is None else f"{low}" if low == high else f"{low}–{high}"
+    return f"{low:,}+" if high is None else f"{low}" if low == high else f"{low}{dash}{high}"
