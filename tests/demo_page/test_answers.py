@@ -6,7 +6,7 @@ from helpers.others import save_other
 from seqloom.decoding.translate import translate
 from seqloom.demo_page.answers import Problem, answer_all, check_sentence
 from seqloom.demo_page.cards import result_html
-from seqloom.demo_page.models import open_models, sources_differ
+from seqloom.demo_page.models import header_of, open_models, sources_differ
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,10 @@ def test_languages(marian):
     unsaid = type(shown)(**{**vars(shown), "title": "unsaid", "languages": []})
     assert sources_differ([shown, unsaid]) == {}
     assert sources_differ([shown, other, unsaid]) == {shown.title: "en", "other": "ko"}
+
+
+def test_a_card_that_cannot_be_read(tmp_path):
+    """Says nothing; the model is shown all the same."""
+    for text in (b"", b"no header", b"---\nlanguage: [en\nx: : :\n---\n", b"---\n\xff\n---\n", b"---\n- a\n---\n"):
+        (tmp_path / "README.md").write_bytes(text)
+        assert header_of(str(tmp_path), None) == {}

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from seqloom.support.wording import listing, together
 from seqloom.version import __version__
 
-OK, TO_MEND, BROKEN = "ok", "to mend", "broken"
+OK: Final = "ok"
+TO_MEND: Final = "to mend"
+BROKEN: Final = "broken"
+"""Something that seqloom needs is."""
 FOR_DEVELOPERS = ("dev", "docs", "test")
 """Extras that nobody needs who uses seqloom."""
 DEADLINE = 8.0
@@ -44,7 +47,6 @@ class Finding:
 
     name: str
     status: Literal["ok", "to mend", "broken"]
-    """``broken``: seqloom needs it."""
     says: str
     mend: str | None = None
     """The command that mends it."""
@@ -157,7 +159,9 @@ def models() -> Finding:
     try:
         with torch.random.fork_rng(devices=[]):
             for config in CONFIG_CLASSES.values():
-                fields = {name: value for name, value in sizes.items() if name in config.__dataclass_fields__}
+                fields: dict[str, Any] = {
+                    name: value for name, value in sizes.items() if name in config.__dataclass_fields__
+                }
                 model = AutoModelForSeq2SeqLM.from_config(config(vocab_size=9, **fields))
                 model.generate(torch.tensor([[4, 5, 2]]), max_new_tokens=2, min_new_tokens=2)
     except CANNOT_IMPORT as error:
@@ -352,12 +356,20 @@ def hub(asked: Sequence[Any]) -> Finding:
     return Finding("Hub", TO_MEND, f"{where} answers {status}: it does not take your token", "hf auth login --force")
 
 
+def every_extra() -> list[str]:
+    """The extras that a user may want; none where seqloom runs without having been installed."""
+    try:
+        found = metadata.metadata("seqloom").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [name for name in found if name not in FOR_DEVELOPERS]
+
+
 def start_extras() -> dict[str, subprocess.Popen[bytes]]:
     """Imports of the extras that are installed, a process each, for some take seconds."""
     try:
-        every = metadata.metadata("seqloom").get_all("Provides-Extra") or ()
-        whole = [name for name in every if name not in FOR_DEVELOPERS and not lacking(name)]
-    except (ImportError, metadata.PackageNotFoundError):
+        whole = [name for name in every_extra() if not lacking(name)]
+    except ImportError:  # even packaging is not there
         return {}
     started = {}
     for name in whole:
@@ -371,9 +383,7 @@ def start_extras() -> dict[str, subprocess.Popen[bytes]]:
 
 def imported(extras: dict[str, subprocess.Popen[bytes]], until: float) -> Iterator[Finding]:
     """What became of the imports, and which extras are not there."""
-    for name in metadata.metadata("seqloom").get_all("Provides-Extra") or ():
-        if name in FOR_DEVELOPERS:
-            continue
+    for name in every_extra():
         install, title = pip(f"seqloom[{name}]"), f"extra {name}"
         if name not in extras:
             yield Finding(title, TO_MEND, f"{together(lacking(name))}; nothing else needs it", install)

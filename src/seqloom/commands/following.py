@@ -74,8 +74,9 @@ def example_of(folder: Path | str) -> str | None:
     """A source that a run was scored on, if it has one that can stand in a line."""
     path = Path(folder) / run_folder.RECORD
     example = run_folder.read_object(path).get("example") if path.is_file() else None
-    is_plain = isinstance(example, str) and example.isprintable() and "\\" not in example
-    return example if is_plain and not example.startswith("-") and 0 < len(example) <= LONGEST_EXAMPLE else None
+    if not isinstance(example, str) or not 0 < len(example) <= LONGEST_EXAMPLE:
+        return None
+    return example if example.isprintable() and "\\" not in example and not example.startswith("-") else None
 
 
 def translating(model: Path | str, *words: object, example: str | None) -> str:
@@ -97,7 +98,7 @@ def opening(page: Path | str) -> str:
     return f"{python()} -m webbrowser {shlex.quote(str(page))}"
 
 
-def after_training(folder: Path, record: dict[str, Any]) -> list[str | None]:
+def after_training(folder: Path, record: dict[str, Any], is_pushed: bool = False) -> list[str | None]:
     """Lines for a run that is finished."""
     from transformers import AutoConfig
 
@@ -108,5 +109,5 @@ def after_training(folder: Path, record: dict[str, Any]) -> list[str | None]:
         None if scored else typed("evaluate", folder, "--split", "validation"),
         translating(folder, example=example),
         attending(folder, example, getattr(config, "has_cross_attention", False)),
-        typed("push", "--help"),
+        None if is_pushed else typed("push", "--help"),
     ]
