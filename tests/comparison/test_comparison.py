@@ -147,7 +147,7 @@ class TestWords:
 class Page(html.parser.HTMLParser):
     """Collects what a page refers to and checks that what is opened is closed."""
 
-    VOID = {"meta", "img", "br", "link"}
+    VOID = {"meta", "img", "br", "link", "source", "input"}
 
     def __init__(self, text: str):
         super().__init__()

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import yaml
 from helpers import compare_mt
+from helpers.scored import make_tokenizer
+from transformers import BartConfig
 
 from seqloom.comparison import report
 from seqloom.comparison.candidates import Candidate, Options
@@ -173,8 +175,8 @@ class TestMeasuring:
             "bad": {"outputs": 4, "empty": 1, "loops": 1, "limit": None},
         }
         section = words.section(result)
-        assert section.cautions == ["Outputs that go in circles: bad 1 of 4."]
-        assert section.headline["outputs that are empty / go in circles / are cut"] == {
+        assert section.cautions == ["Outputs that repeat themselves: bad 1 of 4."]
+        assert section.headline["outputs that are empty / repeat themselves / are cut"] == {
             "good": "0 / 0 / –", "bad": "1 / 1 / –",
         }  # fmt: skip
         assert "No model's training data were to be had" in section.how
@@ -203,6 +205,15 @@ class TestMeasuring:
 
         found = words.flagged(run, [[]] * 4, [[]] * 4, (letters, 14))
         assert found["cut"] == [True, False, True, False]
+
+    def test_the_limit(self, tmp_path):
+        """What was recorded, or the positions of a model of another make."""
+        one = candidate(tmp_path, "a", OUTPUTS["good"])
+        assert words.limit_of(one, predicted([one])) is None  # no tokenizer
+        make_tokenizer().save_pretrained(one.folders[0])
+        assert words.limit_of(one, predicted([one]))[1] == 9
+        BartConfig(max_position_embeddings=5).save_pretrained(one.folders[0])
+        assert words.limit_of(one, predicted([one]))[1] == 5
 
     def test_frequencies(self, tmp_path):
         """Of the training data, in the form that the references are scored in; else of the references."""
@@ -306,10 +317,9 @@ class TestPage:
                 for name, value in chosen.items():
                     place = page.locator(f".examples [name={name}]")
                     place.fill(value) if name in ("text", "least", "most") else place.select_option(value)
-                page.wait_for_timeout(300)
                 found = page.locator(".examples li p").all_inner_texts()
                 page.click(".examples button[type=reset]")
-                page.wait_for_timeout(300)
+                page.wait_for_function("document.querySelectorAll('.examples li').length === 4")
                 return [int(text.split()[-1]) for text in found]
 
             assert lines(order="line") == [1, 2, 3, 4]

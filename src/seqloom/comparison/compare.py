@@ -221,7 +221,7 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
             f"times: give --num_threads (now {request.num_threads})."
         )
     for name, config in zip(names, request.configs, strict=False):
-        settings = load_settings(config, request.overrides)
+        settings = load_settings(config, request.overrides, print)
         check_config(config, settings, request.overrides)
         check_options(GenerationConfig(), options_of(settings.generation))
         for seed in request.seeds or (settings.training.seed,):

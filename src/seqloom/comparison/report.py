@@ -59,11 +59,7 @@ def write(folder: Path, record: dict[str, Any], language: Language = "en") -> No
 def _write(folder: Path, record: dict[str, Any]) -> None:
     with speaking("en"):
         record = {**record, "conclusion": conclude(record)}
-    sections, screen = sections_of(record["measures"]), FirstScreen.of(record)
-    if not can_draw(spoken()):  # the same pictures with English labels
-        with speaking("en"):
-            sections = with_pictures_of(sections, sections_of(record["measures"]))
-            screen = replace(screen, plot=_with_picture_of(screen.plot, FirstScreen.of(record).plot))
+    sections, screen = contents(record)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     writes: dict[Path, Callable[[Path], object]] = {
         folder / "figures" / f"{part.name}.png": partial(save, part.figure)
@@ -81,15 +77,21 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
     disk.write_together(writes)
 
 
-def with_pictures_of(sections: dict[str, Section], others: dict[str, Section]) -> dict[str, Section]:
-    """The sections with the figures of others, which are the same in another language; captions and all else stay."""
-    return {
-        name: replace(section, parts=list(map(_with_picture_of, section.parts, others[name].parts)))
+def contents(record: dict[str, Any]) -> tuple[dict[str, Section], FirstScreen]:
+    """Sections and first screen in the language that is spoken; where no font has its letters, figures are English."""
+    sections, screen = sections_of(record["measures"]), FirstScreen.of(record)
+    if can_draw(spoken()):
+        return sections, screen
+    with speaking("en"):
+        others, other = sections_of(record["measures"]), FirstScreen.of(record)
+    sections = {
+        name: replace(section, parts=list(map(_with_figure_of, section.parts, others[name].parts)))
         for name, section in sections.items()
     }
+    return sections, replace(screen, plot=_with_figure_of(screen.plot, other.plot))
 
 
-def _with_picture_of(part: Any, other: Any) -> Any:
+def _with_figure_of(part: Any, other: Any) -> Any:
     return replace(part, figure=other.figure) if isinstance(part, Plot) else part
 
 

@@ -1,5 +1,5 @@
 """Words of outputs and references, counted: which are right by how often training had them, which n-grams one system
-has right more often, and which outputs go round in circles.
+has right more often, and which outputs repeat themselves.
 
 The definitions are compare-mt's (Neubig et al. 2019, arXiv:1903.07926): a word of an output is right where the
 reference has it too, as often as the reference has it; likewise an n-gram.

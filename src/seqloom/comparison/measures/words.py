@@ -1,5 +1,5 @@
 """Words: which of them each candidate gets right, by how often training had them; n-grams that one has right more often
-than another; lengths; outputs that are empty, go round in circles or are cut; and sentences to look at.
+than another; lengths; outputs that are empty, repeat themselves or are cut; and sentences to look at.
 
 What compare-mt (Neubig et al. 2019, arXiv:1903.07926) and MT-ComparEval (Klejch et al. 2015) show of systems. It
 describes, and tests nothing: whether a difference is one, `quality` says.
@@ -36,6 +36,7 @@ from seqloom.comparison.measures.words_tables import write_tables
 from seqloom.data.pairs import load_pairs
 from seqloom.data.tokenization import load_tokenizer, target_tokenizer
 from seqloom.scoring.normalization import as_named
+from seqloom.scoring.predictions import Predictions
 from seqloom.scoring.significance import Statistics, system_interval, system_score
 
 __all__ = ["measure", "section"]
@@ -219,20 +220,23 @@ def by_length(
 
 
 def limit_of(candidate: Candidate, read: Predicted) -> tuple[Any, int] | None:
-    """The tokenizer that counts an output's tokens, and so many that decoding stops; None where that is not known."""
+    """The tokenizer that counts an output's tokens, and so many that decoding stops, at the latest where a model of
+    another make has no more positions; None where that is not known."""
     limit = read.scores[candidate.name][0].get("generation", {}).get("max_new_tokens")
     if not isinstance(limit, int):
         return None
+    config = candidate.config
+    positions = getattr(getattr(config, "decoder", config), "max_position_embeddings", None)
     try:
-        return target_tokenizer(load_tokenizer(candidate.folders[0], needs_end=False)), limit
+        return target_tokenizer(load_tokenizer(candidate.folders[0], needs_end=False)), min(limit, positions or limit)
     except ValueError:  # predictions may have come without their model
         return None
 
 
 def flagged(
-    run: Any, outputs: list[Words], references: list[Words], limit: tuple[Any, int] | None
+    run: Predictions, outputs: list[Words], references: list[Words], limit: tuple[Any, int] | None
 ) -> dict[str, list[bool]]:
-    """Which outputs are empty, go round in circles, or have as many tokens as there may be."""
+    """Which outputs are empty, repeat themselves, or have as many tokens as there may be."""
     found = {
         "empty": [not text.strip() for text in run.hypotheses],
         "loops": [is_loop(*sides) for sides in zip(outputs, references, strict=True)],

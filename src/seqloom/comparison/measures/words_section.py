@@ -51,7 +51,7 @@ def section(result: dict[str, Any]) -> Section:
         ),
         cautions=disturbed,
         headline={
-            say("outputs that are empty / go in circles / are cut"): {
+            say("outputs that are empty / repeat themselves / are cut"): {
                 name: " / ".join("–" if one is None else f"{one:,}" for one in _flaws(found))
                 for name, found in result["outputs"].items()
             }
@@ -105,7 +105,7 @@ def _how(result: dict[str, Any]) -> str:
     )
     said.append(
         say(
-            "An output goes in circles where one to {longest} words stand in it {turns} times in a row or oftener, "
+            "An output repeats itself where one to {longest} words stand in it {turns} times in a row or oftener, "
             "and oftener than in its reference. It is cut where it has as many tokens as decoding stops after, "
             "counted by the model's tokenizer from the text; a few may be missed where text and tokens do not match.",
             longest=LONGEST_LOOP,
@@ -126,9 +126,9 @@ def _how(result: dict[str, Any]) -> str:
 
 
 def outputs_in_words(result: dict[str, Any]) -> list[str]:
-    """Which models have outputs that go in circles or are cut; what is empty, `quality` says."""
+    """Which models have outputs that repeat themselves or are cut; what is empty, `quality` says."""
     kinds = {
-        "loops": later("Outputs that go in circles: {models}."),
+        "loops": later("Outputs that repeat themselves: {models}."),
         "cut": later("Outputs that were cut at the limit of tokens: {models}."),
     }
     said = []
@@ -195,7 +195,7 @@ def _sides_table(result: dict[str, Any], names: list[str]) -> Table:
     return Table(
         [say("frequency"), *names],
         rows,
-        say("Recall / precision of the words in percent, likewise; –: no such word was said."),
+        say("Recall / precision of the words in percent, likewise; –: the outputs have no such word."),
     )
 
 
@@ -209,8 +209,8 @@ def _outputs_table(result: dict[str, Any]) -> Table:
         ]
         for name, found in result["outputs"].items()
     ]
-    header = [say("model"), say("outputs"), say("empty"), say("in circles"), say("cut"), say("limit, tokens")]
-    return Table(header, rows, say("Outputs that are empty, say the same over and over, or stop where decoding stops."))
+    header = [say("model"), say("outputs"), say("empty"), say("repeating"), say("cut"), say("limit, tokens")]
+    return Table(header, rows, say("Outputs that are empty, repeat themselves, or were cut where decoding stops."))
 
 
 def _ngrams_table(pair: dict[str, Any]) -> Table:
