@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageStat
 
 from seqloom.comparison import report
 from seqloom.comparison.sections import Plot, Table
