@@ -27,8 +27,9 @@ ROOMS = (
 """From the top down: a file imports from its own room and from those below it."""
 INSIDE = {
     "commands": (
-        "attend", "compare", "demo", "demo_page", "distill", "doctor", "export", "plot", "push", "recipes", "score",
-        "serve", "train", "translate", "checkup", "following", "shell", "sentences", "help", "command",
+        "attend", "compare", "demo", "demo_page", "distill", "doctor", "export", "plot", "push", "recipes",
+        "reproduce", "score", "serve", "train", "translate", "checkup", "following", "shell", "sentences", "help",
+        "command",
     ),
     "serving": ("run", "app", "worker", "engine", "requests", "metrics", "languages"),
     "demo_page": ("space", "page", "cards", "answers", "beams", "models"),
@@ -42,13 +43,14 @@ INSIDE = {
     ),
     "distillation": ("sequences", "choosing", "folder", "students"),
     "training": (
-        "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material", "refusals",
-        "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "states", "devices", "signals",
+        "reproduction", "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material",
+        "refusals", "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "states", "devices",
+        "signals",
     ),
-    "sharing": ("push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
+    "sharing": ("proof", "push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
     "scoring": (
-        "against", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance", "estimates",
-        "normalization",
+        "against", "rescoring", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance",
+        "estimates", "normalization",
     ),
     "attention": ("attend", "page", "maps", "words"),
     "decoding": (

@@ -17,6 +17,7 @@ from seqloom.commands.help import overview
 from seqloom.commands.plot import Plot
 from seqloom.commands.push import Push
 from seqloom.commands.recipes import Recipes
+from seqloom.commands.reproduce import Reproduce
 from seqloom.commands.score import Evaluate
 from seqloom.commands.serve import Serve
 from seqloom.commands.shell import run, say
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[Command]] = {
     for command in (
         Train,
         Recipes,
+        Reproduce,
         Distill,
         Evaluate,
         Translate,

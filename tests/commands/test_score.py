@@ -34,7 +34,7 @@ class TestWords:
         assert main([]) == 2
         assert main(["--help"]) == 0
         told = capsys.readouterr().out
-        assert told.count("usage: seqloom evaluate MODEL") == 2
+        assert told.count("usage: seqloom evaluate [MODEL]") == 2
         assert "--test_files" in told
         assert "--shuffle_buffer" not in told  # which no scoring reads
         for words in (["--overwrite"], ["--split", "test"]):

@@ -25,7 +25,8 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # what its encoding lacks ends no command
     is_main = not command.is_parallel or int(os.environ.get("RANK", "0")) == 0
     try:
-        if asks_for_help(argv) or (not argv and any(is_needed(f) for f, _ in alone.values())):
+        is_needy = command.settings is not None or any(is_needed(f) for f, _ in alone.values())
+        if asks_for_help(argv) or (not argv and is_needy):
             say(describe(command) if argv else summary(command))
             return 0 if argv else 2
         if lacking := [name for name in command.streams if name in closed]:

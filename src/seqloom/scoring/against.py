@@ -129,7 +129,7 @@ def _predictions_in(name: str) -> str:
 
 def _is_file(name: str) -> bool:
     """Whether it names predictions and no model."""
-    return name.endswith(".jsonl") or Path(name).is_file()
+    return name.endswith((".jsonl", ".jsonl.gz")) or Path(name).is_file()
 
 
 def _home(name: str) -> Path | str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -131,17 +132,20 @@ def _is_scores(path: Path) -> bool:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Reads ``predictions.jsonl``.
+    """Reads ``predictions.jsonl``, or one that gzip packed.
 
     Raises:
-        ValueError: It is missing or empty, or a line is not an object with the texts ``source``, ``reference`` and
-            ``hypothesis``; or one that has ``scored_reference`` or ``normalization`` has no text there.
+        ValueError: It is missing, damaged or empty, or a line is not an object with the texts ``source``, ``reference``
+            and ``hypothesis``; or one that has ``scored_reference`` or ``normalization`` has no text there.
     """
     path, names = Path(path), ("source", "reference", "hypothesis")
     if not path.is_file():
         raise ValueError(f"there is no file {path}; seqloom evaluate writes predictions.jsonl beside a model's scores.")
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # U+2028 ends no line of JSON
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        lines = content.decode().removesuffix("\n").split("\n")  # U+2028 ends no line of JSON
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} cannot be unpacked ({error}): is it damaged?") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start:,}).") from None
     if lines == [""]:
