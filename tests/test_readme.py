@@ -20,8 +20,8 @@ from helpers.pages import blocks, commands
 import seqloom
 from seqloom.__main__ import COMMANDS
 from seqloom.commands.command import parse
+from seqloom.settings import recipes
 from seqloom.settings.reading import load_scoring_settings, load_settings
-from seqloom.settings.recipes import find_recipe, is_recipe
 from seqloom.settings.schema import ScoringSettings, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -58,9 +58,8 @@ class TestPages:
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert asked <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
 
-    def test_commands(self, path, tmp_path, monkeypatch):
+    def test_commands(self, path, tmp_path):
         """Commands and configurations exist, their words are understood, and every override is known."""
-        monkeypatch.chdir(ROOT)
         checked = set()
         for words in commands(path):
             for word in words:
@@ -70,8 +69,9 @@ class TestPages:
             name, rest = ours
             call = parse(COMMANDS[name], rest)
             if call.settings is Settings:
-                recipes = [word for word in rest if word.startswith("configs/") or is_recipe(word)] or ["scan-rnn"]
-                load_settings(find_recipe(recipes[0]), student(call.overrides))
+                configs = [word for word in rest if word.startswith("configs/") or word in recipes.names()]
+                config = (configs or ["scan-rnn"])[0]
+                load_settings(ROOT / config if "/" in config else config, student(call.overrides))
             elif call.settings is ScoringSettings:
                 load_scoring_settings(tmp_path, call.overrides)
             checked.add(name)
