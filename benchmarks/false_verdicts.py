@@ -22,13 +22,18 @@ from typing import Any
 
 import numpy as np
 
+from seqloom.comparison import remedies
+from seqloom.comparison.conclusion import NOT_CLEAR, conclude
 from seqloom.comparison.instruments.budgets import Validations, to_quality
 from seqloom.comparison.instruments.clock import CONTROL
 from seqloom.comparison.measures import (
     attention,
+    attention_findings,
     data_handling,
+    data_handling_findings,
     generalisation,
     generation,
+    gradient_findings,
     gradients,
     heavier,
     learning_curves,
@@ -134,7 +139,7 @@ def gaps(make: Callable[..., Statistics], runs: int, spread: float, sizes: tuple
         }
         traits = {name: Traits(name, name, has_cross_attention=name != "without") for name in systems}
         found = attention.gaps(systems, traits, lengths, [(1, 10), (11, 30)], SAMPLES)
-        return any(case.verdict(LEVEL / len(found)) != "NOT CLEAR" for case in attention.cases_of(found))
+        return any(case.verdict(LEVEL / len(found)) != "NOT CLEAR" for case in attention_findings.cases_of(found))
 
     return world
 
@@ -195,8 +200,12 @@ def growth(place: int, power: float):
         device = steps(chance, power)
         looking = device["milliseconds"]["decoder"]["GRU, Luong attention"]
         for length in looking:  # which the third of them asks to grow by so much more
-            looking[length] *= int(length) ** (data_handling.NEAR / 3)
-        return decided(data_handling.growth(data_handling.series_of(device), data_handling.controls_of(device))[place])
+            looking[length] *= int(length) ** (data_handling_findings.NEAR / 3)
+        return decided(
+            data_handling_findings.growth(data_handling_findings.series_of(device), data_handling.controls_of(device))[
+                place
+            ]
+        )
 
     return world
 
@@ -204,8 +213,28 @@ def growth(place: int, power: float):
 def crossings(chance: Chance) -> bool:
     """Whether one of three parts is called slower, or not slower, where all take as long."""
     device = steps(chance, 1.0)
-    told = data_handling.crossings(data_handling.series_of(device), data_handling.controls_of(device))[0]
+    told = data_handling_findings.crossings(
+        data_handling_findings.series_of(device), data_handling.controls_of(device)
+    )[0]
     return bool(re.search(r"(?<!clearly )slower", told))
+
+
+def concluded(chance: Chance) -> bool:
+    """Whether the first screen says who is quicker, at either length, where every training step takes as long."""
+    device = {**steps(chance, 1.0), "name": "CPU", "type": "cpu"}
+    found = conclude({"candidates": [], "measures": {"data_handling": {"devices": [device]}}})
+    return (
+        found["sentences"]["data_handling"].count("not clear") != 1 or found["verdicts"]["data_handling"] != NOT_CLEAR
+    )
+
+
+def remedied(chance: Chance) -> bool:
+    """Whether recurrence at once is called quicker, or not, than one step after the other that takes as long."""
+    device = steps(chance, 1.0)
+    times = data_handling_findings.series_of(device)["model"]
+    result = {"parallel_training": ["minGRU, Luong attention"]}
+    times["minGRU, Luong attention"] = {n: n * math.exp(chance.normal(0, NOISE)) for n in data_handling.LENGTHS}
+    return decided(remedies.at_once(result, times, data_handling.controls_of(device))[0])
 
 
 def speedup(chance: Chance) -> bool:
@@ -218,7 +247,7 @@ def speedup(chance: Chance) -> bool:
         }
 
     measured = {"cores": 2, "length": 512, "milliseconds": of_two(), "again": of_two()}
-    return any(decided(text) for text in data_handling.speedup({"speedup": measured}))
+    return any(decided(text) for text in data_handling_findings.speedup({"speedup": measured}))
 
 
 def memories(chance: Chance) -> bool:
@@ -262,13 +291,15 @@ def factors(chance: Chance) -> bool:
     }
     for kinds in systems.values():
         kinds["initial"]["factors"] = list(kinds["initial"]["factors"])
-    return decided(gradients.falls("rnn", "initial", systems, "Now"))
+    return decided(gradient_findings.falls("rnn", "initial", systems, "Now"))
 
 
 def explosions(chance: Chance) -> bool:
     """Gradients that neither grow nor shrink."""
     norms = {gain: [1.0, 1.0, 1.0, 1.0] for gain in ("1", "1.5", "2")}
-    return decided(gradients.explodes(norms, {gain: list(chance.normal(0, 0.05, gradients.DRAWS)) for gain in norms}))
+    return decided(
+        gradient_findings.explodes(norms, {gain: list(chance.normal(0, 0.05, gradients.DRAWS)) for gain in norms})
+    )
 
 
 def evenness(chance: Chance) -> bool:
@@ -283,7 +314,7 @@ def evenness(chance: Chance) -> bool:
                "evenness": {"initial": replicates(), "trained": replicates()}}
         for name, attends in (("without", False), ("with", True), ("other", True))
     }  # fmt: skip
-    return decided(gradients.candidates_findings(models)[0])
+    return decided(gradient_findings.candidates_findings(models)[0])
 
 
 def memory_runs(chance: Chance) -> list[dict[str, Any]]:
@@ -362,11 +393,13 @@ KINDS: dict[str, Callable[[Chance], bool]] = {
     "long sources, three seeds": gaps(run_of, 3, SEED_SPREAD, (100, 80)),
     "the fastest": fastest,
     "a longer sentence's token": token_times,
-    "growth of recurrent encoders": growth(0, 1 + data_handling.NEAR),
-    "growth of self-attention": growth(1, 1 + data_handling.NEAR),
+    "growth of recurrent encoders": growth(0, 1 + data_handling_findings.NEAR),
+    "growth of self-attention": growth(1, 1 + data_handling_findings.NEAR),
     "growth with attention": growth(2, 1.0),
     "lines that cross": crossings,
     "more cores": speedup,
+    "the conclusion on data handling": concluded,
+    "recurrence at once": remedied,
     "peak memory": memories,
     "spent to a quality, one run each": to_a_quality(1, 0.0),
     "spent to a quality, three seeds": to_a_quality(3, 0.3),

@@ -32,13 +32,14 @@ from seqloom.comparison.instruments.gradient_norms import (
 from seqloom.comparison.instruments.memory_networks import (
     NUM_RECALLED,
     NUM_SYMBOLS,
+    STANDARD,
     SYSTEMS,
     Training,
     baseline,
     build,
     train,
 )
-from seqloom.comparison.measures import gradients, memory_tasks
+from seqloom.comparison.measures import gradient_findings, gradients, memory_tasks
 from seqloom.comparison.sections import Plot, Table
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.settings.schema import TokenizerSettings
@@ -382,7 +383,7 @@ def memory(tmp_path_factory) -> dict:
 
 class TestGradientFlow:
     def test_measured(self, flow):
-        assert set(flow["systems"]) == {*SYSTEMS, "uniform"}
+        assert set(flow["systems"]) == {*STANDARD, "uniform"}
         for name, kinds in flow["systems"].items():
             assert set(kinds) == ({"initial"} if name == "uniform" else {"initial", "trained"})
             assert kinds.get("trained") != kinds["initial"]
@@ -425,7 +426,7 @@ class TestGradientFlow:
             for name, factor in (("rnn", ours), ("lstm", lstm), ("gru", gru)):
                 result["systems"][name]["trained"]["states"] = series(factor)
                 result["systems"][name]["trained"]["factors"] = around(factor)
-            return gradients.findings(result)[2]
+            return gradient_findings.findings(result)[2]
 
         def around(factor, spread=0.01):
             return [math.log(factor) + spread * step for step in (-1, -0.5, 0, 0.2, 0.3, 1)]
@@ -441,20 +442,20 @@ class TestGradientFlow:
             for norms in kinds.values():
                 norms.pop("factors", None)
                 norms.pop("lowest", None)
-        assert "NOT CLEAR against LSTM and GRU" in gradients.findings(without)[2]  # of an earlier version
-        assert "NOT CLEAR" in gradients.findings(without)[3]
+        assert "NOT CLEAR against LSTM and GRU" in gradient_findings.findings(without)[2]  # of an earlier version
+        assert "NOT CLEAR" in gradient_findings.findings(without)[3]
 
         result = copy.deepcopy(flow)
         result["systems"]["transformer"]["trained"]["inputs"] = series(0.99)
         result["systems"]["transformer"]["trained"]["lowest"] = around(0.99**13)
         result["gains"] = {"1": series(1.0), "1.5": series(1.2), "2": series(1.4)}
         result["gain_factors"] = {"1": around(1.0), "1.5": around(1.2), "2": around(1.4)}
-        attends, explodes = gradients.findings(result)[3:5]
+        attends, explodes = gradient_findings.findings(result)[3:5]
         assert ("NOT SEEN" in attends, "NOT SEEN" in explodes) == (False, False)
         result["systems"]["transformer"]["trained"]["inputs"] = series(0.5)
         result["systems"]["transformer"]["trained"]["lowest"] = around(0.5**13)
         result["gains"]["2"], result["gain_factors"]["2"] = series(0.9), around(0.9)
-        attends, explodes = gradients.findings(result)[3:5]
+        attends, explodes = gradient_findings.findings(result)[3:5]
         assert ("NOT SEEN" in attends, "NOT SEEN" in explodes) == (True, True)
 
         for kind, place in (("initial", -2), ("trained", -1)):
@@ -463,7 +464,7 @@ class TestGradientFlow:
                 for name, share in ((low, 0.1), (high, 0.5)):
                     result["candidates"][name]["buckets"][-1][kind] = [1.0, 0.7, share]
                     result["candidates"][name]["evenness"][kind] = around(share)
-                found = gradients.findings(result)[place]
+                found = gradient_findings.findings(result)[place]
                 assert verdict in found
                 assert f"{low} 10%" in found
                 assert f"{high} 50%" in found
@@ -479,7 +480,7 @@ class TestGradientFlow:
                 for attention, shares in ((False, without), (True, with_it))
                 for share in shares
             }
-            return gradients.candidates_findings(models)[0]
+            return gradient_findings.candidates_findings(models)[0]
 
         kinds = ("initial", "trained")
         assert " SEEN: False 0.1 against True 0.3; False 0.1 against True 0.4; False 0.2 ag" in verdict(
@@ -508,7 +509,7 @@ class TestGradientFlow:
 
     def test_clipped_networks_of_the_middle_length_are_measured(self):
         chosen = gradients.measured_trainings(memory_tasks.plan(1))
-        assert list(chosen) == list(SYSTEMS)
+        assert list(chosen) == list(STANDARD)
         assert {(one.task, one.length, one.clipping) for one in chosen.values()} == {("adding", 30, 1.0)}
 
     def test_tables_are_relative_where_they_say_so(self):
@@ -524,7 +525,7 @@ class TestGradientFlow:
 
 class TestMemoryTasks:
     def test_measured(self, memory):
-        plans = itertools.product((("adding", 4), ("adding", 6), ("copy", 2)), SYSTEMS, (1.0, None))
+        plans = itertools.product((("adding", 4), ("adding", 6), ("copy", 2)), STANDARD, (1.0, None))
         keys = [((run["task"], run["length"]), run["system"], run["clipping"]) for run in memory["runs"]]
         assert keys == list(plans)
         assert {run["updates"] for run in memory["runs"]} == {6}

@@ -92,7 +92,7 @@ def tiny(name: str, noise=0.2, **changes):
     torch.manual_seed(1)
     if name in RNNS:
         sizes = {"hidden_size": 16, "init_range": 0.5}
-        config = RnnSeq2SeqConfig(vocab_size=VOCAB, **{**sizes, **RNNS[name], **changes})
+        config = RnnSeq2SeqConfig(**{"vocab_size": VOCAB, **sizes, **RNNS[name], **changes})
         model = RnnSeq2SeqForConditionalGeneration(config)
     else:
         sizes = {

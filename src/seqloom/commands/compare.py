@@ -14,6 +14,7 @@ from seqloom.commands.following import opening, tell_next
 from seqloom.commands.shell import run
 from seqloom.comparison.sections import MEASURES, Measure
 from seqloom.settings.schema import Settings
+from seqloom.support.language import Language
 
 if TYPE_CHECKING:
     from seqloom.comparison.compare import Request
@@ -53,6 +54,10 @@ class Compare(Command):
     """CPU threads of what is timed, the trainings among it."""
     num_jobs: int | None = field(default=None, metadata={"least": 1})
     """Trainings side by side where several are short; else as many as there are cores."""
+    match: Literal["parameters"] | None = None
+    """What every CONFIG is to have as many of as the first: their widths are scaled until it is so to within 5 %."""
+    language: Language = "en"
+    """Of the report. A finished comparison is said in another one by --resume, and nothing is measured anew."""
     resume: bool = False
     """Go on with the comparison in the output folder."""
     overwrite: bool = False
@@ -69,7 +74,7 @@ class Compare(Command):
                 "launch train.py, and compare their output folders."
             )
         command = shlex.join(["seqloom", "compare", *self.argv])
-        compare(self.request(), command=command, resume=self.resume, overwrite=self.overwrite)
+        compare(self.request(), command=command, resume=self.resume, overwrite=self.overwrite, language=self.language)
         print(f"\nthe report is in {self.output / 'report.html'} (and report.md, report.json)")
         tell_next(opening(self.output / "report.html"))
 
@@ -95,6 +100,7 @@ class Compare(Command):
             split=self.split,
             num_threads=self.num_threads,
             num_jobs=self.num_jobs or available_cores(),
+            match=self.match,
         )
 
     def is_config(self, word: str) -> bool:

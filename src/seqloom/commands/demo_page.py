@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from seqloom.commands.command import Command
+from seqloom.commands.following import tell_next, typed
 
 
 @dataclass(kw_only=True)
@@ -61,7 +62,6 @@ class DemoPage(Command):
         from seqloom.demo_page.page import build_page, check_choices, check_port, gradio, launch
 
         examples = [] if self.sentences is None else [line for line in lines(str(self.sentences)) if line.strip()]
-        gradio()  # what is missing shows before models are loaded
         if self.space is not None:
             from seqloom.demo_page.space import write_space
 
@@ -70,11 +70,10 @@ class DemoPage(Command):
                 requirement=self.requirement, revision=self.revision, trust_remote_code=self.trust_remote_code,
                 overwrite=self.overwrite,
             )  # fmt: skip
-            print(
-                f"the Space is in {self.space}. Try it: python {self.space / 'app.py'}\n"
-                f"Share it: seqloom push {self.space} USER/SPACE --space"
-            )
+            print(f"the Space is in {self.space}; to try it: python {self.space / 'app.py'}")
+            tell_next(typed("push", self.space, "USER/SPACE", "--space"))
             return
+        gradio()  # what is missing shows before models are loaded
         check_choices(self.language, self.num_beams)
         check_port(self.host, self.port)
         from seqloom.demo_page.models import open_models, sources_differ

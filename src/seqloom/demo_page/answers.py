@@ -130,8 +130,7 @@ def tree_of(shown: Shown, sentence: str, source: list[int], given: dict[str, Any
         except NotOurs:  # a part of the model's own generation config
             pass
         else:
-            with torch.inference_mode():
-                return watched(shown.decoder, source, options)
+            return watched(shown.decoder, source, options)
     found: Any = translate(
         shown.model, shown.tokenizer, sentence, return_hypotheses=True, num_return_sequences=num_beams, **given
     )

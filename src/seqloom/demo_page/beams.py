@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from seqloom.decoding.search import Batch, Decoder, Sentence
 from seqloom.decoding.targets import SearchOptions
 
@@ -51,11 +53,13 @@ class Tree:
 
     def rank(self, outputs: Iterable[Sequence[int]]) -> None:
         """Numbers the outputs, the best first."""
-        there_are = [tokens for tokens in outputs if tuple(tokens) in self.places]  # of few words, fewer than beams
+        # Where there are fewer words than beams, some are those of beams that there are not.
+        there_are = [tokens for tokens in dict.fromkeys(map(tuple, outputs)) if tokens in self.places]
         for rank, tokens in enumerate(there_are, start=1):
-            self.nodes[self.places[tuple(tokens)]].rank = rank
+            self.nodes[self.places[tokens]].rank = rank
 
 
+@torch.inference_mode()
 def watched(decoder: Decoder, source: list[int], options: SearchOptions) -> Tree:
     """The tree of one sentence's beam search.
 

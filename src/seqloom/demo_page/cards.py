@@ -21,7 +21,7 @@ LANGUAGES = {"en": "English", "ko": "한국어"}
 LONGEST_LABEL = 14
 LETTER, PADDING, GAP = 7.6, 16.0, 22.0
 """Widths of the tree, in pixels: of a narrow letter, of a box around its text, between two columns."""
-BOX, ROW = 36.0, 46.0
+BOX, ROW = 36.0, 43.0
 """Heights: of a box, and of a row with the space below it."""
 LEAST_WIDTH = 46.0
 
@@ -107,7 +107,8 @@ def drawing(answer: Answer, language: str) -> Drawing:
         fate = words["dropped"] if is_dropped else words["went_on"]
         if node.rank is not None:
             fate = words["finished"].format(rank=node.rank)
-        said = f"{answer.model.say(node.tokens)} · log p {number(node.score)} · {fate}"
+        end = f" {answer.labels[place]}" if answer.labels[place].startswith("⟨") else ""  # which the text is without
+        said = f"{answer.model.say(node.tokens)}{end} · log p {number(node.score)} · {fate}"
         boxes.append(Box(x, y, of_step[node.step], label, number(node.score), said, kind, edge))
     return Drawing(2 + sum(of_step) + GAP * max(0, steps - 1), 2 + ROW * max(rows, default=0) - (ROW - BOX), boxes)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard, hf_hub_download
 from transformers import PreTrainedTokenizerBase
 
@@ -86,7 +87,7 @@ def header_of(name: str, revision: str | None) -> dict[str, Any]:
     try:
         path = file_of(name, run_folder.CARD, revision)
         return {} if path is None else ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
-    except ValueError:  # somebody's own, which is no matter of the page's
+    except (ValueError, yaml.YAMLError):  # somebody's own, which is no matter of the page's
         return {}
 
 

@@ -23,10 +23,9 @@
     tree.querySelector(".sl-said").textContent = node.dataset.said;
   };
   const choose = event => {
-    if (!(event.target instanceof Element)) return;
-    const word = event.target.closest(".sl-attention button"), node = event.target.closest(".sl-node");
-    if (word) chooseWord(word);
-    if (node) chooseNode(node);
+    const found = event.target instanceof Element && event.target.closest(".sl-attention button, .sl-node");
+    if (found && !found.classList.contains("sl-chosen")) (found.matches("button") ? chooseWord : chooseNode)(found);
   };
-  for (const event of ["mouseover", "focusin", "click"]) document.addEventListener(event, choose);
+  // Not mouseover, which comes too when the page moves below a mouse that rests, after a tap elsewhere.
+  for (const event of ["mousemove", "focusin", "click"]) document.addEventListener(event, choose);
 }

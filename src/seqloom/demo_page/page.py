@@ -17,6 +17,7 @@ MOST_CHARACTERS = 500
 NUM_BEAMS = 4
 MOST_WAITING = 32
 """Sentences; who comes then is told so by gradio."""
+MISSING = "the demo page needs gradio: pip install 'seqloom[demo]'"
 FONTS = ("system-ui", "Noto Sans", "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo", "sans-serif")
 """Of the reader's own machine: none is fetched."""
 
@@ -148,7 +149,7 @@ def gradio() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
-        raise ValueError("the demo page needs gradio: pip install 'seqloom[demo]'") from None
+        raise ValueError(MISSING) from None
     return gradio
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceCard, SpaceCardData
 
 from seqloom import run_folder
-from seqloom.demo_page.page import check_choices, gradio
+from seqloom.demo_page.page import MISSING, check_choices
 from seqloom.sharing.hub import check_header, explained
 from seqloom.support import disk
 from seqloom.support.wording import as_code, together
@@ -75,7 +76,7 @@ def write_space(
     check_folder(folder, overwrite)
     names = together([as_code(name) for name in models])
     data = SpaceCardData(
-        title="Models side by side", sdk="gradio", sdk_version=gradio().__version__, app_file="app.py",
+        title="Models side by side", sdk="gradio", sdk_version=gradio_version(), app_file="app.py",
         models=list(models), tags=["seqloom", "seq2seq"], emoji="🧵", colorFrom="blue", colorTo="green",
     )  # fmt: skip
     app = APP.format(
@@ -90,6 +91,18 @@ def write_space(
     folder.mkdir(parents=True, exist_ok=True)
     run_folder.mark(folder, run_folder.SPACE)
     disk.write_together({folder / name: disk.text(text) for name, text in texts.items()})
+
+
+def gradio_version() -> str:
+    """Of the gradio that is installed, by which the page was tried: the Space gets the same.
+
+    Raises:
+        ValueError: None is.
+    """
+    try:
+        return metadata.version("gradio")
+    except metadata.PackageNotFoundError:
+        raise ValueError(MISSING) from None
 
 
 def check_folder(folder: Path, overwrite: bool) -> None:
