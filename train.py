@@ -1,7 +1,7 @@
 """Train a sequence-to-sequence model from scratch, on one or many devices: ``seqloom train`` for several processes.
 
-accelerate launch --multi_gpu train.py configs/multi30k-en-de-transformer-tiny.yaml
-accelerate launch --config_file configs/accelerate/cpu-2-processes.yaml train.py configs/scan-rnn.yaml
+accelerate launch --config_file configs/accelerate/8-gpus.yaml train.py multi30k-en-de-transformer-tiny
+accelerate launch --config_file configs/accelerate/cpu-2-processes.yaml train.py scan-rnn
 python train.py --help
 """
 

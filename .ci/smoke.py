@@ -6,7 +6,6 @@ It trains, scores, translates and loads in the folder it is started in, which ha
 import subprocess
 import sys
 import sysconfig
-from importlib.resources import files
 from pathlib import Path
 
 FOLDER = "runs/smoke"
@@ -42,16 +41,15 @@ scripts = Path(sys.executable).parent
 where = run(*python, "import seqloom; print(seqloom.__file__)").strip()
 expect(Path(where).is_relative_to(sysconfig.get_path("purelib")), f"seqloom is the installed one: {where}")
 
-recipe = str(files("seqloom.configs") / "scan-rnn.yaml")
 small = ("--hidden_size", "16", "--max_steps", "3", "--eval_samples", "8", "--max_new_tokens", "20")
 module = (sys.executable, "-m", "seqloom")
-run(*module, "train", recipe, *small, "--evaluation.split", "null", "--output_dir", FOLDER)
+run(*module, "train", "scan-rnn", *small, "--evaluation.split", "null", "--output_dir", FOLDER)
 expect(Path(FOLDER, "model.safetensors").is_file(), "three updates, and a model is there")
 
 commands = "jump twice\nwalk left\n"
 Path("commands.txt").write_text(commands, encoding="utf-8")
 Path("actions.txt").write_text("I_JUMP I_JUMP\nI_TURN_LEFT I_WALK\n", encoding="utf-8")
-pairs = ("--dataset", "null", "--test_files", "commands.txt", "actions.txt")
+pairs = ("--test_files", "commands.txt", "actions.txt")
 run(str(scripts / "seqloom"), "evaluate", FOLDER, *pairs, "--split", "test", "--output_dir", "scores")
 expect(Path("scores", "scores.json").is_file(), "two pairs are scored")
 

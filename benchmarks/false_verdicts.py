@@ -26,9 +26,12 @@ from seqloom.comparison.instruments.budgets import Validations, to_quality
 from seqloom.comparison.instruments.clock import CONTROL
 from seqloom.comparison.measures import (
     attention,
+    attention_findings,
     data_handling,
+    data_handling_findings,
     generalisation,
     generation,
+    gradient_findings,
     gradients,
     heavier,
     learning_curves,
@@ -134,7 +137,7 @@ def gaps(make: Callable[..., Statistics], runs: int, spread: float, sizes: tuple
         }
         traits = {name: Traits(name, name, has_cross_attention=name != "without") for name in systems}
         found = attention.gaps(systems, traits, lengths, [(1, 10), (11, 30)], SAMPLES)
-        return any(case.verdict(LEVEL / len(found)) != "NOT CLEAR" for case in attention.cases_of(found))
+        return any(case.verdict(LEVEL / len(found)) != "NOT CLEAR" for case in attention_findings.cases_of(found))
 
     return world
 
@@ -195,7 +198,7 @@ def growth(place: int, power: float):
         device = steps(chance, power)
         looking = device["milliseconds"]["decoder"]["GRU, Luong attention"]
         for length in looking:  # which the third of them asks to grow by so much more
-            looking[length] *= int(length) ** (data_handling.NEAR / 3)
+            looking[length] *= int(length) ** (data_handling_findings.NEAR / 3)
         return decided(data_handling.growth(data_handling.series_of(device), data_handling.controls_of(device))[place])
 
     return world
@@ -262,13 +265,15 @@ def factors(chance: Chance) -> bool:
     }
     for kinds in systems.values():
         kinds["initial"]["factors"] = list(kinds["initial"]["factors"])
-    return decided(gradients.falls("rnn", "initial", systems, "Now"))
+    return decided(gradient_findings.falls("rnn", "initial", systems, "Now"))
 
 
 def explosions(chance: Chance) -> bool:
     """Gradients that neither grow nor shrink."""
     norms = {gain: [1.0, 1.0, 1.0, 1.0] for gain in ("1", "1.5", "2")}
-    return decided(gradients.explodes(norms, {gain: list(chance.normal(0, 0.05, gradients.DRAWS)) for gain in norms}))
+    return decided(
+        gradient_findings.explodes(norms, {gain: list(chance.normal(0, 0.05, gradients.DRAWS)) for gain in norms})
+    )
 
 
 def evenness(chance: Chance) -> bool:
@@ -283,7 +288,7 @@ def evenness(chance: Chance) -> bool:
                "evenness": {"initial": replicates(), "trained": replicates()}}
         for name, attends in (("without", False), ("with", True), ("other", True))
     }  # fmt: skip
-    return decided(gradients.candidates_findings(models)[0])
+    return decided(gradient_findings.candidates_findings(models)[0])
 
 
 def memory_runs(chance: Chance) -> list[dict[str, Any]]:
@@ -362,8 +367,8 @@ KINDS: dict[str, Callable[[Chance], bool]] = {
     "long sources, three seeds": gaps(run_of, 3, SEED_SPREAD, (100, 80)),
     "the fastest": fastest,
     "a longer sentence's token": token_times,
-    "growth of recurrent encoders": growth(0, 1 + data_handling.NEAR),
-    "growth of self-attention": growth(1, 1 + data_handling.NEAR),
+    "growth of recurrent encoders": growth(0, 1 + data_handling_findings.NEAR),
+    "growth of self-attention": growth(1, 1 + data_handling_findings.NEAR),
     "growth with attention": growth(2, 1.0),
     "lines that cross": crossings,
     "more cores": speedup,

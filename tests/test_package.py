@@ -34,8 +34,8 @@ INSIDE = {
     "serving": ("run", "app", "worker", "engine", "requests", "metrics", "languages"),
     "demo_page": ("space", "page", "cards", "answers", "beams", "models"),
     "comparison": (
-        "compare", "folder", "report", "measures", "trainings", "instruments", "candidates", "verdicts", "traits",
-        "sections",
+        "compare", "folder", "report", "first_screen", "conclusion", "measured", "measures", "remedies", "trainings",
+        "instruments", "candidates", "verdicts", "traits", "sections",
     ),
     "export": (
         "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",
@@ -47,7 +47,10 @@ INSIDE = {
         "refusals", "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "states", "devices",
         "signals",
     ),
-    "sharing": ("proof", "push", "card", "history", "sources", "teachers", "verify", "hub", "files", "code", "privacy"),
+    "sharing": (
+        "proof", "push", "handler", "card", "history", "sources", "teachers", "verify", "hub", "files", "code",
+        "privacy",
+    ),
     "scoring": (
         "against", "rescoring", "score", "predictions", "naming", "trials", "metrics", "scripts", "significance",
         "estimates", "normalization",
@@ -64,8 +67,8 @@ INSIDE = {
         "updates", "batches", "encoding", "subwords", "overlap", "pairs", "sources", "tables", "lines",
         "tokenization", "scan",
     ),
-    "figures": ("curves", "style", "fonts"),
-    "support": ("console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "xet"),
+    "figures": ("pages", "curves", "style", "fonts"),
+    "support": ("console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "xet"),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

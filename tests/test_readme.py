@@ -10,38 +10,24 @@ import ast
 import dataclasses
 import importlib
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers.imports import imports
+from helpers.pages import blocks, commands
 
 import seqloom
 from seqloom.__main__ import COMMANDS
 from seqloom.commands.command import parse
+from seqloom.settings import recipes
 from seqloom.settings.reading import load_scoring_settings, load_settings
 from seqloom.settings.schema import ScoringSettings, Settings
 
 ROOT = Path(__file__).parents[1]
 READMES = sorted(ROOT.glob("README*.md"))
 PAGES = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks" / "README.md"]
-SHELL = ("", "bash", "sh")
-SHOWN = ("text", "cpp", "json", "csv", "html")
-"""What is shown and not typed: outputs, files, a program of C++."""
 PROGRAMS = {"seqloom", "train.py", "evaluate.py"}
-
-
-def blocks(path: Path, *languages: str) -> list[str]:
-    found = re.findall(r"^```(\w*)\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    assert {language for language, _ in found} <= {*SHELL, *SHOWN, "python", "yaml"}
-    return [block for language, block in found if language in languages]
-
-
-def commands(path: Path) -> list[list[str]]:
-    """The words of every command in a page's blocks of code, continuation lines joined."""
-    lines = "\n".join(blocks(path, *SHELL)).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
 def of_ours(words: list[str]) -> tuple[str, list[str]] | None:
@@ -83,8 +69,9 @@ class TestPages:
             name, rest = ours
             call = parse(COMMANDS[name], rest)
             if call.settings is Settings:
-                configs = [word for word in rest if word.startswith("configs/")] or ["configs/scan-rnn.yaml"]
-                load_settings(ROOT / configs[0], student(call.overrides))
+                configs = [word for word in rest if word.startswith("configs/") or word in recipes.names()]
+                config = (configs or ["scan-rnn"])[0]
+                load_settings(ROOT / config if "/" in config else config, student(call.overrides))
             elif call.settings is ScoringSettings:
                 load_scoring_settings(tmp_path, call.overrides)
             checked.add(name)

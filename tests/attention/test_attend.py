@@ -76,6 +76,22 @@ class TestMaps:
         close(found.cross[0, 0], torch.stack(rows).detach())
         assert found.target_labels == ["d", "a", "b", "⟨end⟩"]
 
+    @pytest.mark.parametrize(
+        ("source", "target", "labels", "by_tokens"),
+        [
+            ("abc", "ab c", (["a", "b", "c", "⟨end⟩"], ["ab", "c", "⟨end⟩"]), ("source",)),
+            ("ab c", "abc", (["ab", "c", "⟨end⟩"], ["a", "b", "c", "⟨end⟩"]), ("output",)),
+            ("abc", "ab", ([*"abc", "⟨end⟩"], [*"ab", "⟨end⟩"]), ("output", "source")),
+            ("a", "b", (["a", "⟨end⟩"], ["b", "⟨end⟩"]), ()),
+        ],
+    )
+    def test_a_single_word_shows_its_tokens(self, source, target, labels, by_tokens):
+        """Its one column would say nothing; the other side keeps its words."""
+        found = attend(tiny("lstm-luong"), letters(), source, target=target)
+        assert (found.source_labels, found.target_labels) == labels
+        assert found.by_tokens == by_tokens
+        assert found.cross.shape[-2:] == (len(labels[1]), len(labels[0]))
+
     @pytest.mark.parametrize("name", WITH_ATTENTION)
     @pytest.mark.parametrize("words", [True, False])
     def test_rows_add_up_to_one(self, name, words):
@@ -100,8 +116,8 @@ class TestMaps:
         model, tokenizer = marian(), letters()
         assert model.config._attn_implementation == "sdpa"
         found = attend(model, tokenizer, SENTENCE, target="abc")
-        assert (found.cross.shape, found.encoder_self.shape) == ((2, 2, 2, 4), (2, 2, 4, 4))
-        close(found.cross.sum(-1), torch.ones(2, 2, 2))
+        assert (found.cross.shape, found.encoder_self.shape) == ((2, 2, 4, 4), (2, 2, 4, 4))
+        close(found.cross.sum(-1), torch.ones(2, 2, 4))
         assert model.config._attn_implementation == "sdpa"
 
     @pytest.mark.slow
@@ -130,7 +146,7 @@ class TestMaps:
         own = attend(model, tokenizer, SENTENCE, **OPTIONS)
         forced = attend(model, tokenizer, SENTENCE, target="cab")
         assert forced.output == "cab" != own.output
-        assert forced.target_labels == ["cab", "⟨end⟩"]
+        assert forced.target_labels == [*"cab", "⟨end⟩"]
         assert forced.score < own.score  # greedy was likelier
 
     def test_of_one_head_and_of_all(self):

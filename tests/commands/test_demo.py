@@ -2,13 +2,16 @@
 
 import os
 import re
+import shlex
 import signal
 
 import pytest
 from helpers.runs import configure, write_pairs
 
-from seqloom.__main__ import main
+from seqloom.__main__ import COMMANDS, main
 from seqloom.commands import demo
+from seqloom.commands.command import parse
+from seqloom.commands.following import program
 from seqloom.training import loop
 
 
@@ -40,4 +43,9 @@ def test_goes_on(tmp_path, monkeypatch, capsys):
     assert re.search(r"updates +6 +6\n", said)
     assert main(["demo"]) == 0
     assert len(made) == 12
-    assert capsys.readouterr().out.count("it is trained already") == 2
+    said = capsys.readouterr()
+    assert said.out.count("it is trained already") == 2
+    _, _, following = said.err.rpartition("next: ")
+    lines = [line.strip().removeprefix(program()) for line in following.splitlines()]
+    calls = [parse(COMMANDS[name], words) for name, *words in map(shlex.split, lines)]
+    assert [call.name for call in calls] == ["attend", "compare", "recipes"]

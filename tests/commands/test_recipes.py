@@ -1,10 +1,13 @@
 """`seqloom recipes`: what there is, with the numbers of the cards, and each as it is."""
 
+import random
 import re
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
+from seqloom import run_folder
 from seqloom.__main__ import main
 from seqloom.commands.command import parse
 from seqloom.commands.compare import Compare
@@ -51,3 +54,25 @@ def test_compared_by_name(tmp_path, monkeypatch):
     assert (found.configs, found.models) == (("scan-rnn", "mine.yml"), ("./scan-rnn", "t5-small"))
     with pytest.raises(ValueError, match="neither a recipe nor a folder scan-rn; did you mean the recipe scan-rnn"):
         request("scan-rn")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_spelling_to_sound(tmp_path, monkeypatch, capsys):
+    """The recipe on a table of one's own: letters in, phonemes out, scored by phonemes and by whole words."""
+    monkeypatch.chdir(tmp_path)
+    sounds = {"a": "AH0", "b": "B", "c": "K", "sh": "SH", "é": "EY1"}
+    draw = random.Random(1)
+    for name, count in (("words", 60), ("others", 8)):
+        words = [draw.choices(list(sounds), k=draw.randint(1, 4)) for _ in range(count)]
+        lines = ["".join(word) + "\t" + " ".join(map(sounds.__getitem__, word)) for word in words]
+        Path(f"{name}.tsv").write_text("\n".join(["spelling\tsound", *lines, ""]), encoding="utf-8")
+    small = "--hidden_size 8 --embedding_size 8 --max_steps 2 --eval_steps 1 --warmup_steps 0 --num_threads 1"
+    columns = "--source spelling --target sound --test_files others.tsv"
+    assert main(["train", "spelling-to-sound", *columns.split(), *small.split()]) == 0
+    assert "gives way" not in capsys.readouterr().out
+    record = run_folder.read_record(Path("runs/spelling-to-sound"))
+    assert [*record["evaluation"]["metrics"]] == ["per", "exact_match"]
+    tokenizer = AutoTokenizer.from_pretrained("runs/spelling-to-sound")
+    assert tokenizer.tokenize("shé") == ["s", "h", "é"]
+    assert tokenizer.target_tokenizer.tokenize("SH EY1 AH0") == ["SH", "EY1", "AH0"]

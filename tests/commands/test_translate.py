@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+from helpers.exports import exported, lively
 from helpers.letters import alone, make_tokenizer, texts
 from helpers.tiny import tiny
 
+from seqloom import translate
 from seqloom.__main__ import main
 from seqloom.commands.translate import lines_of, one_line
 from seqloom.data import lines as text_lines
@@ -61,6 +63,62 @@ class TestCommand:
         assert main(["translate", str(folder), "--num_beams", "2"]) == 0
         expected = [alone(tiny("lstm-luong"), make_tokenizer(), text, num_beams=2)[0] for text in texts(5)]
         assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+    def test_several_outputs_with_scores(self, folder, monkeypatch, capsys):
+        """In groups, as a table and as JSON; the same outputs and scores each time."""
+        sources, given = ["abc", "", "de"], {"num_beams": 4, "num_return_sequences": 3}
+        how = {"return_hypotheses": True, "max_new_tokens": 8, **given}
+        expected = translate(tiny("lstm-luong"), make_tokenizer(), sources, **how)
+
+        def said(*words):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{text}\n" for text in sources)))
+            assert main(["translate", str(folder), "--num_beams", "4", *words]) == 0
+            return capsys.readouterr().out
+
+        group = said("--num_return_sequences", "3")
+        assert group == "".join(
+            f"{source}\n" + "".join(f"{one.score:9.3f}  {one.text}\n" for one in found) + "\n"
+            for source, found in zip(sources, expected, strict=True)
+        )
+        assert said("--generate_kwargs", "{num_return_sequences: 3}") == group
+        header, *rows = said("--num_return_sequences=3", "--tsv").splitlines()
+        assert header.split("\t") == ["line", "rank", "score", "source", "output"]
+        assert [row.split("\t") for row in rows] == [
+            [str(line), str(rank), f"{one.score:.4f}", source, one.text]
+            for line, (source, found) in enumerate(zip(sources, expected, strict=True), start=1)
+            for rank, one in enumerate(found, start=1)
+        ]
+        lines = [json.loads(line) for line in said("--num_return_sequences", "3", "--json").splitlines()]
+        assert [line["source"] for line in lines] == sources
+        assert [[one["text"] for one in line["outputs"]] for line in lines] == [[h.text for h in f] for f in expected]
+        assert lines[0]["outputs"][1]["tokens"] == len(expected[0][1].target_tokens)
+        (alone,) = json.loads(said("--json").splitlines()[2])["outputs"]
+        assert alone == lines[2]["outputs"][0]
+        for words, message in (
+            (["--num_return_sequences", "5"], "with 4 beams has no more outputs than that: give --num_beams 5 or more"),
+            (["--tsv", "--json"], "two forms of the same"),
+            (
+                ["--num_return_sequences", "2", "--generate_kwargs", "{num_return_sequences: 2}"],
+                "leave one of them out",
+            ),
+        ):
+            assert main(["translate", str(folder), "--num_beams", "4", *words]) == 1
+            assert message in capsys.readouterr().err
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("engine", ["ctranslate2", "onnx"])
+    def test_several_outputs_of_an_exported_model(self, engine, tmp_path, monkeypatch, capsys):
+        exported(tmp_path, lively(1), engine)
+        found = []
+        for name in ("model", "exported"):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("abc\ndefgh\n"))
+            words = ("--num_beams", "3", "--num_return_sequences", "2", "--json")
+            assert main(["translate", str(tmp_path / name), *words]) == 0
+            found.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+        for mine, theirs in zip(*found, strict=True):
+            for one, other in zip(mine["outputs"], theirs["outputs"], strict=True):
+                assert one["text"] == other["text"]
+                assert one["score"] == pytest.approx(other["score"], abs=1e-3)
 
     def test_a_length_that_counts_the_start(self, folder, monkeypatch, capsys):
         """It goes before the model's own limit, however that is counted."""

@@ -10,7 +10,7 @@ from helpers.runs import run, write_pairs
 
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.measures import attention as attention_module
-from seqloom.comparison.measures import generalisation
+from seqloom.comparison.measures import attention_findings, generalisation
 from seqloom.comparison.sections import Plot, Section
 from seqloom.comparison.trainings import train_all
 from seqloom.comparison.traits import Traits
@@ -111,7 +111,9 @@ class TestAttentionOrNone:
         lengths = np.repeat([3, 9], 100)
         for _ in range(60):
             systems = {name: [exact(chance.random(200) < wrong)] for name, wrong in (("plain", 0.6), ("looking", 0.2))}
-            (case,) = attention_module.cases_of(attention_module.gaps(systems, traits, lengths, [(1, 5), (6, 9)], 100))
+            (case,) = attention_findings.cases_of(
+                attention_module.gaps(systems, traits, lengths, [(1, 5), (6, 9)], 100)
+            )
             said.append(case.verdict())
         assert sum(verdict != "NOT CLEAR" for verdict in said) <= 6
 

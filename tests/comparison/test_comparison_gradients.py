@@ -38,7 +38,7 @@ from seqloom.comparison.instruments.memory_networks import (
     build,
     train,
 )
-from seqloom.comparison.measures import gradients, memory_tasks
+from seqloom.comparison.measures import gradient_findings, gradients, memory_tasks
 from seqloom.comparison.sections import Plot, Table
 from seqloom.data.tokenization import train_tokenizer
 from seqloom.settings.schema import TokenizerSettings
@@ -425,7 +425,7 @@ class TestGradientFlow:
             for name, factor in (("rnn", ours), ("lstm", lstm), ("gru", gru)):
                 result["systems"][name]["trained"]["states"] = series(factor)
                 result["systems"][name]["trained"]["factors"] = around(factor)
-            return gradients.findings(result)[2]
+            return gradient_findings.findings(result)[2]
 
         def around(factor, spread=0.01):
             return [math.log(factor) + spread * step for step in (-1, -0.5, 0, 0.2, 0.3, 1)]
@@ -441,20 +441,20 @@ class TestGradientFlow:
             for norms in kinds.values():
                 norms.pop("factors", None)
                 norms.pop("lowest", None)
-        assert "NOT CLEAR against LSTM and GRU" in gradients.findings(without)[2]  # of an earlier version
-        assert "NOT CLEAR" in gradients.findings(without)[3]
+        assert "NOT CLEAR against LSTM and GRU" in gradient_findings.findings(without)[2]  # of an earlier version
+        assert "NOT CLEAR" in gradient_findings.findings(without)[3]
 
         result = copy.deepcopy(flow)
         result["systems"]["transformer"]["trained"]["inputs"] = series(0.99)
         result["systems"]["transformer"]["trained"]["lowest"] = around(0.99**13)
         result["gains"] = {"1": series(1.0), "1.5": series(1.2), "2": series(1.4)}
         result["gain_factors"] = {"1": around(1.0), "1.5": around(1.2), "2": around(1.4)}
-        attends, explodes = gradients.findings(result)[3:5]
+        attends, explodes = gradient_findings.findings(result)[3:5]
         assert ("NOT SEEN" in attends, "NOT SEEN" in explodes) == (False, False)
         result["systems"]["transformer"]["trained"]["inputs"] = series(0.5)
         result["systems"]["transformer"]["trained"]["lowest"] = around(0.5**13)
         result["gains"]["2"], result["gain_factors"]["2"] = series(0.9), around(0.9)
-        attends, explodes = gradients.findings(result)[3:5]
+        attends, explodes = gradient_findings.findings(result)[3:5]
         assert ("NOT SEEN" in attends, "NOT SEEN" in explodes) == (True, True)
 
         for kind, place in (("initial", -2), ("trained", -1)):
@@ -463,7 +463,7 @@ class TestGradientFlow:
                 for name, share in ((low, 0.1), (high, 0.5)):
                     result["candidates"][name]["buckets"][-1][kind] = [1.0, 0.7, share]
                     result["candidates"][name]["evenness"][kind] = around(share)
-                found = gradients.findings(result)[place]
+                found = gradient_findings.findings(result)[place]
                 assert verdict in found
                 assert f"{low} 10%" in found
                 assert f"{high} 50%" in found
@@ -479,7 +479,7 @@ class TestGradientFlow:
                 for attention, shares in ((False, without), (True, with_it))
                 for share in shares
             }
-            return gradients.candidates_findings(models)[0]
+            return gradient_findings.candidates_findings(models)[0]
 
         kinds = ("initial", "trained")
         assert " SEEN: False 0.1 against True 0.3; False 0.1 against True 0.4; False 0.2 ag" in verdict(

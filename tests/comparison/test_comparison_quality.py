@@ -358,7 +358,9 @@ class TestSaying:
         assert quality.section(ask(ours)).cautions == []
         poor = candidate("poor", ["", " ", *texts[2:]], [*texts[:59], ""], kwargs={})
         marian = candidate("marian", outputs(0.2, 2))
-        (empty, other) = quality.section(ask(ours, poor, marian)).cautions
+        section = quality.section(ask(ours, poor, marian))
+        (empty, other) = section.cautions
+        assert only(section, Table)[0].caption.endswith(f"{empty} {other}")  # where the scores stand
         assert empty == "poor wrote nothing for 3 of 120 sentences."
         assert other.startswith("marian is no run of seqloom: on what and for how long it was trained is not known")
 

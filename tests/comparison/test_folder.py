@@ -25,7 +25,7 @@ def compared(tmp_path):
     """As a comparison leaves it."""
     folder = tmp_path / "report"
     make(folder)
-    for name in ("models/a-seed-1/checkpoints/best", "measures", "figures", "predictions/b", "recall/rnn",
+    for name in ("models/a-seed-1/checkpoints/best", "measures", "figures", "tables", "predictions/b", "recall/rnn",
                  "memory_tasks", "generalisation/a-length-1"):  # fmt: skip
         (folder / name).mkdir(parents=True)
     for run in ("models/a-seed-1", "recall/rnn", "generalisation/a-length-1"):
@@ -35,7 +35,7 @@ def compared(tmp_path):
         (folder / f"{run}.log").write_text("update 1")
     run_folder.mark(folder / "predictions" / "b", run_folder.SCORED)
     for name in ("report.json", "report.md", "report.html", "measures/quality.json", "figures/quality.png",
-                 "predictions/b/predictions.jsonl", "predictions/b/scores.json", "recall/train.csv",
+                 "predictions/b/predictions.jsonl", "predictions/b/scores.json", "recall/train.csv", "tables/words.csv",
                  "memory_tasks/copy-5-rnn-clipped.safetensors"):  # fmt: skip
         (folder / name).write_text("{}")
     return folder
@@ -47,7 +47,14 @@ class TestClearing:
         assert [path.name for path in compared.iterdir()] == [".seqloom.json"]
 
     def test_nothing_else(self, compared, capsys):
-        others = ["thesis.tex", "models/a-seed-1/notes", "models/notes.yaml", "figures/notes", "recall/mine.csv"]
+        others = [
+            "thesis.tex",
+            "models/a-seed-1/notes",
+            "models/notes.yaml",
+            "figures/notes",
+            "tables/mine.csv",
+            "recall/mine.csv",
+        ]
         for name in others:
             (compared / name).write_text("the only copy")
         make(compared, overwrite=True)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import toys
 from drawings import DRAWINGS
+from helpers.prose import anchors
 from walk import walk
 
 from seqloom.figures.style import save
@@ -39,12 +40,6 @@ def template(language):
 
 def figures(language):
     return re.findall(r"!\[.+\]\(how-they-work/figures/(\w+)\.png\)", text(language))
-
-
-def anchors(page):
-    """Of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def size(png):

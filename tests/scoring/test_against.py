@@ -51,6 +51,21 @@ class TestAgainst:
         assert "independent of each other" in printed
         assert lines[-1] == f"the results are in {next(good.parent.glob('against-*-b-bad.json'))}"
 
+    def test_a_folder_that_evaluate_wrote(self, files, tmp_path, capsys):
+        """Is its predictions, with what lies beside them; a folder of several is asked which."""
+        for split, path in zip(("one", "two"), files, strict=True):
+            (tmp_path / "kept" / split).mkdir(parents=True)
+            (tmp_path / "kept" / split / "predictions.jsonl").write_bytes(path.read_bytes())
+        words = ("--metrics", "exact_match", "--bootstrap_samples", "20")
+        one, two = tmp_path / "kept" / "one", tmp_path / "kept" / "two"
+        found = against(one, "--against", two, *words)
+        expected = against(files[0], "--against", files[1], *words)
+        assert found["metrics"] == expected["metrics"]
+        assert found["systems"] == {"a": f"{one / 'predictions.jsonl'}", "b": f"{two / 'predictions.jsonl'}"}
+        capsys.readouterr()
+        assert main([str(one), "--against", str(tmp_path / "kept")]) == 1
+        assert "kept holds the predictions of one, two: give the folder of one of them." in capsys.readouterr().err
+
     def test_no_difference(self, files, tmp_path, capsys):
         same = tmp_path / "same.jsonl"
         same.write_bytes(files[0].read_bytes())

@@ -329,3 +329,25 @@ def test_a_metric_of_the_hub_is_given_score_and_signature(monkeypatch, name, sco
     monkeypatch.setattr(Foreign, "values", {"parts": np.arange(2)})
     with pytest.raises(ValueError, match="no single number"):
         compute(name, ["a"], ["b"])
+
+
+class OfSources(Foreign):
+    """One that reads the sources too, as COMET does."""
+
+    def _info(self):
+        features = datasets.Features(
+            {name: datasets.Value("string") for name in ("sources", "predictions", "references")}
+        )
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, sources, predictions, references):
+        scores = [float(source == prediction) for source, prediction in zip(sources, predictions, strict=True)]
+        return {"mean_score": sum(scores) / len(scores), "scores": scores}
+
+
+def test_a_metric_that_reads_the_sources_is_given_them(monkeypatch):
+    monkeypatch.setattr(metrics.evaluate, "load", lambda _: OfSources(keep_in_memory=True))
+    result = compute("comet", ["a", "b"], ["c", "c"], sources=["a", "x"])
+    assert (result["score"], result["scores"]) == (0.5, [1.0, 0.0])
+    with pytest.raises(ValueError, match="'comet' reads the sources too"):
+        compute("comet", ["a"], ["b"])

@@ -51,6 +51,13 @@ def test_a_file_of_the_name(tmp_path):
         load_settings("scan-rnn")
 
 
+def test_the_folder_of_a_run(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "settings.yaml").touch()
+    with pytest.raises(ValueError, match=r"mine is the folder of a run, whose .* is mine/settings\.yaml: give"):
+        load_settings("mine")
+
+
 def test_a_folder_of_the_name(tmp_path):
     assert recipes.is_recipe("scan-rnn")
     (tmp_path / "scan-rnn").mkdir()

@@ -552,16 +552,11 @@ class TestLanguage:
     def test_files_in_the_place_of_a_dataset(self, load):
         """And the other way round: nothing of the old place stays but what is given along; it is said in one line."""
         told = []
-        old = {
-            "dataset": "some/set",
-            "config_name": "en-de",
-            "train_split": "train[:10]",
-            "source": "en",
-            "target": "de",
-        }
+        columns = {"source": "en", "target": "de"}
+        old = {"dataset": "some/set", "config_name": "en-de", "train_split": "train[:10]", **columns}
         found = load("--train_files", "a.csv", data=old, say=told.append).data
-        expected = load("--dataset", "null", "--train_files", "a.csv", data={"source": "en", "target": "de"}).data
-        assert found == expected
+        assert found == load("--dataset", "null", "--train_files", "a.csv", data=columns).data
+        assert found == load("--dataset", "null", "--train_files", "a.csv", data=old).data
         assert told == [
             f"data.dataset, 'some/set' in {told[0].split(' in ')[1].split(',')[0]}, gives way to --train_files of the "
             "command; so do data.config_name and data.train_split."
@@ -570,6 +565,10 @@ class TestLanguage:
         found = load("--dataset", "some/set", data={"dataset": None, **files}).data
         assert (found.dataset, found.train_files, found.validation_files) == ("some/set", None, None)
         assert found.max_source_length == 9
+        told.clear()
+        found = load("--dataset", "other/set", data={"dataset": "scan", "split": "simple"}, say=told.append).data
+        assert (found.dataset, found.split) == ("other/set", None)
+        assert [text.partition(" in ")[0] for text in told] == ["data.split, 'simple'"]
         for words in (("--dataset", "null"), ("--dataset", "a/b", "--train_files", "a.csv")):
             with pytest.raises(ValueError, match=r"give either data\.dataset or data\.train_files"):
                 load(*words, data={"dataset": "some/set"})

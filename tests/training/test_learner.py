@@ -7,9 +7,11 @@ import torch
 from helpers.runs import SMALL, read_log, read_losses, run, same, weights
 from helpers.unbroken import without_clock
 
+from seqloom.settings.schema import TrainingSettings
 from seqloom.support import disk, layers
 from seqloom.support.layers import NOTHING, PRODUCTS, has_onednn
 from seqloom.training import loop
+from seqloom.training.learner import short_of_warmup
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
@@ -112,3 +114,15 @@ class TestAttention:
         assert seen == [expected]
         is_said = "attention: eager, which on a CPU in bf16 is faster than sdpa" in capsys.readouterr().out
         assert is_said == (options == {"mixed_precision": "bf16"})
+
+
+@pytest.mark.parametrize(
+    ("warmup", "max_steps", "is_short"),
+    [(80, 60, True), (60, 60, True), (59, 60, False), (0, 1, False), (9, None, False)],
+)
+def test_a_warmup_that_is_longer_than_the_run(warmup, max_steps, is_short):
+    said = short_of_warmup(TrainingSettings(warmup_steps=warmup, max_steps=max_steps or 1), max_steps)
+    assert (said is not None) == is_short
+    if said:
+        assert said.startswith(f"training.warmup_steps is {warmup}, but the run ends after {max_steps} updates")
+        assert "(--warmup_steps 6, say)" in said

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from seqloom.support.wording import listing, together
 from seqloom.version import __version__
 
-OK, TO_MEND, BROKEN = "ok", "to mend", "broken"
+OK: Final = "ok"
+TO_MEND: Final = "to mend"
+BROKEN: Final = "broken"
+"""Something that seqloom needs is."""
 FOR_DEVELOPERS = ("dev", "docs", "test")
 """Extras that nobody needs who uses seqloom."""
 DEADLINE = 8.0
@@ -44,7 +47,6 @@ class Finding:
 
     name: str
     status: Literal["ok", "to mend", "broken"]
-    """``broken``: seqloom needs it."""
     says: str
     mend: str | None = None
     """The command that mends it."""
@@ -157,7 +159,9 @@ def models() -> Finding:
     try:
         with torch.random.fork_rng(devices=[]):
             for config in CONFIG_CLASSES.values():
-                fields = {name: value for name, value in sizes.items() if name in config.__dataclass_fields__}
+                fields: dict[str, Any] = {
+                    name: value for name, value in sizes.items() if name in config.__dataclass_fields__
+                }
                 model = AutoModelForSeq2SeqLM.from_config(config(vocab_size=9, **fields))
                 model.generate(torch.tensor([[4, 5, 2]]), max_new_tokens=2, min_new_tokens=2)
     except CANNOT_IMPORT as error:
@@ -278,7 +282,7 @@ def disk() -> Iterator[Finding]:
     """Room for runs here, and for what the Hugging Face libraries keep."""
     here = Path.cwd()
     cache = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
-    for name, folder, way in (("this folder", here, "cd"), ("cache", cache, "export HF_HOME=")):
+    for name, folder, way in (("disk here", here, "cd"), ("cache", cache, "export HF_HOME=")):
         there = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(there).free
         says = f"{folder}: {free / 2**30:,.1f} GiB free"
@@ -307,8 +311,8 @@ def ask_hub() -> list[Any]:
 
     def ask() -> None:
         try:
-            import httpx
             from huggingface_hub import constants, get_token
+            from huggingface_hub.errors import HTTPError
             from huggingface_hub.utils import build_hf_headers, get_session
         except CANNOT_IMPORT as error:
             answer.append(error)
@@ -322,7 +326,7 @@ def ask_hub() -> list[Any]:
             )
             name = got.json().get("name") if path != "/" and got.status_code == 200 else None
             answer.append((got.status_code, name))
-        except (httpx.HTTPError, OSError, ValueError) as error:
+        except (HTTPError, OSError, ValueError) as error:
             answer.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)  # a name server that is silent holds nobody
@@ -352,12 +356,20 @@ def hub(asked: Sequence[Any]) -> Finding:
     return Finding("Hub", TO_MEND, f"{where} answers {status}: it does not take your token", "hf auth login --force")
 
 
+def every_extra() -> list[str]:
+    """The extras that a user may want; none where seqloom runs without having been installed."""
+    try:
+        found = metadata.metadata("seqloom").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return [name for name in found if name not in FOR_DEVELOPERS]
+
+
 def start_extras() -> dict[str, subprocess.Popen[bytes]]:
     """Imports of the extras that are installed, a process each, for some take seconds."""
     try:
-        names = list(metadata.metadata("seqloom").get_all("Provides-Extra") or ())
-        whole = [name for name in names if name not in FOR_DEVELOPERS and not lacking(name)]
-    except (ImportError, metadata.PackageNotFoundError):
+        whole = [name for name in every_extra() if not lacking(name)]
+    except ImportError:  # even packaging is not there
         return {}
     started = {}
     for name in whole:
@@ -371,12 +383,10 @@ def start_extras() -> dict[str, subprocess.Popen[bytes]]:
 
 def imported(extras: dict[str, subprocess.Popen[bytes]], until: float) -> Iterator[Finding]:
     """What became of the imports, and which extras are not there."""
-    for name in metadata.metadata("seqloom").get_all("Provides-Extra") or ():
-        if name in FOR_DEVELOPERS:
-            continue
+    for name in every_extra():
         install, title = pip(f"seqloom[{name}]"), f"extra {name}"
         if name not in extras:
-            yield Finding(title, TO_MEND, f"{together(lacking(name))}: without it that part of seqloom rests", install)
+            yield Finding(title, TO_MEND, f"{together(lacking(name))}; nothing else needs it", install)
             continue
         versions = ", ".join(f"{one.name} {metadata.version(one.name)}" for one in requirements(name))
         try:

@@ -14,6 +14,7 @@ from seqloom.commands.following import opening, tell_next
 from seqloom.commands.shell import run
 from seqloom.comparison.sections import MEASURES, Measure
 from seqloom.settings.schema import Settings
+from seqloom.support.language import Language
 
 if TYPE_CHECKING:
     from seqloom.comparison.compare import Request
@@ -53,6 +54,8 @@ class Compare(Command):
     """CPU threads of what is timed, the trainings among it."""
     num_jobs: int | None = field(default=None, metadata={"least": 1})
     """Trainings side by side where several are short; else as many as there are cores."""
+    language: Language = "en"
+    """Of the report. A finished comparison is said in another one by --resume, and nothing is measured anew."""
     resume: bool = False
     """Go on with the comparison in the output folder."""
     overwrite: bool = False
@@ -69,7 +72,7 @@ class Compare(Command):
                 "launch train.py, and compare their output folders."
             )
         command = shlex.join(["seqloom", "compare", *self.argv])
-        compare(self.request(), command=command, resume=self.resume, overwrite=self.overwrite)
+        compare(self.request(), command=command, resume=self.resume, overwrite=self.overwrite, language=self.language)
         print(f"\nthe report is in {self.output / 'report.html'} (and report.md, report.json)")
         tell_next(opening(self.output / "report.html"))
 

@@ -37,13 +37,21 @@ def tell_next(*lines: str | None) -> None:
 
 def program() -> str:
     """What starts this seqloom in the shell: its name where that is found, else by the Python that runs it."""
-    found = shutil.which("seqloom")
-    if found is not None and Path(found).parent == Path(sys.executable).parent:
-        return "seqloom"
-    python = Path(sys.executable)
-    here = Path.cwd()
-    python = python.relative_to(here) if python.is_relative_to(here) else python
-    return f"{shlex.quote(str(python))} -m seqloom"
+    return "seqloom" if _is_found("seqloom") else f"{python()} -m seqloom"
+
+
+def python() -> str:
+    """What starts this Python in the shell."""
+    own, here = Path(sys.executable), Path.cwd()
+    if _is_found(own.name):
+        return own.name
+    return shlex.quote(str(own.relative_to(here) if own.is_relative_to(here) else own))
+
+
+def _is_found(name: str) -> bool:
+    """Whether the shell finds the program of this name that lies beside this Python."""
+    found = shutil.which(name)
+    return found is not None and Path(found).parent == Path(sys.executable).parent
 
 
 def typed(*words: object) -> str:
@@ -66,8 +74,9 @@ def example_of(folder: Path | str) -> str | None:
     """A source that a run was scored on, if it has one that can stand in a line."""
     path = Path(folder) / run_folder.RECORD
     example = run_folder.read_object(path).get("example") if path.is_file() else None
-    is_plain = isinstance(example, str) and example.isprintable() and "\\" not in example
-    return example if is_plain and not example.startswith("-") and 0 < len(example) <= LONGEST_EXAMPLE else None
+    if not isinstance(example, str) or not 0 < len(example) <= LONGEST_EXAMPLE:
+        return None
+    return example if example.isprintable() and "\\" not in example and not example.startswith("-") else None
 
 
 def translating(model: Path | str, *words: object, example: str | None) -> str:
@@ -86,10 +95,10 @@ def attending(model: Path | str, example: str | None, attends: bool) -> str | No
 
 def opening(page: Path | str) -> str:
     """The line that shows a page."""
-    return f"{shlex.quote(Path(sys.executable).name)} -m webbrowser {shlex.quote(str(page))}"
+    return f"{python()} -m webbrowser {shlex.quote(str(page))}"
 
 
-def after_training(folder: Path, record: dict[str, Any]) -> list[str | None]:
+def after_training(folder: Path, record: dict[str, Any], is_pushed: bool = False) -> list[str | None]:
     """Lines for a run that is finished."""
     from transformers import AutoConfig
 
@@ -100,5 +109,5 @@ def after_training(folder: Path, record: dict[str, Any]) -> list[str | None]:
         None if scored else typed("evaluate", folder, "--split", "validation"),
         translating(folder, example=example),
         attending(folder, example, getattr(config, "has_cross_attention", False)),
-        typed("push", "--help"),
+        None if is_pushed else typed("push", "--help"),
     ]

@@ -23,6 +23,7 @@ class Push(Command):
     examples = """
         seqloom push runs/scan-rnn me/scan-rnn
         seqloom push runs/scan-rnn me/scan-rnn --hub_private_repo true --hub_revision trial
+        seqloom push runs/scan-rnn me/scan-rnn --handler
         seqloom push demo me/demo --space
     """
 
@@ -32,6 +33,8 @@ class Push(Command):
     """Where it goes: USER/MODEL, or USER/SPACE."""
     space: bool = False
     """Share a demo page as a Space, whose models are on the Hub already."""
+    handler: bool = False
+    """Push handler.py and requirements.txt along, by which a Hugging Face Inference Endpoint runs the model."""
     hub_private_repo: Literal["true", "false"] | None = None
     """Whether a repository that is made now is private; else as the account has it."""
     hub_revision: str | None = None
@@ -43,7 +46,7 @@ class Push(Command):
 
     def run(self) -> None:
         if self.space:
-            for name in ("hub_revision", "metrics", "trust_remote_code"):
+            for name in ("handler", "hub_revision", "metrics", "trust_remote_code"):
                 if getattr(self, name):
                     raise ValueError(f"--{name} is for models, not for a Space: leave it out.")
             from seqloom.demo_page.space import push_space
@@ -69,6 +72,8 @@ class Push(Command):
         words = [f"--{key}={value}" for key, value in settings.items() if value is not None]
         hub = load_run_settings(run_folder.finished(self.folder), words).hub
         Lock(self.folder / run_folder.LOCK).check()  # what trains in it would change what is pushed
-        push(self.folder, hub, metrics=self.metrics, trust_remote_code=self.trust_remote_code)
+        push(
+            self.folder, hub, metrics=self.metrics, trust_remote_code=self.trust_remote_code, with_handler=self.handler
+        )  # fmt: skip
         where = [] if self.hub_revision is None else ["--revision", self.hub_revision]
         tell_next(translating(self.repository, *where, example=example_of(self.folder)))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from seqloom.commands.command import Command
 from seqloom.commands.shell import say
 from seqloom.settings.schema import ScoringSettings
-
-if TYPE_CHECKING:
-    from seqloom.serving.engine import Engine
+from seqloom.support.wording import together
 
 API_KEY = "SEQLOOM_API_KEY"
 """The environment's variable, which no list of processes shows."""
@@ -68,11 +66,13 @@ class Serve(Command):
     """Web pages that browsers let use this server: https://example.org, or * for all; else none."""
 
     def run(self) -> None:
+        require()
+        from seqloom.serving.engine import open_engine
         from seqloom.serving.languages import pairs_of
-        from seqloom.serving.run import Model, Options, require, serve
+        from seqloom.serving.requests import Limits
+        from seqloom.serving.run import Model, Options, Server
         from seqloom.settings.reading import load_scoring_settings
 
-        require()
         told = [load_scoring_settings(model, self.overrides, self.sections) for model in self.models]
         pairs = pairs_of(self.models, self.languages, told[0][0].revision)
         openers = [
@@ -82,34 +82,22 @@ class Serve(Command):
         # Nobody who asks over the network need know where folders lie here.
         names = [Path(model).resolve().name if Path(model).is_dir() else model for model in self.models]
         models = [Model(name, *pair, opener) for name, pair, opener in zip(names, pairs, openers, strict=True)]
-        limits = {"chars": self.max_chars, "texts": self.max_texts, "body": self.max_body, "beams": self.max_beams,
-                  "seconds": self.timeout}  # fmt: skip
+        limits = Limits(
+            chars=self.max_chars, texts=self.max_texts, body=self.max_body, beams=self.max_beams, seconds=self.timeout
+        )  # fmt: skip
         options = Options(
             host=self.host, port=self.port, max_queue=self.max_queue, grace=self.grace, limits=limits,
             api_key=self.api_key or os.environ.get(API_KEY) or None, cors_origins=self.cors_origins,
         )  # fmt: skip
-        serve(models, options, say)
+        Server(models, options, say).run()
 
 
-def open_engine(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any], threads: int) -> Engine:
-    """Loads a model, in the thread that will use it.
+def require() -> None:
+    """Makes sure that a server can be run.
 
     Raises:
-        ValueError: It cannot be loaded, or cannot decode so.
+        ValueError: Its packages are missing.
     """
-    import torch
-
-    from seqloom.decoding.loading import is_of_ours, open_pair
-    from seqloom.decoding.options import check_options, try_options
-    from seqloom.serving.engine import Engine
-
-    if threads:
-        torch.set_num_threads(threads)
-    torch.manual_seed(settings.seed)
-    model, tokenizer = open_pair(name, settings.revision, settings.trust_remote_code)
-    check_options(model.generation_config, generate_kwargs, is_own=is_of_ours(model))
-    try_options(model, tokenizer, generate_kwargs)
-    return Engine(
-        model, tokenizer, generate_kwargs, batch_tokens=settings.generation.decode_batch_tokens,
-        dtype=settings.generation.decode_dtype,
-    )  # fmt: skip
+    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"seqloom serve needs {together(missing)}: pip install 'seqloom[serve]'")

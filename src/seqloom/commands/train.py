@@ -93,7 +93,7 @@ def trained(settings: Settings, *, is_told: bool = True, dry_run: bool = False, 
             f"Go on from the last checkpoint with --resume. ({str(error).splitlines()[0]})"
         ) from None
     if is_told and not dry_run and os.environ.get("RANK", "0") == "0":
-        tell_next(*after_training(Path(settings.output_dir), record))
+        tell_next(*after_training(Path(settings.output_dir), record, settings.hub.push_to_hub is not None))
     return None
 
 

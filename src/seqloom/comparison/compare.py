@@ -31,6 +31,7 @@ from seqloom.settings.schema import DataSettings, EvaluationSettings, Generation
 from seqloom.settings.unused import scored_keys
 from seqloom.support.console import duration
 from seqloom.support.disk import text, write_aside
+from seqloom.support.language import Language
 from seqloom.support.locks import Lock
 from seqloom.support.machine import environment
 from seqloom.training.clearing import inputs_of
@@ -58,7 +59,9 @@ class Request:
         return {name: value if isinstance(value := getattr(self, name), str | int) else list(value) for name in names}
 
 
-def compare(request: Request, *, command: str, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+def compare(
+    request: Request, *, command: str, resume: bool = False, overwrite: bool = False, language: Language = "en"
+) -> dict[str, Any]:
     """Trains, scores and measures, and writes the report.
 
     Args:
@@ -66,6 +69,7 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         command: For the record.
         resume: Go on with the comparison in the output folder.
         overwrite: Delete what a comparison wrote into it first.
+        language: Of the report. What was measured is of none: resumed in another one, nothing is measured anew.
 
     Returns:
         What was written to ``report.json``.
@@ -87,7 +91,7 @@ def compare(request: Request, *, command: str, resume: bool = False, overwrite: 
         candidates += [candidate_of_model(*model, request) for model in models]
         entries = take_measures(candidates, request)
         record = make_record(command, candidates, runs, entries)
-        write(request.output, record)
+        write(request.output, record, language)
     return record
 
 
@@ -208,7 +212,7 @@ def recipes(request: Request, names: Sequence[str]) -> dict[str, list[Settings]]
             f"times: give --num_threads (now {request.num_threads})."
         )
     for name, config in zip(names, request.configs, strict=False):
-        settings = load_settings(config, request.overrides)
+        settings = load_settings(config, request.overrides, print)
         check_config(config, settings, request.overrides)
         check_options(GenerationConfig(), options_of(settings.generation))
         for seed in request.seeds or (settings.training.seed,):

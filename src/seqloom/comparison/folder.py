@@ -5,6 +5,7 @@
     models/NAME-seed-N/, .yaml, .log       the trainings; likewise generalisation/ and recall/, which has its data too
     models/NAME-seed-N.watched.json        what a training took of the processor
     memory_tasks/….safetensors             small networks
+    tables/NAME.csv                        sentences and counts of the measure words
     predictions/NAME/                      of models that are taken as they are
     report.html, .md, .json, figures/      the report
     .seqloom.json, .seqloom.lock           as in a run's folder
@@ -43,6 +44,7 @@ FILES = re.compile(r"(saving-)?(comparison\.json|report\.(json|md|html))")
 IN_FOLDERS = {
     "measures": re.compile(r"(saving-)?[a-z_]+\.json"),
     "figures": re.compile(r"(saving-)?.+\.png"),
+    "tables": re.compile(r"(saving-)?(sentences|words|lengths|outputs|ngrams)\.csv"),
     "memory_tasks": re.compile(r"(saving-)?.+\.safetensors"),
     "recall": re.compile(r"(saving-)?(train|validation|test)\.csv"),
 }

@@ -5,22 +5,31 @@ All three are made from ``report.json``'s values alone: `write` with what it hol
 
 from __future__ import annotations
 
-import base64
 import importlib
-import io
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
 
-from seqloom.comparison.sections import MEASURES, Passage, Plot, Section, Table
+from seqloom.comparison.conclusion import conclude
+from seqloom.comparison.first_screen import FirstScreen
+from seqloom.comparison.sections import MEASURES, Examples, Passage, Plot, Section, Table
+from seqloom.comparison.traits import in_words
+from seqloom.figures.fonts import can_draw
+from seqloom.figures.pages import as_address, narrow, themed
 from seqloom.figures.style import save
 from seqloom.support import disk
+from seqloom.support.language import Language, later, say, speaking, spoken
+from seqloom.support.machine import hardware_in_words
+
+TITLE = later("RNN or Transformer?")
 
 
 def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
@@ -32,27 +41,58 @@ def sections_of(measures: dict[str, Any]) -> dict[str, Section]:
     }
 
 
-def write(folder: Path, record: dict[str, Any]) -> None:
+def write(folder: Path, record: dict[str, Any], language: Language = "en") -> None:
     """Writes the report; an earlier one stays until all of the new one is on the disk.
 
     Args:
         folder: Where it goes; pictures go to ``figures`` in it.
         record: ``candidates`` (name, description, kind, folders, seeds of each), ``measures`` (the results by the names
-            of `MEASURES`), ``seconds`` of each of them, ``command``, ``commit``, ``date``, ``environment``.
+            of `MEASURES`), ``seconds`` of each of them, ``command``, ``commit``, ``date``, ``environment``. It is of
+            no language.
+        language: Of the page, the Markdown and the figures; where no installed font has its letters, figures stay
+            English and the report says so.
     """
-    sections = sections_of(record["measures"])
+    with speaking(language):
+        _write(folder, record)
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    with speaking("en"):
+        record = {**record, "conclusion": conclude(record)}
+    sections, screen = contents(record)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     writes: dict[Path, Callable[[Path], object]] = {
         folder / "figures" / f"{part.name}.png": partial(save, part.figure)
-        for section in sections.values()
-        for part in section.parts
+        for part in (screen.plot, *(part for section in sections.values() for part in section.parts))
         if isinstance(part, Plot)
     }
     summary = summary_tables(record["candidates"], sections)
     text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
-    texts = {"json": text, "md": markdown(record, summary, sections), "html": html(record, summary, sections)}
+    texts = {
+        "json": text,
+        "md": markdown(record, screen, summary, sections),
+        "html": html(record, screen, summary, sections),
+    }
     writes |= {folder / f"report.{suffix}": disk.text(text) for suffix, text in texts.items()}
     disk.write_together(writes)
+
+
+def contents(record: dict[str, Any]) -> tuple[dict[str, Section], FirstScreen]:
+    """Sections and first screen in the language that is spoken; where no font has its letters, figures are English."""
+    sections, screen = sections_of(record["measures"]), FirstScreen.of(record)
+    if can_draw(spoken()):
+        return sections, screen
+    with speaking("en"):
+        others, other = sections_of(record["measures"]), FirstScreen.of(record)
+    sections = {
+        name: replace(section, parts=list(map(_with_figure_of, section.parts, others[name].parts)))
+        for name, section in sections.items()
+    }
+    return sections, replace(screen, plot=_with_figure_of(screen.plot, other.plot))
+
+
+def _with_figure_of(part: Any, other: Any) -> Any:
+    return replace(part, figure=other.figure) if isinstance(part, Plot) else part
 
 
 def summary_tables(candidates: Sequence[dict[str, Any]], sections: dict[str, Section]) -> list[Table]:
@@ -72,11 +112,12 @@ def summary_tables(candidates: Sequence[dict[str, Any]], sections: dict[str, Sec
             else:
                 others.setdefault(tuple(values), []).append([row, *values.values()])
                 titles.setdefault(tuple(values), []).append(section.title)
-    kinds = ["kind", *(candidate["description"] for candidate in candidates)]
-    tables = [Table(["", *names], [kinds, *own], "The models that were compared.")] if names else []
+    kinds = [say("kind"), *(in_words(candidate["description"]) for candidate in candidates)]
+    tables = [Table(["", *names], [kinds, *own], say("The models that were compared."))] if names else []
     for header, rows in others.items():
         sources = "; ".join(f"“{title}”" for title in dict.fromkeys(titles[header]))
-        tables.append(Table(["", *header], rows, f"The families themselves, small and of equal width, from {sources}."))
+        caption = say("The families themselves, small and of equal width, from {sections}.", sections=sources)
+        tables.append(Table(["", *map(in_words, header)], rows, caption))
     return tables
 
 
@@ -86,13 +127,23 @@ def cautions_of(sections: dict[str, Section]) -> list[str]:
     for section in sections.values():
         for caution in section.cautions:
             said.setdefault(caution, []).append(section.title)
-    return [f"{caution} (“{'”, “'.join(titles)}”)" for caution, titles in said.items()]
+    cautions = [f"{caution} (“{'”, “'.join(titles)}”)" for caution, titles in said.items()]
+    if not can_draw(spoken()):
+        cautions.append(
+            say(
+                "The figures' labels are English, since no installed font has the letters: install one, say Noto Sans "
+                "CJK or Nanum, and say the report again with --resume."
+            )
+        )
+    return cautions
 
 
-def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+def markdown(
+    record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], sections: dict[str, Section]
+) -> str:
     """The report as Markdown; its pictures are files in ``figures``."""
-    lines = ["# RNN or Transformer?", "", provenance(record), "", f"    {' '.join(record['command'].split())}", ""]
-    lines += ["## In short", ""]
+    lines = [f"# {say(TITLE)}", "", provenance(record), "", f"    {' '.join(record['command'].split())}", ""]
+    lines += [*_markdown_screen(screen, sections), f"## {say('In short')}", ""]
     lines += [*(f"- {_plain(caution)}" for caution in cautions_of(sections)), ""] if cautions_of(sections) else []
     for table in summary:
         lines += [*_markdown_table(table), ""]
@@ -104,40 +155,76 @@ def markdown(record: dict[str, Any], summary: Sequence[Table], sections: dict[st
                 lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
             elif isinstance(part, Table):
                 lines += [*_markdown_table(part), ""]
+            elif isinstance(part, Examples):
+                lines += [say("The page report.html shows sentences, to be filtered and sorted."), ""]
             else:
                 lines += [
                     f"### {_plain(part.heading)}",
                     "",
                     *(line for text in part.lines for line in (_plain(text), "")),
                 ]
-        lines += [f"**How it was measured.** {_plain(section.how)}", ""]
-        lines += [f"**What it does not show.** {_plain(section.limits)}", "", f"({_seconds(record, name)})", ""]
+        lines += [f"**{say('How it was measured.')}** {_plain(section.how)}", ""]
+        lines += [f"**{say('What it does not show.')}** {_plain(section.limits)}", ""]
+        lines += [f"({_seconds(record, name)})", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _markdown_screen(screen: FirstScreen, sections: dict[str, Section]) -> list[str]:
+    """Answers, picture, ranking, and where to read on."""
+    lines = [f"## {say('The conclusion')}", ""]
+    lines += [part for head, sentence in screen.lines for part in (f"**{head}:** {_plain(sentence)}", "")]
+    if screen.plot:
+        lines += [f"![{_plain(screen.plot.caption)}](figures/{screen.plot.name}.png)", ""]
+    if screen.ranking:
+        lines += [*_markdown_table(screen.ranking), ""]
+    asked = screen.questions(sections)
+    lines += [f"- [{_plain(question)}](#{_slug(sections[name].title)})" for name, question in asked.items()]
+    return [*lines, ""] if asked else lines
+
+
+def _slug(title: str) -> str:
+    """The address that Markdown's renderers give a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def provenance(record: dict[str, Any]) -> str:
     """Where the numbers come from: commit, day, machine, versions."""
     about = record["environment"]
     versions = ", ".join(f"{name} {about[name]}" for name in ("seqloom", "torch", "transformers") if name in about)
-    commit = f"at commit {record['commit']}" if record["commit"] else "outside of a git checkout"
-    return (
-        f"Measured on {record['date']} {commit}: {about['hardware']}, Python {about['python']}, {versions}; "
-        f"{sum(record['seconds'].values()):,.0f} s in all."
+    commit = (
+        say("at commit {commit}", commit=record["commit"]) if record["commit"] else say("outside of a git checkout")
+    )
+    return say(
+        "Measured on {date} {commit}: {hardware}, Python {python}, {versions}; {seconds:,.0f} s in all.",
+        date=record["date"],
+        commit=commit,
+        hardware=hardware_in_words(about["hardware"]),
+        python=about["python"],
+        versions=versions,
+        seconds=sum(record["seconds"].values()),
     )
 
 
-def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, Section]) -> str:
+def html(record: dict[str, Any], screen: FirstScreen, summary: Sequence[Table], sections: dict[str, Section]) -> str:
     """The report as one page that needs no other file."""
+    templates = files("seqloom.comparison")
     environment = Environment(
+        loader=FunctionLoader(lambda name: templates.joinpath(name).read_text(encoding="utf-8")),
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.tests["table"] = lambda part: isinstance(part, Table)
     environment.tests["plot"] = lambda part: isinstance(part, Plot)
     environment.tests["passage"] = lambda part: isinstance(part, Passage)
-    environment.filters["picture"] = _picture
+    environment.tests["examples"] = lambda part: isinstance(part, Examples)
+    environment.filters["example_data"] = example_data
+    environment.filters["figure"] = _figure
     environment.filters["numeric"] = _numeric
-    template = files("seqloom.comparison").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
+    environment.globals["say"] = say
+    return environment.get_template("report.html.jinja").render(
+        language=spoken(),
+        title=say(TITLE),
+        screen=screen,
+        asked=screen.questions(sections),
         command=record["command"],
         provenance=provenance(record),
         summary=summary,
@@ -146,15 +233,31 @@ def html(record: dict[str, Any], summary: Sequence[Table], sections: dict[str, S
     )
 
 
+def example_data(part: Examples) -> Markup:
+    """What the page's script draws sentences of, as JSON that cannot end its element."""
+    data = {
+        "models": part.models,
+        "sign": 1 if part.higher_is_better else -1,
+        "source": say("source"),
+        "reference": say("reference"),
+        "line": say("line {line}", line="{line}"),
+        "rows": [[row.line, row.words, row.source, row.reference, row.outputs, row.scores] for row in part.rows],
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026"))
+
+
 def _seconds(record: dict[str, Any], name: str) -> str:
-    return f"{record['seconds'].get(name, 0):,.0f} s for this section"
+    return say("{seconds:,.0f} s for this section", seconds=record["seconds"].get(name, 0))
 
 
-def _picture(plot: Plot) -> str:
-    """As an address that holds the picture itself."""
-    buffer = io.BytesIO()
-    save(plot.figure, buffer, "svg")
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _figure(plot: Plot) -> Markup:
+    """The picture for wide and for narrow screens, with its caption."""
+    small, large = (as_address(themed(figure)) for figure in (narrow(plot.figure), plot.figure))
+    return Markup(
+        '<figure><picture><source media="(max-width: 640px)" srcset="{}"><img src="{}" alt="{}"></picture>'
+        "<figcaption>{}</figcaption></figure>"
+    ).format(small, large, plot.caption, plot.caption)
 
 
 def _numeric(table: Table) -> list[bool]:

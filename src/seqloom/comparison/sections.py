@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -9,8 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Measure = Literal[
-    "quality", "learning_curves", "attention", "data_handling", "weight", "generation", "memory_tasks", "gradients",
-    "generalisation",
+    "quality", "words", "learning_curves", "attention", "data_handling", "weight", "generation", "memory_tasks",
+    "gradients", "generalisation",
 ]  # fmt: skip
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 """The measures in the order of the report; each is a module of `seqloom.comparison.measures`."""
@@ -46,6 +47,37 @@ class Passage:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A sentence and what each model made of it."""
+
+    line: int
+    """In the data, counted from 1."""
+    words: int
+    """Of the reference."""
+    source: str
+    reference: str
+    outputs: list[list[str]]
+    """Of each model, in parts that are by turns as in the reference and not."""
+    scores: list[float]
+    """Of each model."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Sentences that a reader filters, sorts and searches in the page, which draws them by ``examples.html.jinja``."""
+
+    models: list[str]
+    metric: str
+    """As it is called; a sentence's own scores are its."""
+    higher_is_better: bool
+    rows: list[Example]
+    total: int
+    """So many there are, of which these are the ones with the largest differences."""
+    is_first_run: bool
+    """Of models that were trained several times."""
+
+
+@dataclass(frozen=True)
 class Section:
     """One question and its answer."""
 
@@ -53,7 +85,7 @@ class Section:
     question: str
     findings: list[str]
     """Sentences with the numbers that were measured: what was expected and seen, or expected and not seen."""
-    parts: list[Table | Plot | Passage]
+    parts: Sequence[Table | Plot | Passage | Examples]
     how: str
     """How it was measured."""
     limits: str

@@ -19,6 +19,7 @@ from seqloom import run_folder
 from seqloom.settings.schema import Settings
 from seqloom.support.console import has_terminal
 from seqloom.support.disk import text, write_aside
+from seqloom.support.language import say
 from seqloom.support.locks import Lock
 from seqloom.support.machine import PARENT
 
@@ -112,8 +113,12 @@ def disturbed(shares: Mapping[str, Sequence[float]]) -> list[str]:
     if not poor:
         return []
     return [
-        "The machine had other work to do while models were trained, and their seconds are too long: of its thread's "
-        f"time {', '.join(poor)} had only that share. Take seconds of training with caution, or train again."
+        say(
+            "The machine had other work to do while models were trained, and their seconds are too long: of "
+            "its thread's time {poor} had only that share. Take seconds of training with caution, or train "
+            "again.",
+            poor=", ".join(poor),
+        )
     ]
 
 

@@ -7,13 +7,16 @@ model nothing is known, and nothing is said: what is unknown is None, and a meas
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from seqloom.modeling import RnnSeq2SeqConfig
+from seqloom.modeling import HybridSeq2SeqConfig, RnnSeq2SeqConfig
+from seqloom.modeling.configuration_rnn_seq2seq import ATTENTIONS
 from seqloom.modeling.configuration_seq2seq import QUESTIONS
+from seqloom.support.language import say, term
 
 RECURRENT = {"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"}
 """Models of transformers that carry a state from step to step and attend to nothing, by their ``model_type``."""
@@ -64,6 +67,14 @@ class Traits:
         return None if others is None else not others
 
     @property
+    def is_hybrid(self) -> bool | None:
+        """The encoder attends to itself, and the decoder carries a state in place of it."""
+        if None in (self.has_encoder_self_attention, self.has_recurrent_decoder, self.has_decoder_self_attention):
+            return None
+        attends = self.has_encoder_self_attention and not self.has_decoder_self_attention
+        return bool(attends and self.has_recurrent_decoder)
+
+    @property
     def looks_back(self) -> bool | None:
         """A step of the decoder looks at as many others as there are, of the source or of its own."""
         return _any(self.has_cross_attention, self.has_decoder_self_attention)
@@ -101,12 +112,37 @@ def traits_of(config: PreTrainedConfig) -> Traits:
     )
 
 
+def in_words(name: str) -> str:
+    """A kind of models, or its description, in the language that a report is written in: part by part."""
+    cell, *others = name.split(", ")
+    if others and others[0] in ATTENTIONS.values():
+        others[0] = say(f"{{cell}}, {others[0]}", cell=term(cell))
+        return ", ".join(map(_in_words, others))
+    return ", ".join(map(_in_words, (cell, *others)))
+
+
+def _in_words(part: str) -> str:
+    if size := re.fullmatch(r"(\d+)\+(\d+) layers of (\d+)", part):
+        encoder, decoder, width = size.groups()
+        return say("{encoder}+{decoder} layers of {width}", encoder=encoder, decoder=decoder, width=width)
+    if part.endswith(" decoder"):
+        return say("{cell} decoder", cell=part.removesuffix(" decoder"))
+    return term(part)
+
+
 def recurrent_recipe(config: PreTrainedConfig) -> dict[str, Any] | None:
     """The fields that make the cell and the attention of a recurrent model of seqloom's; None for any other."""
     if not isinstance(config, RnnSeq2SeqConfig):
         return None
     fed = {"input_feeding": True} if config.input_feeding else {}
     return {"cell_type": config.cell_type, "attention": config.attention, **fed}
+
+
+def hybrid_recipe(config: PreTrainedConfig) -> dict[str, Any] | None:
+    """The family and the cell of a hybrid of seqloom's; None for any other model."""
+    if not isinstance(config, HybridSeq2SeqConfig):
+        return None
+    return {"model_type": config.model_type, "cell_type": config.cell_type}
 
 
 def recorded(entry: dict[str, Any] | str) -> Traits:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from seqloom.scoring.estimates import LEVEL, Estimate
+from seqloom.support.language import later, say
 
 Verdict = Literal["SEEN", "NOT SEEN", "NOT CLEAR"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -23,7 +24,7 @@ ABOVE: Interval = (0.0, math.inf)
 BELOW: Interval = (-math.inf, 0.0)
 SAME = math.log(1.05)
 """What is counted and not measured differs by 5 % at least, before a sentence says so."""
-TRAINED = "Said of these trained models, of one run each, and not of their recipes."
+TRAINED = later("Said of these trained models, of one run each, and not of their recipes.")
 """What a verdict of one training each is about."""
 
 
@@ -75,7 +76,10 @@ def judged(cases: Iterable[Case]) -> dict[Verdict, list[str]]:
 def told(expected: str, cases: Iterable[Case]) -> list[str]:
     """What was expected, and where it was seen, was not, and is not clear, in one finding; none of no cases."""
     found = judged(cases)
-    words = [expected, *(f"{verdict}: {'; '.join(texts)}." for verdict, texts in found.items())]
+    words = [
+        expected,
+        *(say("{verdict}: {texts}.", verdict=say(verdict), texts="; ".join(texts)) for verdict, texts in found.items()),
+    ]
     return [" ".join(words)] if found else []
 
 

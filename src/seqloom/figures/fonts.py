@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
+from seqloom.support.language import LETTERS, Language
+
 MISSING = "□"
 SCRIPTS = {"HANGUL": "Hangul", "CJK": "Han characters", "HIRAGANA": "kana", "KATAKANA": "kana", "THAI": "Thai letters"}
 
@@ -56,6 +58,11 @@ def font_families(
         families.append(_register(found))
         missing = rest
     return families, "".join(missing)
+
+
+def can_draw(language: Language) -> bool:
+    """Whether an installed font has the letters of a language."""
+    return not font_families(LETTERS[language])[1]
 
 
 @functools.cache

@@ -33,6 +33,7 @@ from seqloom.scoring.trials import try_metrics
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
 from seqloom.support.foreign import from_json
+from seqloom.support.language import say
 from seqloom.support.wording import listing, p_value, value_in_words, with_interval
 
 
@@ -227,7 +228,7 @@ def compare_predictions(
         options, samples = settings.metric_kwargs.get(name, {}), settings.bootstrap_samples
         if name not in metrics.METRICS:  # of the Hub
             both = [
-                metrics.compute(name, system.hypotheses, system.scored_references, **options)
+                metrics.compute(name, system.hypotheses, system.scored_references, sources=system.sources, **options)
                 for system in (ours, theirs)
             ]
             scores = [result["score"] for result in both]
@@ -307,7 +308,7 @@ def settings_read(generation: dict[str, Any]) -> dict[str, Any]:
 def decoding_in_words(decoding: dict[str, Any] | None) -> str:
     """``num_beams 5, length_penalty 1.0``."""
     if decoding is None:
-        return "settings that nothing beside the predictions tells"
+        return say("settings that nothing beside the predictions tells")
     return ", ".join(f"{name} {value_in_words(value)}" for name, value in decoding.items())
 
 

@@ -13,7 +13,6 @@ Ours are ``evaluate.Metric``s, thin around sacrebleu, jiwer and rouge_score. The
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import re
 from collections.abc import Sequence
@@ -33,15 +32,15 @@ from seqloom.scoring import significance
 from seqloom.scoring.scripts import UnicodeTokenizer, bleu_tokenizer, words_note
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.schema import TrainingSettings
-from seqloom.support.wording import unknown
+from seqloom.support.language import term
+from seqloom.support.wording import nearest, unknown
 from seqloom.version import __version__
 
 
 class TextMetric(evaluate.Metric):
     """A metric of predicted texts against their references.
 
-    The texts are kept in memory, where runs cannot collide; processes that share a score (``num_process``) exchange
-    them through evaluate's cache files.
+    Texts stay in memory, where runs cannot collide, unless processes share a score (``num_process``).
     """
 
     label: ClassVar[str]
@@ -193,7 +192,8 @@ class CountingMetric(TextMetric):
     def measure(self, predictions: list[str], references: list[list[str]]) -> tuple[dict, Statistics]:
         rows = []
         for prediction, group in zip(predictions, references, strict=True):
-            pairs = [self.count(_collapse(prediction), _collapse(reference)) for reference in group]
+            words = " ".join(prediction.split())
+            pairs = [self.count(words, " ".join(reference.split())) for reference in group]
             rows.append(min(pairs, key=lambda pair: pair[0] / max(pair[1], 1)))
         errors, total = (sum(column) for column in zip(*rows, strict=True))
         signature = f"nrefs:{_num_references(references)}|case:mixed|space:collapsed|{self.rule}|lib:{self.library}"
@@ -320,8 +320,8 @@ def load_metric(name: str) -> evaluate.Metric | evaluate.EvaluationModule:
         said = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"metric {name!r} lacks a package: {said}.") from error
     except (OSError, ValueError, LookupError) as error:  # FileNotFoundError, ConnectionError; the rest of odd names
-        near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "use one of seqloom's own."
+        near = nearest(name, METRICS)
+        hint = f"did you mean {near}?" if near else "use one of seqloom's own."
         raise ValueError(
             f"metric {name!r} is not one of seqloom's ({', '.join(METRICS)}) and evaluate.load cannot get it: {hint}"
         ) from error
@@ -349,7 +349,7 @@ def as_signed(name: str, options: dict[str, Any], signature: str) -> dict[str, A
 
 def label(name: str) -> str:
     """What tables and plots call a metric: ``BLEU``; one of the Hub by its name."""
-    return METRICS[name].label if name in METRICS else name
+    return term(METRICS[name].label) if name in METRICS else name
 
 
 @dataclass(frozen=True)
@@ -386,6 +386,7 @@ def compute(
     predictions: Sequence[str],
     references: Sequence[str | list[str]],
     *,
+    sources: Sequence[str] | None = None,
     bootstrap_samples: int = 0,
     **kwargs,
 ) -> dict[str, Any]:
@@ -393,15 +394,14 @@ def compute(
 
     Args:
         name: One of seqloom's, or any that `load_metric` finds.
-        predictions: Texts.
-        references: The reference of each, or a list of its references.
+        predictions, references: Texts; the reference of each, or a list of its references.
+        sources: For metrics of the Hub that read them, as COMET does.
         bootstrap_samples: Resamples of the sentences for the score's interval; 0 for none.
 
     Returns:
         The metric's result in plain Python, with ``score`` and ``signature``. The ``score`` of a metric of the Hub is
-        the value under its own name, else under ``score``, else the first number. With ``bootstrap_samples`` also
-        ``interval``, the 95 % interval ``[low, high]`` of the score; None for a metric of the Hub, which does not tell
-        what its score is made of.
+        the value under its own name, else under ``score``, else the first number. With ``bootstrap_samples`` also the
+        score's 95 % ``interval``; None for one of the Hub, which does not tell what its score is made of.
 
     Raises:
         ValueError: If there is no such metric, nothing to score, or not one reference entry for each prediction.
@@ -410,6 +410,10 @@ def compute(
     metric = load_metric(name)
     if name in METRICS:
         kwargs["bootstrap_samples"] = bootstrap_samples
+    elif "sources" in metric._feature_names():
+        kwargs["sources"] = sources
+        if sources is None:
+            raise ValueError(f"metric {name!r} reads the sources too, which are not at hand here: choose another one.")
     result = _plain(metric.compute(predictions=predictions, references=references, **kwargs))
     if name in METRICS:
         return result
@@ -429,10 +433,6 @@ def _check_pairs(predictions: Sequence, references: Sequence) -> None:
             f"there are {len(predictions)} predictions and {len(references)} entries of references: "
             "give as many of both, and at least one."
         )
-
-
-def _collapse(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _num_references(references: list[list[str]]) -> int | str:

@@ -56,6 +56,13 @@ def normalized(references: Sequence[str], tokenizer: PreTrainedTokenizerBase) ->
     return References(texts, "+".join(NAMES[step] for step in steps) if is_changed else None)
 
 
+def as_named(texts: Sequence[str], normalization: str | None) -> list[str]:
+    """Texts in the form that a `References.normalization` names."""
+    steps = [STEPS[step]() for step, name in NAMES.items() if name in (normalization or "").split("+")]
+    normalizer = normalizers.Sequence(steps)
+    return [normalizer.normalize_str(text) for text in texts] if steps else list(texts)
+
+
 def _steps(node: dict[str, Any] | None) -> Iterator[str]:
     """The names of a normaliser's steps that are in `STEPS`, in their order."""
     if node is None:

@@ -196,6 +196,7 @@ def score_split(
                 name,
                 outputs,
                 scored.texts,
+                sources=sources,
                 bootstrap_samples=settings.bootstrap_samples,
                 **settings.metric_kwargs.get(name, {}),
             )

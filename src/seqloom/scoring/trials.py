@@ -25,7 +25,7 @@ def try_metrics(evaluation: EvaluationSettings, more: Iterable[str] = ()) -> Non
         load_metric(name)
         options = evaluation.metric_kwargs.get(name, {})
         try:
-            score = compute(name, TEXTS, TEXTS, **options)["score"]
+            score = compute(name, TEXTS, TEXTS, sources=TEXTS, **options)["score"]
         except ValueError as error:
             raise ValueError(str(error) if name in str(error) else f"metric {name} with {options}: {error}") from None
         except Exception as error:  # a metric of the Hub is anybody's code; ours fail by what their libraries raise

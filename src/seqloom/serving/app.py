@@ -65,14 +65,7 @@ class Service:
         self.in_flight = 0
 
     def app(self, cors_origins: Sequence[str] = ()) -> Starlette:
-        """The application; closing it ends the workers."""
-
-        @asynccontextmanager
-        async def lifespan(app: Starlette) -> AsyncIterator[None]:
-            yield
-            for model in self.models:
-                model.worker.close()
-
+        """The application."""
         middleware = [Middleware(Counted, service=self)]
         if cors_origins:
             middleware.append(
@@ -93,7 +86,6 @@ class Service:
             exception_handlers={
                 Refusal: refused, HTTPException: no_such, ClientDisconnect: hung_up, Exception: broken,
             },
-            lifespan=lifespan,
         )  # fmt: skip
 
     async def translate(self, request: Request) -> Response:
@@ -253,6 +245,8 @@ class Service:
             return model.worker.submit(texts, asked)
         except Full:
             raise full() from None
+        except Stopped:
+            raise stopping() from None
         except NotReady:
             raise Refusal(503, f"{model.name} is being loaded: ask again in a moment.", RETRY) from None
 
@@ -266,8 +260,9 @@ class Service:
         jobs = self.submitted(model, texts, asked)
         everything = asyncio.gather(*map(asyncio.wrap_future, jobs))
         gone = asyncio.ensure_future(hangs_up(request))
+        either: set[asyncio.Future[Any]] = {everything, gone}
         try:
-            await asyncio.wait({everything, gone}, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
             if everything.done():
                 found = self.checked(everything)
                 self.metrics.texts[model.source, model.target] += len(texts)
@@ -315,7 +310,7 @@ class Service:
         try:
             return done.result()
         except Stopped:
-            raise Refusal(503, "this server is being stopped.", RETRY) from None
+            raise stopping() from None
         except ValueError as error:
             raise Refusal(400, " ".join(str(error).split())) from None
 
@@ -358,6 +353,11 @@ async def hangs_up(request: Request) -> None:
 def full() -> Refusal:
     """There is more to do than may wait."""
     return Refusal(503, "the queue is full: ask again in a moment, or send fewer texts.", RETRY)
+
+
+def stopping() -> Refusal:
+    """Whoever is asked next may do it."""
+    return Refusal(503, "this server is being stopped.", RETRY)
 
 
 def nth(line: str | list[Output], rank: int) -> str:

@@ -16,11 +16,12 @@ from seqloom.decoding.asked import NotOurs, options_for
 from seqloom.decoding.engine import decoder_for, tell
 from seqloom.decoding.exported import ExportedModel, Searcher
 from seqloom.decoding.limits import check_sources, within_positions
-from seqloom.decoding.loading import GenerativeModel, is_of_ours
-from seqloom.decoding.options import check_options, limited
+from seqloom.decoding.loading import GenerativeModel, is_of_ours, open_pair
+from seqloom.decoding.options import check_options, limited, try_options
 from seqloom.decoding.search import Decoder, search_arriving
 from seqloom.decoding.targets import SearchOptions
 from seqloom.decoding.translate import translate
+from seqloom.settings.schema import ScoringSettings
 
 
 @dataclass(frozen=True)
@@ -187,3 +188,26 @@ class Engine:
         for job, found in zip(jobs, outputs, strict=True):
             each = found if isinstance(found, list) else [found]
             yield job, [Output(one.text, one.score) if asked.return_scores else Output(one) for one in each]
+
+
+def open_engine(name: str, settings: ScoringSettings, generate_kwargs: dict[str, Any], threads: int = 0) -> Engine:
+    """Loads a model, in the thread that will use it.
+
+    Args:
+        name: A folder or a name on the Hub.
+        settings, generate_kwargs: As `load_scoring_settings` gives them.
+        threads: That it computes with; 0: as many as there are.
+
+    Raises:
+        ValueError: It cannot be loaded, or cannot decode so.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(settings.seed)
+    model, tokenizer = open_pair(name, settings.revision, settings.trust_remote_code)
+    check_options(model.generation_config, generate_kwargs, is_own=is_of_ours(model))
+    try_options(model, tokenizer, generate_kwargs)
+    return Engine(
+        model, tokenizer, generate_kwargs, batch_tokens=settings.generation.decode_batch_tokens,
+        dtype=settings.generation.decode_dtype,
+    )  # fmt: skip

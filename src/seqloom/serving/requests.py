@@ -49,7 +49,8 @@ async def read_values(request: Request, limits: Limits) -> dict[str, Any]:
     body = await read_body(request, limits.body)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
-        if kind == "application/x-www-form-urlencoded":
+        # What curl sends is called a form, whatever it is.
+        if kind == "application/x-www-form-urlencoded" and not body.lstrip().startswith(b"{"):
             return of_form(body)
         if kind == "multipart/form-data":
             return of_parts(request.headers["content-type"], body)
@@ -90,9 +91,7 @@ def of_form(body: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is none.
     """
-    if body.lstrip()[:1] in (b"{", b"["):
-        raise ValueError("it is JSON, and its Content-Type says that it is a form: give it as application/json")
-    fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    fields = parse_qs(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=MOST_FIELDS)
     return {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
 
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
-import importlib.util
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
+import uvicorn
+
+from seqloom.serving.app import Served, Service
 from seqloom.serving.engine import Engine
+from seqloom.serving.requests import Limits
 from seqloom.serving.worker import Worker
-from seqloom.support.wording import together
 
-if TYPE_CHECKING:
-    pass
+AFTERWARDS = 5
+"""Seconds to say that there is no time left, and to whom one more step takes too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,7 @@ class Options:
     """Seconds that running requests have when it is stopped."""
     api_key: str | None = None
     cors_origins: Sequence[str] = ()
-    limits: dict[str, int] = field(default_factory=dict)
-    """Fields of `seqloom.serving.requests.Limits`."""
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,6 @@ class Model:
     target: str
     opener: Callable[[], Engine]
     """Loads it."""
-
-
-def require() -> None:
-    """Makes sure that a server can be run.
-
-    Raises:
-        ValueError: Its packages are missing.
-    """
-    missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"seqloom serve needs {together(missing)}: pip install 'seqloom[serve]'")
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -87,49 +79,93 @@ def bound(host: str, port: int) -> socket.socket:
     return listening
 
 
-def serve(models: Sequence[Model], options: Options, say: Callable[[str], object]) -> None:
-    """Serves until a signal comes: SIGTERM, or Ctrl-C, after which it raises KeyboardInterrupt.
+class Patient(uvicorn.Server):
+    """Lets running requests be answered when it is stopped; those that take longer are told so."""
+
+    def __init__(self, config: uvicorn.Config, grace: int, workers: Sequence[Worker]):
+        super().__init__(config)
+        self.grace, self.workers = grace, workers
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accepts nothing more, and waits."""
+
+        def stop() -> None:
+            for worker in self.workers:
+                worker.stop()
+
+        end = asyncio.get_running_loop().call_later(self.grace, stop)
+        await super().shutdown(sockets)
+        end.cancel()
+
+
+class Server:
+    """Models that are served.
+
+    Args:
+        models: Which; they are loaded from now on, while the server listens.
+        options: How.
+        say: Takes a line for whoever runs it.
 
     Raises:
-        ValueError: The address cannot be had, or a model cannot be loaded.
+        ValueError: The address cannot be had.
     """
-    require()
-    import uvicorn
 
-    from seqloom.serving.app import Served, Service
-    from seqloom.serving.requests import Limits
+    def __init__(self, models: Sequence[Model], options: Options, say: Callable[[str], object]):
+        self.listening = bound(options.host, options.port)
+        host, port = self.listening.getsockname()[:2]
+        self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self.say, self.started = say, time.monotonic()
+        self.models = [
+            Served(model.name, model.source, model.target, Worker(model.opener, options.max_queue)) for model in models
+        ]
+        self.service = Service(self.models, options.limits, options.api_key)
+        config = uvicorn.Config(
+            self.service.app(options.cors_origins), loop="asyncio", http="h11", ws="none", log_level="warning",
+            access_log=False, proxy_headers=False, server_header=False, lifespan="off",
+            timeout_graceful_shutdown=options.grace + AFTERWARDS,
+        )  # fmt: skip
+        self._server = Patient(config, options.grace, [model.worker for model in self.models])
 
-    listening = bound(options.host, options.port)
-    host, port = listening.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    started = time.monotonic()
-    served = [
-        Served(model.name, model.source, model.target, Worker(model.opener, options.max_queue)) for model in models
-    ]
-    service = Service(served, Limits(**options.limits), options.api_key)
-    config = uvicorn.Config(
-        service.app(options.cors_origins), loop="asyncio", http="h11", ws="none", log_level="warning",
-        access_log=False, proxy_headers=False, server_header=False, timeout_graceful_shutdown=options.grace,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
-    say(f"listening at {address}; Ctrl-C stops it")
+    def run(self) -> None:
+        """Serves until it is stopped, by SIGTERM or otherwise; after Ctrl-C it raises KeyboardInterrupt.
 
-    def told(model: Served, loading: Any) -> None:
+        Raises:
+            ValueError: A model cannot be loaded.
+        """
+        self.say(f"listening at {self.address}; Ctrl-C stops it")
+        for model in self.models:
+            model.worker.loading.add_done_callback(partial(self._told, model))
+        try:
+            with quiet_end():
+                asyncio.run(self._server.serve([self.listening]))
+        finally:
+            for model in self.models:
+                model.worker.close()
+        for model in self.models:
+            model.worker.loading.result()
+        self.say("stopped")
+
+    def stop(self) -> None:
+        """Has it stop: it accepts nothing more, and finishes what is running."""
+        self._server.should_exit = True
+
+    def _told(self, model: Served, loading: Future[None]) -> None:
+        """Says that a model is there; without it there is nothing to serve."""
         if loading.exception() is not None:
-            server.should_exit = True
-        else:
-            say(f"{model.source} → {model.target} is ready: {model.name}, after {time.monotonic() - started:.1f} s")
+            self.stop()
+            return
+        seconds = time.monotonic() - self.started
+        self.say(f"{model.source} → {model.target} is ready: {model.name}, after {seconds:.1f} s")
 
-    for model in served:
-        model.worker.loading.add_done_callback(partial(told, model))
-    # uvicorn raises the signal again that it stopped for: SIGTERM is to end this as anything else that is done.
+
+@contextlib.contextmanager
+def quiet_end() -> Iterator[None]:
+    """uvicorn raises the signal again that it has stopped for: SIGTERM then does nothing more, for all is done."""
+    if threading.current_thread() is not threading.main_thread():  # which alone has signals
+        yield
+        return
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
-        asyncio.run(server.serve([listening]))
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
-        for model in served:
-            model.worker.close()
-    for model in served:
-        model.worker.loading.result()
-    say("stopped")

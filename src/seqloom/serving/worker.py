@@ -56,12 +56,15 @@ class Worker:
         Raises:
             Full: They have no room there.
             NotReady: The model is not loaded yet.
+            Stopped: The worker was stopped.
         """
         jobs = [Job(text, asked) for text in texts]
         with self._lock:
+            if self._is_closed:
+                raise Stopped
             if self.engine is None:
                 raise NotReady
-            if self._is_closed or len(self.waiting) + len(jobs) > self.max_queue:
+            if len(self.waiting) + len(jobs) > self.max_queue:
                 raise Full
             self.waiting.extend(jobs)
             self._wake()
@@ -76,14 +79,18 @@ class Worker:
                 self.waiting = deque(job for job in self.waiting if job not in gone)
         return len(gone)
 
-    def close(self) -> None:
-        """Ends the thread after the step that it is in. What waits or is being decoded is `Stopped`."""
+    def stop(self) -> None:
+        """Ends the decoding after the step that it is in. What waits or is being decoded is `Stopped`."""
         with self._lock:
             self._is_closed = True
             left, self.waiting = [*self.waiting], deque()
         for job in left:
             if job.set_running_or_notify_cancel():
                 job.set_exception(Stopped())
+
+    def close(self) -> None:
+        """Stops, and waits until the thread has ended."""
+        self.stop()
         self._pool.shutdown()
 
     def _open(self, opener: Callable[[], Engine]) -> None:

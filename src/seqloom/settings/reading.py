@@ -47,7 +47,7 @@ def load_settings(
     keys = [key for key, _ in given]
     if ("evaluation", "metrics") in keys:
         _leave_out_unused(raw, keys)
-    take_place(raw, keys, Path(path), say)
+    take_place(raw, before, keys, Path(path), say)
     leave_out(raw, before, keys, Path(path), say)
     settings = build(Settings, raw, where="")
     check_settings(settings)

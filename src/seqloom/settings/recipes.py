@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+from seqloom import run_folder
 from seqloom.support.wording import listing, nearest
 
 YAML = (".yaml", ".yml")
@@ -61,6 +62,10 @@ def find_recipe(word: str | Path) -> Path:
     path, text = Path(word), str(word)
     if path.is_file():
         return path
+    if run_folder.is_run(path):
+        raise ValueError(
+            f"{word} is the folder of a run, whose configuration is {path / run_folder.SETTINGS}: give that."
+        )
     if is_name(text) and text in names():
         found = installed() / f"{text}.yaml"
         for own in (Path(f"{text}{ending}") for ending in YAML):

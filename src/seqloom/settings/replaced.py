@@ -25,28 +25,37 @@ def pairs_of(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def take_place(
-    raw: dict[str, Any], given: Collection[tuple[str, ...]], path: Path, say: Callable[[str], object]
+    raw: dict[str, Any],
+    before: dict[str, Any],
+    given: Collection[tuple[str, ...]],
+    path: Path,
+    say: Callable[[str], object],
 ) -> None:
     """Files that the command gives take the place of the file's dataset, and a dataset that of its files: a run learns
-    from the one or the other.
+    from the one or the other. Another dataset has other configurations and revisions.
 
     Args:
-        raw, given, path, say: As for `leave_out`.
+        raw, before, given, path, say: As for `leave_out`.
     """
     data = raw.get("data")
     if not isinstance(data, dict):
         return
     on_the_line = {key[1] for key in given if len(key) > 1 and key[0] == "data" and data.get(key[1])}
-    of_dataset = ("dataset", "config_name", "revision", "split", "train_split", "validation_split", "test_split")
+    version = ("config_name", "revision", "split")
+    of_dataset = ("dataset", *version, "train_split", "validation_split", "test_split")
     of_files = ("train_files", "validation_files", "test_files")
     for new, old, others in (("train_files", "dataset", of_dataset), ("dataset", "train_files", of_files)):
-        if new in on_the_line and data.get(old) and ("data", old) not in given:
+        if new in on_the_line and before[old] and old not in on_the_line:
             gone = [key for key in others if data.get(key) and ("data", key) not in given]
-            told = f"data.{old}, {data[old]!r} in {path}, gives way to --{new} of the command"
             for key in gone:
                 del data[key]
-            also = together([f"data.{key}" for key in gone if key != old])
-            say(f"{told}; so {'do' if len(gone) > 2 else 'does'} {also}." if also else f"{told}.")
+            told = f"data.{old}, {before[old]!r} in {path}, gives way to --{new} of the command"
+            also = [f"data.{key}" for key in gone if key != old]
+            if gone:  # else --dataset null says it
+                say(f"{told}; so {'do' if len(also) > 1 else 'does'} {together(also)}." if also else f"{told}.")
+    if "dataset" in on_the_line and before.get("dataset") not in (None, data["dataset"]):
+        for key in [key for key in version if data.get(key) and ("data", key) not in given]:
+            say(f"data.{key}, {data.pop(key)!r} in {path}, is left out: it is of {before['dataset']}.")
 
 
 def leave_out(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import requires
+from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ TOKENIZER_FILES = {
 }  # fmt: skip
 PRIVATE = {run_folder.DATA, run_folder.MARKER, run_folder.LOCK}
 """Files of a run that this machine needs and nobody else."""
+HANDLER = ("handler.py", "requirements.txt")
+"""What an Inference Endpoint runs, and what it installs before."""
 TELLING = (run_folder.RECORD, run_folder.LOG, run_folder.CURVE)
 """Files that tell of scores."""
 
@@ -45,3 +49,12 @@ def shared_files(folder: Path, settings: Settings, record: dict[str, Any]) -> tu
     files[run_folder.RECORD] = json.dumps(shareable_record(record), indent=2, ensure_ascii=False).encode()
     here = {path.name for path in folder.iterdir() if path.is_file()}
     return files, sorted(here - set(files) - {run_folder.CARD, *PRIVATE})
+
+
+def handler_files(folder: Path) -> dict[str, Path | bytes]:
+    """What an Inference Endpoint runs the model by, and installs before; the folder's own where there are such."""
+    code, needed = HANDLER
+    ours = resources("seqloom.sharing").joinpath(code).read_bytes()
+    lines = [line for line in requires("seqloom") or () if line.startswith("transformers") and "extra" not in line]
+    made = {code: ours, needed: "".join(f"{line}\n" for line in lines).encode()}
+    return {name: folder / name if (folder / name).is_file() else data for name, data in made.items()}

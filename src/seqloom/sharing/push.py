@@ -21,7 +21,7 @@ from seqloom.settings.reading import load_run_settings
 from seqloom.settings.schema import HubSettings
 from seqloom.sharing.card import draft_card, is_as_made, make_card
 from seqloom.sharing.code import check_code
-from seqloom.sharing.files import TELLING, model_files, shared_files
+from seqloom.sharing.files import TELLING, handler_files, model_files, shared_files
 from seqloom.sharing.hub import check_header, commit, explained, repository_of
 from seqloom.sharing.privacy import last_part
 from seqloom.sharing.verify import check_record, load_pushed, reproduce
@@ -69,6 +69,7 @@ def push(
     say: Callable[[str], None] = print,
     metrics: Container[str] = (),
     trust_remote_code: bool = False,
+    with_handler: bool = False,
 ) -> str:
     """Pushes a finished run.
 
@@ -78,6 +79,7 @@ def push(
         say: Takes a line for the user.
         metrics: Those that the record may name besides seqloom's own, and whose code is run.
         trust_remote_code: Run code that the folder carries and that is not seqloom's own.
+        with_handler: Push along what an Inference Endpoint runs the model by.
 
     Returns:
         The address of the last commit.
@@ -101,6 +103,9 @@ def push(
     with explained(what, then):
         prepare_repository(hub)
         files, left_out = shared_files(folder, settings, record)
+        if with_handler:
+            files |= handler_files(folder)
+            left_out = [path for path in left_out if path not in files]
         card = make_card(folder, name, with_scores=not is_scored)
         files[run_folder.CARD] = card.encode() if is_scored or own is None else own.encode()
         telling = {path: files.pop(path) for path in TELLING if path in files} if is_scored else {}

@@ -110,7 +110,8 @@ def check_record(
     for name, result in record["evaluation"]["metrics"].items():
         options = settings.evaluation.metric_kwargs.get(name, {})
         options = metrics.as_signed(name, options, result["signature"])
-        score = metrics.compute(name, kept.hypotheses, kept.scored_references, **options)["score"]
+        texts = (kept.hypotheses, kept.scored_references)
+        score = metrics.compute(name, *texts, sources=kept.sources, **options)["score"]
         if abs(score - result["score"]) > 0.005:  # what a card shows: two decimals
             split = record["evaluation"]["split"]
             raise ValueError(

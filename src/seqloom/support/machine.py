@@ -6,6 +6,7 @@ import ctypes.util
 import math
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from seqloom.support.language import say
+from seqloom.support.wording import plural
 
 PARENT = "SEQLOOM_PARENT"
 """Environment variable: the number of the process that a training ends with."""
@@ -34,6 +38,14 @@ def environment(num_processes: int = 1) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def hardware_in_words(hardware: str) -> str:
+    """What `environment` calls the hardware, in the language that is spoken."""
+    found = re.fullmatch(r"(\d+) threads? of (.*)", hardware)
+    if found is None:
+        return hardware
+    return say("{threads} of {machine}", threads=plural(int(found[1]), "thread"), machine=found[2])
 
 
 def cpu_name() -> str:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from seqloom.support.language import say, spoken
+
 
 def in_markdown(text: str) -> str:
     """Somebody's text as Markdown shows it to the letter: as it is, or as code where it could be markup."""
@@ -45,7 +47,9 @@ def digits(value: float) -> str:
 
 
 def plural(number: int, word: str) -> str:
-    """``1 beam``, ``5 beams``."""
+    """``1 beam``, ``5 beams``; in another language, by the translation of ``{number:,} beam``."""
+    if spoken() != "en":
+        return say(f"{{number:,}} {word}", number=number)
     return f"{number:,} {word}" + ("" if number == 1 else "s")
 
 
@@ -78,7 +82,9 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
 
 def together(items: Sequence[str]) -> str:
     """``a, b and c``: all of them in a sentence."""
-    return " and ".join(filter(None, (", ".join(items[:-1]), *items[-1:])))
+    if len(items) < 2:
+        return "".join(items)
+    return say("{first} and {last}", first=", ".join(items[:-1]), last=items[-1])
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -106,7 +106,8 @@ def gather_material(
         say(accelerator, f"validation data: cut from the training data, {pairs.provenance['cut']}")
     say(accelerator, f"held-out data: {overlap_in_words(overlap, pairs.provenance['pairs'])}")
     if (scored := settings.evaluation.split) is not None and scored not in pairs.splits:
-        say(accelerator, f"there is no {scored} split: the finished model will not be scored on held-out pairs.")
+        way_out = f"give --{scored}_files, or --evaluation.split validation to score the validation pairs"
+        say(accelerator, f"there is no {scored} split: the finished model will not be scored; {way_out}.")
     dataset_of = make_sampled(pairs.splits["train"], settings, tokenizer, accelerator, report)
     train_stream = make_stream(train_set, settings, tokenizer, accelerator, dataset_of=dataset_of)
     validation_stream = make_stream(validation_set, settings, tokenizer, accelerator, is_validation=True)

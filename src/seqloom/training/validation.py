@@ -40,5 +40,5 @@ def validate(run: Run) -> dict[str, float]:
         outputs = [text for _, text in sorted(zip(order, gather_object(outputs), strict=True))]
         options = run.settings.evaluation.metric_kwargs.get(name, {})
         references = normalized(references, run.tokenizer).texts
-        scores[name] = metrics.compute(name, outputs, references, **options)["score"]
+        scores[name] = metrics.compute(name, outputs, references, sources=sources, **options)["score"]
     return scores

@@ -14,8 +14,9 @@ import numpy as np
 from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate
 from seqloom.scoring import metrics
+from seqloom.support.language import later, say
 
-SPENT = {"seconds": "seconds", "updates": "updates", "tokens": "target tokens", "flops": "FLOPs"}
+SPENT = {"seconds": later("seconds"), "updates": later("updates"), "tokens": later("target tokens"), "flops": "FLOPs"}
 """What a quality is bought with."""
 SHARE = 0.9
 """Of the best model's gain, which is a quality worth reaching."""
@@ -87,8 +88,8 @@ def common_metric(runs: dict[str, list[Validations]]) -> str:
 def label(metric: str) -> str:
     """As an axis or a table has it, with the unit."""
     if metric == "loss":
-        return "validation loss (nats per target token)"
-    return f"validation {metrics.label(metric)}" + (" (%)" if metric in metrics.METRICS else "")
+        return say("validation loss (nats per target token)")
+    return say("validation {metric}", metric=metrics.label(metric)) + (" (%)" if metric in metrics.METRICS else "")
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, float] | None:

@@ -15,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from seqloom.support.console import has_terminal
+from seqloom.support.language import say
 from seqloom.support.machine import synchronise
 from seqloom.support.wording import plural
 
@@ -86,8 +87,11 @@ def disturbance(share: float | None, threads: int) -> list[str]:
     if share is None or threads != 1 or share > UNDISTURBED:
         return []
     return [
-        f"The machine had other work to do while this was timed: this process had {share:.0%} of a core. "
-        "Take these times with caution, or measure again."
+        say(
+            "The machine had other work to do while this was timed: this process had {share:.0%} of a core. "
+            "Take these times with caution, or measure again.",
+            share=share,
+        )
     ]
 
 
@@ -99,11 +103,15 @@ def log_ratios(pairs: Iterable[tuple[float | None, float | None]]) -> list[float
 def spread_in_words(controls: Sequence[float]) -> str:
     """What two timings of the same differed by, for a report's account of how it was measured."""
     if not controls:
-        return "This report is of a version that timed no control, so that no ratio of times is called a difference."
+        return say(
+            "This report is of a version that timed no control, so that no ratio of times is called a difference."
+        )
     typical = math.expm1(math.sqrt(float(np.mean(np.square(controls)))))
-    return (
-        f"A control, the first of them made and timed a second time, differed from itself by {typical:.1%} "
-        f"(root mean square of {plural(len(controls), 'pair')}); a ratio that such differences explain is not clear."
+    return say(
+        "A control, the first of them made and timed a second time, differed from itself by "
+        "{typical:.1%} (root mean square of {pairs}); a ratio that such differences explain is not clear.",
+        typical=typical,
+        pairs=plural(len(controls), "pair"),
     )
 
 

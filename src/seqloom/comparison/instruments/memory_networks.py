@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +19,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedConfig
 
+from seqloom.comparison.traits import hybrid_recipe, recurrent_recipe
 from seqloom.modeling.cells_rnn_seq2seq import CELLS
 from seqloom.modeling.configuration_rnn_seq2seq import RnnSeq2SeqConfig
 from seqloom.modeling.configuration_transformer_seq2seq import TransformerSeq2SeqConfig
@@ -27,7 +29,12 @@ from seqloom.modeling.modeling_rnn_seq2seq import RnnSeq2SeqLayer, RnnSeq2SeqPre
 from seqloom.modeling.modeling_transformer_seq2seq import TransformerSeq2SeqEncoderLayer, TransformerSeq2SeqStack
 from seqloom.support.disk import write_aside
 
-SYSTEMS = {**{name: CELLS[name].name for name in ("rnn", "lstm", "gru")}, "transformer": "Transformer"}
+STANDARD = ("rnn", "lstm", "gru", "transformer")
+"""The systems that are always asked; parallel cells are where a candidate has one."""
+SYSTEMS = {
+    **{name: CELLS[name].name for name in STANDARD[:-1]}, "transformer": "Transformer",
+    **{name: cell.name for name, cell in CELLS.items() if cell.is_parallel},
+}  # fmt: skip
 NUM_SYMBOLS = 8
 NUM_RECALLED = 3
 """Arjovsky et al. recall ten; three are learnt in hundreds of updates, not in thousands."""
@@ -103,6 +110,14 @@ def build(system: str, task: str, hidden_size: int, seed: int) -> RecurrentNetwo
         return TransformerNetwork(TransformerSeq2SeqConfig(**fields), *sizes)
     config = RnnSeq2SeqConfig(vocab_size=3, cell_type=system, hidden_size=hidden_size, bidirectional=False)
     return RecurrentNetwork(config, *sizes)
+
+
+def systems_of(configs: Iterable[PreTrainedConfig]) -> tuple[str, ...]:
+    """The standard ones, and the parallel cells of these models, recurrent or hybrid."""
+    cells = [
+        getattr(config, "cell_type", None) for config in configs if recurrent_recipe(config) or hybrid_recipe(config)
+    ]
+    return (*STANDARD, *(name for name in SYSTEMS if name not in STANDARD and name in cells))
 
 
 def adding(length: int, batch_size: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,11 +11,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from seqloom.comparison.instruments.clock import CONTROL, Series, cpu_share, local_exponent, median_seconds, seconds_of
-from seqloom.comparison.traits import recurrent_recipe
+from seqloom.comparison.traits import hybrid_recipe, recurrent_recipe
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.modeling import (
+    HybridSeq2SeqConfig,
+    HybridSeq2SeqForConditionalGeneration,
     RnnSeq2SeqConfig,
     RnnSeq2SeqForConditionalGeneration,
+    Seq2SeqConfig,
     TransformerSeq2SeqConfig,
     TransformerSeq2SeqForConditionalGeneration,
 )
@@ -31,11 +34,14 @@ LARGEST_GIB = 4.0
 
 
 def systems(configs: Iterable[PreTrainedConfig]) -> dict[str, dict[str, Any]]:
-    """What is compared: GRU without and with attention, the candidates' other cells and attentions, Transformer.
+    """What is compared: GRU without and with attention, the candidates' other cells and attentions, Transformer, and
+    the candidates' hybrids.
 
     Returns:
-        Name → fields of `RnnSeq2SeqConfig`; none for the Transformer.
+        Name → fields of `RnnSeq2SeqConfig`; none for the Transformer; with their ``model_type``, those of
+        `HybridSeq2SeqConfig`.
     """
+    configs = list(configs)
     recipes: list[dict[str, Any]] = [
         {"cell_type": "gru", "attention": "none"},
         {"cell_type": "gru", "attention": "luong"},
@@ -47,7 +53,28 @@ def systems(configs: Iterable[PreTrainedConfig]) -> dict[str, dict[str, Any]]:
         RnnSeq2SeqConfig(**recipe).name_in_words + (", input feeding" if "input_feeding" in recipe else ""): recipe
         for recipe in recipes
     }
-    return {**named, TRANSFORMER: {}}
+    hybrids = [recipe for config in configs if (recipe := hybrid_recipe(config)) is not None]
+    return {**named, TRANSFORMER: {}, **{config_of(recipe).name_in_words: recipe for recipe in hybrids}}
+
+
+def config_of(recipe: dict[str, Any], width: int = DEFAULT_WIDTH, **common: Any) -> Seq2SeqConfig:
+    """Of a system, at a width."""
+    if recipe and "model_type" not in recipe:
+        return RnnSeq2SeqConfig(hidden_size=width, **common, **recipe)
+    sizes = {
+        "d_model": width, "encoder_attention_heads": NUM_HEADS, "decoder_attention_heads": NUM_HEADS,
+        "encoder_ffn_dim": 4 * width, "decoder_ffn_dim": 4 * width,
+    }  # fmt: skip
+    if recipe:
+        return HybridSeq2SeqConfig(cell_type=recipe["cell_type"], **sizes, **common)
+    return TransformerSeq2SeqConfig(**sizes, **common)
+
+
+MODELS = {
+    RnnSeq2SeqConfig: RnnSeq2SeqForConditionalGeneration,
+    HybridSeq2SeqConfig: HybridSeq2SeqForConditionalGeneration,
+    TransformerSeq2SeqConfig: TransformerSeq2SeqForConditionalGeneration,
+}
 
 
 def common_width(configs: Iterable[PreTrainedConfig]) -> int:
@@ -59,23 +86,8 @@ def common_width(configs: Iterable[PreTrainedConfig]) -> int:
 
 def build(recipe: dict[str, Any], width: int, layers: int, vocab_size: int) -> Seq2SeqLM:
     """An untrained system in training mode, without dropout."""
-    common: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "encoder_layers": layers,
-        "decoder_layers": layers,
-        "dropout": 0.0,
-    }
-    if recipe:
-        return RnnSeq2SeqForConditionalGeneration(RnnSeq2SeqConfig(hidden_size=width, **common, **recipe)).train()
-    config = TransformerSeq2SeqConfig(
-        d_model=width,
-        encoder_attention_heads=NUM_HEADS,
-        decoder_attention_heads=NUM_HEADS,
-        encoder_ffn_dim=4 * width,
-        decoder_ffn_dim=4 * width,
-        **common,
-    )
-    return TransformerSeq2SeqForConditionalGeneration(config).train()
+    config = config_of(recipe, width, vocab_size=vocab_size, encoder_layers=layers, decoder_layers=layers, dropout=0.0)
+    return MODELS[type(config)](config).train()
 
 
 def training_step(model: PreTrainedModel, part: str, length: int, batch_size: int) -> Callable[[], None]:

@@ -25,18 +25,18 @@ from seqloom import run_folder
 from seqloom.attention.attend import cross_attention_map
 from seqloom.attention.maps import draw_map
 from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.measures.attention_findings import data_finding, recall_finding
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.trainings import train_all
-from seqloom.comparison.traits import Traits, recorded, traits_of
-from seqloom.comparison.verdicts import TRAINED, Case, kept, told
-from seqloom.comparison.verdicts import recorded as estimate_of
+from seqloom.comparison.traits import Traits, in_words, traits_of
+from seqloom.comparison.verdicts import kept
 from seqloom.figures.style import as_label, look, new_figure
 from seqloom.scoring import metrics
-from seqloom.scoring.estimates import Estimate
 from seqloom.scoring.predictions import check_same_sentences, measure_sentences, read_predictions, read_scores
 from seqloom.scoring.significance import Statistics, gap_change, interval, system_score
 from seqloom.settings.reading import load_settings
 from seqloom.support.disk import write_aside
+from seqloom.support.language import later, say
 
 RECIPES = ("scan-rnn-no-attention", "scan-rnn", "scan-transformer")
 """Whose models and optimizers the recall task is learnt with."""
@@ -80,9 +80,9 @@ def by_length(candidates: Sequence[Candidate], num_buckets: int, bootstrap_sampl
     recipe = next((candidate.settings for candidate in candidates if candidate.settings is not None), None)
     options = recipe.evaluation.metric_kwargs.get(name, {}) if recipe else {}
     sources = next(iter(found.values())).sources
-    lengths, unit = np.array([len(source.split()) for source in sources]), "words"
+    lengths, unit = np.array([len(source.split()) for source in sources]), later("words")
     if np.median(lengths) <= 1:  # a script without spaces
-        lengths, unit = np.array([len(source) for source in sources]), "characters"
+        lengths, unit = np.array([len(source) for source in sources]), later("characters")
     buckets = cut(lengths, num_buckets)
     statistics = {
         candidate.name: [
@@ -248,63 +248,96 @@ def recall(
 def section(result: dict[str, Any]) -> Section:
     """What the scores say."""
     data, probe = result["data"], result["recall"]
-    findings = [_finding(data)] if data else []
-    findings.append(_recall_finding(probe))
+    findings = [data_finding(data)] if data else []
+    findings.append(recall_finding(probe))
     figure, panels = new_figure(2 if data else 1, height=4.2)
     if data:
         _draw_data(panels[0], data)
     for number, (name, system) in enumerate(probe["systems"].items()):
         places = [(low + high) / 2 for low, high in probe["buckets"]]
-        panels[-1].plot(places, system["scores"], label=as_label(name), **look(number))
-    panels[-1].set_xlabel("letters to repeat")
-    panels[-1].set_ylabel("token accuracy (%)")
-    panels[-1].set_title("the recall task", fontsize="medium")
+        panels[-1].plot(places, system["scores"], label=as_label(in_words(name)), **look(number))
+    panels[-1].set_xlabel(say("letters to repeat"))
+    panels[-1].set_ylabel(say("token accuracy (%)"))
+    panels[-1].set_title(say("the recall task"), fontsize="medium")
     panels[-1].set_ylim(0, 103)
     panels[-1].set_xlim(left=0)
     for panel in panels:
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), fontsize="small", frameon=False)
     parts: list[Table | Plot | Passage] = [
-        Plot("attention_or_none", figure, "Quality against the length of the source.")
+        Plot("attention_or_none", figure, say("Quality against the length of the source."))
     ]
     headline: dict[str, dict[str, str]] = {}
     if data:
         label = metrics.label(data["metric"])
-        header = [f"{low} to {high}" if low != high else f"{low}" for low, high in data["buckets"]]
-        rows = [["sentences", *(f"{count:,}" for count in data["counts"])]]
+        header = [
+            say("{low} to {high}", low=low, high=high) if low != high else f"{low}" for low, high in data["buckets"]
+        ]
+        rows = [[say("sentences"), *(f"{count:,}" for count in data["counts"])]]
         rows += [[name, *(f"{entry['score']:.2f}" for entry in entries)] for name, entries in data["scores"].items()]
-        parts.append(Table([f"source {data['unit']}", *header], rows, f"{label} on the test data by source length."))
+        parts.append(
+            Table(
+                [say("source {unit}", unit=say(data["unit"])), *header],
+                rows,
+                say("{label} on the test data by source length.", label=label),
+            )
+        )
         first, last = header[0], header[-1]
-        headline[f"attention: {label} on sources of {first} / of {last} {data['unit']}"] = {
+        row = say(
+            "attention: {label} on sources of {first} / of {last} {unit}",
+            label=label,
+            first=first,
+            last=last,
+            unit=say(data["unit"]),
+        )
+        headline[row] = {
             name: f"{entries[0]['score']:.1f} / {entries[-1]['score']:.1f}" for name, entries in data["scores"].items()
         }
-    header = [f"{low} to {high}" for low, high in probe["buckets"]]
-    rows = [[name, *(f"{score:.1f}" for score in system["scores"])] for name, system in probe["systems"].items()]
-    parts.append(Table(["letters", *header], rows, "Token accuracy (%) of repeating rows of random letters."))
+    header = [say("{low} to {high}", low=low, high=high) for low, high in probe["buckets"]]
+    rows = [
+        [in_words(name), *(f"{score:.1f}" for score in system["scores"])] for name, system in probe["systems"].items()
+    ]
+    parts.append(Table([say("letters"), *header], rows, say("Token accuracy (%) of repeating rows of random letters.")))
     low, high = probe["buckets"][-1]
-    headline[f"attention: recall of {low} to {high} letters"] = {
+    headline[say("attention: recall of {low} to {high} letters", low=low, high=high)] = {
         name: f"{system['scores'][-1]:.1f} %" for name, system in probe["systems"].items()
     }
     if result["maps"]:
         parts.append(_draw_maps(result["maps"]))
     sizes = "; ".join(
-        f"{system['description']}, {system['parameters']:,} parameters" for system in probe["systems"].values()
+        say(
+            "{description}, {parameters:,} parameters",
+            description=in_words(system["description"]),
+            parameters=system["parameters"],
+        )
+        for system in probe["systems"].values()
     )
     return Section(
-        title="Attention or none",
-        question="What is lost when one state of fixed size must hold the whole source?",
+        title=say("Attention or none"),
+        question=say("What is lost when one state of fixed size must hold the whole source?"),
         findings=findings,
         parts=parts,
-        how="On the test data: the sentences in buckets of source length, each bucket scored by itself (shaded: 95 % "
-        "intervals). That long sources lose the most is tested by how much the gap between two models grows from the "
-        "shortest sources to the longest, with the chance of sentences (and seeds, where there are several) in its "
-        "error. The recall task: {probe['pairs']:,} rows of 1 to {probe['buckets'][-1][1]} letters out "
-        f"of {len(LETTERS)} to be repeated, {probe['updates']:,} updates of {BATCH_TOKENS:,} tokens, Adam at the same "
-        f"rate for all ({sizes}), tested on rows not seen in training.",
-        limits="Longer sentences are also harder in other ways, so a fall with length on the data is not the missing "
-        "attention's alone; compare it with that of the models that have one. In the recall task it is, but a task of "
-        "pure memory says little about language.",
+        how=say(
+            "On the test data: the sentences in buckets of source length, each bucket scored by itself "
+            "(shaded: 95 % intervals). That long sources lose the most is tested by how much the gap between "
+            "two models grows from the shortest sources to the longest, with the chance of sentences (and "
+            "seeds, where there are several) in its error. The recall task: {pairs:,} rows of 1 to "
+            "{longest} letters out of {letters} to be repeated, {updates:,} updates of "
+            "{batch_tokens:,} tokens, Adam at the same rate for all ({sizes}), tested on rows not seen in "
+            "training.",
+            pairs=probe["pairs"],
+            longest=probe["buckets"][-1][1],
+            letters=len(LETTERS),
+            updates=probe["updates"],
+            batch_tokens=BATCH_TOKENS,
+            sizes=sizes,
+        ),
+        limits=say(
+            "Longer sentences are also harder in other ways, so a fall with length on the data is not the "
+            "missing attention's alone; compare it with that of the models that have one. In the recall task "
+            "it is, but a task of pure memory says little about language."
+        ),
         headline=headline,
-    )  # fmt: skip
+    )
 
 
 def _draw_maps(maps: dict[str, Any]) -> Plot:
@@ -320,82 +353,13 @@ def _draw_maps(maps: dict[str, Any]) -> Plot:
         draw_map(panel, found["source_labels"], found["target_labels"], found["weights"])
         panel.set_title(name, fontsize="medium")
     source = next(iter(maps.values()))["source"]
-    caption = (
-        f"Cross-attention for the test sentence of middle length, “{source}”: each row is a word being written, each "
-        "column a word of the source, dark where the model looks (last layer, mean over heads), ringed where it looks "
-        "most. seqloom attend draws such maps of any sentence."
+    caption = say(
+        "Cross-attention for the test sentence of middle length, “{source}”: each row is a word being "
+        "written, each column a word of the source, dark where the model looks (last layer, mean over "
+        "heads), ringed where it looks most. seqloom attend draws such maps of any sentence.",
+        source=source,
     )
     return Plot("attention_maps", figure, caption)
-
-
-EXPECTED = "Expected (Cho et al. 2014b; Bahdanau et al. 2015): without attention, long sources lose the most."
-
-
-def _finding(data: dict[str, Any]) -> str:
-    """Whether models without attention are farther behind on long sources than on short ones, on the test data."""
-    label = metrics.label(data["metric"])
-    ends = {name: (entries[0]["score"], entries[-1]["score"]) for name, entries in data["scores"].items()}
-    said = "; ".join(f"{name} {first:.1f} and {last:.1f}" for name, (first, last) in ends.items())
-    said = f"{label} on the shortest and on the longest sources: {said}."
-    attends = {name: recorded(one).has_cross_attention for name, one in data["kinds"].items()}
-    if not {False, True} <= set(attends.values()):
-        return f"{EXPECTED} Not to be seen here, for want of a model with attention and one without. {said}"
-    about = f" {TRAINED}" if data.get("runs", 1) == 1 else ""
-    found = data["gaps"] if "gaps" in data else _earlier_gaps(ends, attends, metrics.higher_is_better(data["metric"]))
-    return f"{told(EXPECTED + about, cases_of(found))[0]} {said}"
-
-
-def _earlier_gaps(
-    ends: dict[str, tuple[float, float]], attends: dict[str, bool | None], higher_is_better: bool
-) -> list[dict[str, Any]]:
-    """Of scores that earlier versions kept, which tell nothing of how sure a gap's growth is."""
-    sign, sides = (
-        1 if higher_is_better else -1,
-        [[n for n in attends if attends[n] is is_so] for is_so in (False, True)],
-    )
-    return [
-        {"without": one, "with": other, "change": None, **{
-            end: sign * (ends[other][place] - ends[one][place]) for place, end in enumerate(("short", "long"))
-        }}
-        for one, other in itertools.product(*sides)
-    ]  # fmt: skip
-
-
-def cases_of(found: Sequence[dict[str, Any]]) -> list[Case]:
-    """Whether a gap grows with the length."""
-    return [
-        Case(
-            f"{gap['without']} is {gap['short']:.1f} points behind {gap['with']} on the shortest and {gap['long']:.1f} "
-            f"on the longest, {in_points(gap['long'] - gap['short'], estimate_of(gap['change']))} more",
-            estimate_of(gap["change"]),
-        )
-        for gap in found
-    ]
-
-
-def in_points(change: float, known: Estimate | None) -> str:
-    """``12.3 [8.0, 16.6]``, the interval where there is one."""
-    return f"{change:.1f}" + ("" if known is None else " [{:.1f}, {:.1f}]".format(*known.interval()))
-
-
-def _recall_finding(probe: dict[str, Any]) -> str:
-    """Whether the model without attention, more than those with it, forgets with the length."""
-    ends = {name: (system["scores"][0], system["scores"][-1]) for name, system in probe["systems"].items()}
-    (first_low, first_high), (low, high) = probe["buckets"][0], probe["buckets"][-1]
-    said = "; ".join(f"{name} {first:.0f} % and {last:.0f} %" for name, (first, last) in ends.items())
-    attends = {
-        name: recorded(system if "traits" in system else name).has_cross_attention
-        for name, system in probe["systems"].items()
-    }
-    expected = (
-        "Expected: to repeat what was read, a state of fixed size suffices for a few letters, and attention for many: "
-        f"without attention long rows lose the most. {TRAINED}"
-    )
-    found = probe["gaps"] if "gaps" in probe else _earlier_gaps(ends, attends, higher_is_better=True)
-    return (
-        f"{' '.join(told(expected, cases_of(found)))} Token accuracy on {first_low} to {first_high} and on {low} to "
-        f"{high} letters: {said}."
-    )
 
 
 def _draw_data(panel, data: dict[str, Any]) -> None:
@@ -406,6 +370,6 @@ def _draw_data(panel, data: dict[str, Any]) -> None:
             lows, highs = zip(*(entry["interval"] for entry in entries), strict=True)
             panel.fill_between(places, lows, highs, color=look(number)["color"], alpha=0.12, lw=0)
     label = metrics.label(data["metric"])
-    panel.set_xlabel(f"length of the source ({data['unit']})")
+    panel.set_xlabel(say("length of the source ({unit})", unit=say(data["unit"])))
     panel.set_ylabel(f"{label} (%)")
-    panel.set_title("the test data", fontsize="medium")
+    panel.set_title(say("the test data"), fontsize="medium")

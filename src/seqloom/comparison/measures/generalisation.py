@@ -27,6 +27,7 @@ from seqloom.scoring.estimates import Estimate, wilson
 from seqloom.scoring.predictions import read_predictions, read_scores
 from seqloom.settings.reading import load_settings
 from seqloom.settings.schema import Settings
+from seqloom.support.language import say
 
 RECIPES = ("scan-rnn-no-attention", "scan-rnn", "scan-transformer")
 """What is trained where the candidates are not of this task."""
@@ -139,11 +140,17 @@ def expected(result: dict[str, Any], others: Sequence[str]) -> list[str]:
     cases = []
     for name, by in result["scores"].items():
         gap = fmean(by["simple"]) - fmean(fmean(by[split]) for split in others)
-        cases.append(Case(f"{name} {gap:.1f} points", _gap(result, name, others), (CLEAR, math.inf)))
+        cases.append(
+            Case(say("{name} {gap:.1f} points", name=name, gap=gap), _gap(result, name, others), (CLEAR, math.inf))
+        )
     return told(
-        "Expected (Lake and Baroni 2018): models are worse on commands put together in new ways than on held-out "
-        f"commands of the known kind; on the other splits, in the mean, by more than {CLEAR:.0f} points."
-        + ("" if _runs(result) > 1 else f" {TRAINED}"),
+        say(
+            "Expected (Lake and Baroni 2018): models are worse on commands put together in new ways than on "
+            "held-out commands of the known kind; on the other splits, in the mean, by more than {clear:.0f} "
+            "points.",
+            clear=CLEAR,
+        )
+        + ("" if _runs(result) > 1 else f" {say(TRAINED)}"),
         cases,
     )
 
@@ -158,8 +165,12 @@ def section(result: dict[str, Any]) -> Section:
         bounds = {name: bounds_of(result, name, split) for name in scores}
         solved = [name for name, known in bounds.items() if known is not None and known[0] >= SOLVED]
         failed = [name for name, known in bounds.items() if known is not None and known[1] < FAILED]
-        ends = [f"solved by {', '.join(solved)}"] * bool(solved) + [f"failed by {', '.join(failed)}"] * bool(failed)
-        findings.append(f"Split {split}: {said}" + (f" ({'; '.join(ends)})." if ends else "."))
+        ends = [say("solved by {solved}", solved=", ".join(solved))] * bool(solved) + [
+            say("failed by {failed}", failed=", ".join(failed))
+        ] * bool(failed)
+        findings.append(
+            say("Split {split}: {said}", split=split, said=said) + (f" ({'; '.join(ends)})." if ends else ".")
+        )
     others = [split for split in splits if split != "simple"]
     if "simple" in splits and others:
         findings += expected(result, others)
@@ -184,30 +195,41 @@ def section(result: dict[str, Any]) -> Section:
                 panel.plot([place] * len(values), values, ls="", marker=".", color="0.15")
     panel.set_xticks(range(len(splits)), splits)
     panel.set_ylim(0, 108)
-    panel.set_ylabel("exact match on test (%)")
+    panel.set_ylabel(say("exact match on test (%)"))
     share_legend(figure, panel)
     seeds = max(len(values) for by in result["scores"].values() for values in by.values())
-    plural = f"the mean of {seeds} seeds (dots: each of them)" if seeds > 1 else "one seed"
+    several = say("the mean of {seeds} seeds (dots: each of them)", seeds=seeds) if seeds > 1 else say("one seed")
     table = Table(
-        ["model", *splits],
+        [say("model"), *splits],
         [[name, *(f"{by[split]:.2f}" for split in splits)] for name, by in scores.items()],
-        f"Exact match on the test commands of each split, in percent; {plural}.",
+        say("Exact match on the test commands of each split, in percent; {seeds}.", seeds=several),
     )
     updates = ", ".join(f"{name} {count:,}" for name, count in result["updates"].items() if count)
     return Section(
-        title="Generalisation",
-        question="What becomes of commands that are put together in ways which training did not show?",
+        title=say("Generalisation"),
+        question=say("What becomes of commands that are put together in ways which training did not show?"),
         findings=findings,
-        parts=[Plot("generalisation", figure, f"Exact match on the four splits of SCAN, {plural}."), table],
-        how="Every model was trained anew on each split's training commands"
-        + (" by its own recipe" if result["is_own"] else " by the recipes of SCAN that come with seqloom")
-        + (f" (updates: {updates})" if updates else "")
-        + ", its best validation on commands held out of the training split was kept, and it was scored on the split's "
-        "test commands with the recipe's own decoding.",
-        limits=f"Solved means at least {SOLVED:.0f} % exact match, failed less than {FAILED:.0f} %, each with all "
-        "of the score's 95 % interval (Wilson's, and of several seeds their spread with it). SCAN is a small "
-        "artificial language. Scores on length and addprim differ much from seed to seed (Lake and Baroni report so "
-        "too), so one seed is an example, not an estimate.",
-        headline={f"SCAN {split}, exact match": {name: f"{by[split]:.1f} %" for name, by in scores.items()}
-                  for split in splits},
-    )  # fmt: skip
+        parts=[
+            Plot("generalisation", figure, say("Exact match on the four splits of SCAN, {seeds}.", seeds=several)),
+            table,
+        ],
+        how=say(
+            "Every model was trained anew on each split's training commands, {recipes}{updates}; its best validation "
+            "on commands held out of the training split was kept, and it was scored on the split's test commands with "
+            "the recipe's own decoding.",
+            recipes=say("by its own recipe" if result["is_own"] else "by the recipes of SCAN that come with seqloom"),
+            updates=say(" (updates: {updates})", updates=updates) if updates else "",
+        ),
+        limits=say(
+            "Solved means at least {solved:.0f} % exact match, failed less than {failed:.0f} %, each with "
+            "all of the score's 95 % interval (Wilson's, and of several seeds their spread with it). SCAN is "
+            "a small artificial language. Scores on length and addprim differ much from seed to seed (Lake "
+            "and Baroni report so too), so one seed is an example, not an estimate.",
+            solved=SOLVED,
+            failed=FAILED,
+        ),
+        headline={
+            say("SCAN {split}, exact match", split=split): {name: f"{by[split]:.1f} %" for name, by in scores.items()}
+            for split in splits
+        },
+    )

@@ -25,23 +25,24 @@ from seqloom.comparison.instruments.clock import (
     spread_in_words,
 )
 from seqloom.comparison.instruments.generate_calls import ordinary_ids, position_limit, searching, weigh
+from seqloom.comparison.measures.generation_figures import PARTS, draw_state, draw_times, has_part, token_milliseconds
+from seqloom.comparison.remedies import quicker
 from seqloom.comparison.sections import Plot, Section, Table
-from seqloom.comparison.traits import recorded
+from seqloom.comparison.traits import in_words, recorded
 from seqloom.comparison.verdicts import Case, counted, told, told_apart
-from seqloom.figures.style import as_label, log_scale, look, new_figure, share_legend
 from seqloom.scoring.estimates import Estimate
+from seqloom.support.language import later, say
 from seqloom.support.machine import cpu_threads, device_name
-from seqloom.support.wording import digits, plural
+from seqloom.support.wording import digits, plural, together
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 
 BATCH_SIZES, BATCH_LENGTH = (1, 8, 64), 32
 LENGTHS, LENGTH_BATCH = (16, 32, 64, 128), 8
 BEAMS = (1, 5)
-PARTS = {"kept": "all that is kept", "cache": "decoder's cache", "encoder": "encoder's outputs"}
-KINDS = ("recurrent without attention", "recurrent with attention", "Transformer")
+KINDS = (later("recurrent without attention"), later("recurrent with attention"), "Transformer")
 """Of models, in the order of the findings; others follow by their own names."""
 SAME = 0.1
 """A time of a token that differs by less than this share counts as the same."""
@@ -116,12 +117,6 @@ def measure(
     return result
 
 
-def token_milliseconds(candidate: dict[str, Any], beams: int, size: int, length: int) -> float | None:
-    """A call's time over its tokens: sentences × length."""
-    seconds = candidate["seconds"].get(str(beams), {}).get(str(size), {}).get(str(length))
-    return None if seconds is None else 1000 * seconds / (size * length)
-
-
 def controls_of(result: dict[str, Any]) -> list[float]:
     """Logarithms of the ratios of the first candidate's times to those of the same model, loaded and timed twice."""
     first, again = next(iter(result["candidates"].values()), None), result.get(CONTROL)
@@ -141,47 +136,66 @@ def section(result: dict[str, Any]) -> Section:
     controls = controls_of(result)
     cautions = disturbance(result["cpu_share"], result["threads"]) if result["device"] == "CPU" else []
     findings = [
-        *by_length(result, controls), *fastest(result, controls), *_beams(result), *_state(result),
-        *_skipped(result), *cautions,
+        *by_length(result, controls), *fastest(result, controls), *quicker(result, controls), *_beams(result),
+        *_state(result), *_skipped(result), *cautions,
     ]  # fmt: skip
-    on = result["device"] if result["device"] != "CPU" else f"the CPU, {plural(result['threads'], 'thread')}"
-    beams = " and ".join(map(str, result["beams"]))
+    on = (
+        result["device"]
+        if result["device"] != "CPU"
+        else say("the CPU, {threads}", threads=plural(result["threads"], "thread"))
+    )
+    beams = together([str(number) for number in result["beams"]])
     return Section(
-        title="Generation",
-        question="What does a token cost, what does a longer sentence, and what must be kept of it?",
+        title=say("Generation"),
+        question=say("What does a token cost, what does a longer sentence, and what must be kept of it?"),
         findings=findings,
         parts=[
             Plot(
                 "generating",
-                _draw_times(result),
-                f"Milliseconds a token for {beams} beams: against sentences a call ({batch_length} tokens each; axes "
-                f"logarithmic), and against length ({length_batch} sentences a call).",
+                draw_times(result),
+                say(
+                    "Milliseconds a token for {beams} beams: against sentences a call ({batch_length} tokens each; "
+                    "axes logarithmic), and against length ({length_batch} sentences a call).",
+                    beams=beams,
+                    batch_length=batch_length,
+                    length_batch=length_batch,
+                ),
             ),
-            _table(result, [(size, batch_length) for size in result["batch_sizes"]], "sentences a call", 0),
-            _table(result, [(length_batch, length) for length in result["lengths"]], "length", 1),
+            _table(result, [(size, batch_length) for size in result["batch_sizes"]], say("sentences a call"), 0),
+            _table(result, [(length_batch, length) for length in result["lengths"]], say("length"), 1),
             Plot(
                 "generating_state",
-                _draw_state(result),
-                "KiB of one sentence against the length of source and output, both axes logarithmic: all that is kept "
-                "for the next token, the decoder's cache, and the encoder's outputs.",
+                draw_state(result),
+                say(
+                    "KiB of one sentence against the length of source and output, both axes logarithmic: all that is "
+                    "kept for the next token, the decoder's cache, and the encoder's outputs."
+                ),
             ),
             _state_table(result),
         ],
         how=(
-            f"The trained models on {on}, decoded as seqloom.translate does it: by its own search, models of other "
-            "makes by their generate(). Sources are random tokens, as many as are "
-            f"written; the end is suppressed until the length is reached, so all write equally many. Beams: {beams}; "
-            f"no sampling. The encoder's pass is part of the time. Each time is a median of {result['repeats']} calls "
-            f"or more after a warm-up, the candidates in turn. {spread_in_words(controls)} "
-            "A token's time is the call's over all tokens of all sentences, so at one sentence a call it is what a "
-            "reader waits for. Kept is what the next token needs: every tensor of past_key_values after a greedy call"
-            " of generate() with one sentence (state, keys and values), and the encoder's outputs where the decoder "
-            "still reads them, as an attention does whose values they are; tried by spoiling them."
+            say(
+                "The trained models on {on}, decoded as seqloom.translate does it: by its own search, models of "
+                "other makes by their generate(). Sources are random tokens, as many as are written; the end is "
+                "suppressed until the length is reached, so all write equally many. Beams: {beams}; no sampling. "
+                "The encoder's pass is part of the time. Each time is a median of {repeats} calls or more after "
+                "a warm-up, the candidates in turn. {controls} A token's time is the call's over all tokens of "
+                "all sentences, so at one sentence a call it is what a reader waits for. Kept is what the next "
+                "token needs: every tensor of past_key_values after a greedy call of generate() with one "
+                "sentence (state, keys and values), and the encoder's outputs where the decoder still reads "
+                "them, as an attention does whose values they are; tried by spoiling them.",
+                on=on,
+                beams=beams,
+                repeats=result["repeats"],
+                controls=spread_in_words(controls),
+            )
         ),
         limits=(
-            "At these lengths much of a step is the cost of calling it, whatever it computes; a compiled or exported "
-            "model has less of that. generate() holds the encoder's outputs to the end even where nothing reads them; "
-            "that is not counted as kept."
+            say(
+                "At these lengths much of a step is the cost of calling it, whatever it computes; a compiled or "
+                "exported model has less of that. generate() holds the encoder's outputs to the end even where "
+                "nothing reads them; that is not counted as kept."
+            )
         ),
         headline=_headline(result),
         cautions=cautions,
@@ -199,15 +213,24 @@ def by_length(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
                 continue
             short, long = min(times), max(times)
             ratio = times[long] / times[short]
-            text = f"{name} × {ratio:.2f} with {plural(beams, 'beam')} ({short:,} → {long:,} tokens)"
+            text = say(
+                "{name} × {ratio:.2f} with {beams} ({short:,} → {long:,} tokens)",
+                name=name,
+                ratio=ratio,
+                beams=plural(beams, "beam"),
+                short=short,
+                long=long,
+            )
             looks_back, known = recorded(candidate).looks_back, Estimate.by_control(math.log(ratio), controls)
             if looks_back:
                 growing.append(Case(text, known, (math.log1p(SAME), math.inf)))
             elif looks_back is False:
                 steady.append(Case(text, known, (-math.inf, math.log1p(SAME))))
     return [
-        *told("Without attention a token should cost no more in a longer sentence.", steady),
-        *told("With attention every token looks back at more in a longer sentence, so it should cost more.", growing),
+        *told(say("Without attention a token should cost no more in a longer sentence."), steady),
+        *told(
+            say("With attention every token looks back at more in a longer sentence, so it should cost more."), growing
+        ),
     ]
 
 
@@ -227,16 +250,36 @@ def fastest(result: dict[str, Any], controls: Sequence[float]) -> list[str]:
                 continue
             first, behind = told_apart(known, controls, len(result["beams"]))
             others = "; ".join(
-                f"{name} takes {ratio:.2f} times as long" for name, ratio in sorted(behind.items(), key=lambda x: x[1])
+                say("{name} takes {ratio:.2f} times as long", name=name, ratio=ratio)
+                for name, ratio in sorted(behind.items(), key=lambda x: x[1])
             )
-            winners = ", ".join(f"{name} {digits(known[name])} ms a token" for name in first)
+            winners = ", ".join(say("{name} {time} ms a token", name=name, time=digits(known[name])) for name in first)
             if len(first) == 1:
-                said.append(f"{first[0]} with {plural(beams, 'beam')} ({digits(known[first[0]])} ms a token; {others})")
+                said.append(
+                    say(
+                        "{first} with {beams} ({time} ms a token; {others})",
+                        first=first[0],
+                        beams=plural(beams, "beam"),
+                        time=digits(known[first[0]]),
+                        others=others,
+                    )
+                )
             else:
                 rest = f"; {others}" if others else ""
-                said.append(f"not clear with {plural(beams, 'beam')} (not told apart: {winners}{rest})")
+                said.append(
+                    say(
+                        "not clear with {beams} (not told apart: {winners}{rest})",
+                        beams=plural(beams, "beam"),
+                        winners=winners,
+                        rest=rest,
+                    )
+                )
         if said:
-            sentences.append(f"Fastest with {plural(size, 'sentence')} a call: {'; '.join(said)}.")
+            sentences.append(
+                say(
+                    "Fastest with {sentences} a call: {said}.", sentences=plural(size, "sentence"), said="; ".join(said)
+                )
+            )
     return sentences
 
 
@@ -249,19 +292,29 @@ def _beams(result: dict[str, Any]) -> list[str]:
         for size in dict.fromkeys((result["batch_sizes"][0], result["batch_sizes"][-1])):
             short, long = (token_milliseconds(candidate, beams, size, result["batch_length"]) for beams in (few, many))
             if short is not None and long is not None:
-                ratios.append(f"{long / short:.2f} times as long with {plural(size, 'sentence')} a call")
+                ratios.append(
+                    say(
+                        "{ratio:.2f} times as long with {sentences} a call",
+                        ratio=long / short,
+                        sentences=plural(size, "sentence"),
+                    )
+                )
         if ratios:
             said.append(f"{name} {', '.join(ratios)}")
-    return [f"{many} beams instead of {few} take: {'; '.join(said)}."] if said and many > few else []
+    return (
+        [say("{many} beams instead of {few} take: {said}.", many=many, few=few, said="; ".join(said))]
+        if said and many > few
+        else []
+    )
 
 
 def _state(result: dict[str, Any]) -> list[str]:
     """Whether what is kept of a sentence grows as each kind should."""
     words = {
-        (False, False): "stay the same",
-        (True, False): "grow with the source (the attention's keys and values) and not with the output",
-        (False, True): "grow with the output and not with the source",
-        (True, True): "grow with the source and with the output (keys and values of both)",
+        (False, False): say("it should stay the same"),
+        (True, False): say("it should grow with the source (the attention's keys and values) and not with the output"),
+        (False, True): say("it should grow with the output and not with the source"),
+        (True, True): say("it should grow with the source and with the output (keys and values of both)"),
     }
     of_kinds: dict[tuple[str, tuple[bool, bool]], list[str]] = {}  # kind; growth with the source, with the output
     for name, candidate in result["candidates"].items():
@@ -281,13 +334,19 @@ def _state(result: dict[str, Any]) -> list[str]:
                 continue
             base = whole[str(lengths[0])]
             grows = [counted(kept[end] / base, least=0.0)[0] > 0 for end in ("longer_source", "longer_output")]
-            text = (
-                f"{name}, {_kib(base)} KiB at {lengths[0]:,} tokens, × {kept['longer_source'] / base:.2f} with a "
-                f"source of {lengths[-1]:,}, × {kept['longer_output'] / base:.2f} with an output of {lengths[-1]:,}, × "
-                f"{whole[str(lengths[-1])] / base:.2f} with both"
+            text = say(
+                "{name}, {base} KiB at {shortest:,} tokens, × {longer_source:.2f} with a source of {longest:,}, "
+                "× {longer_output:.2f} with an output of {longest:,}, × {both:.2f} with both",
+                name=name,
+                base=_kib(base),
+                shortest=lengths[0],
+                longer_source=kept["longer_source"] / base,
+                longest=lengths[-1],
+                longer_output=kept["longer_output"] / base,
+                both=whole[str(lengths[-1])] / base,
             )
             cases.append(Case(text, "SEEN" if tuple(grows) == growth else "NOT SEEN"))  # bytes are counted
-        sentences += told(f"Kept of a sentence, {kind}: it should {words[growth]}.", cases)
+        sentences += told(say("Kept of a sentence, {kind}: {grow}.", kind=in_words(kind), grow=words[growth]), cases)
     return sentences
 
 
@@ -299,60 +358,14 @@ def _skipped(result: dict[str, Any]) -> list[str]:
         limit = candidate["limit"]
         if limit is not None and (missing := [length for length in wanted if length >= limit]):
             shown = ", ".join(f"{length:,}" for length in missing)
-            said.append(f"{name} at {shown} tokens (it has {limit:,} positions)")
-    return [f"Not measured: {'; '.join(said)}."] if said else []
-
-
-def _draw_times(result: dict[str, Any]) -> Figure:
-    """Time of a token against batch and against length, a row each, for every number of beams."""
-    beams = result["beams"]
-    figure, panels = new_figure(len(beams), 2, height=2.9)
-    for index, panel in enumerate(panels):
-        row, number = divmod(index, len(beams))
-        places = [(size, result["batch_length"]) for size in result["batch_sizes"]]
-        if row:
-            places = [(result["length_batch"], length) for length in result["lengths"]]
-        for order, (name, candidate) in enumerate(result["candidates"].items()):
-            values = [token_milliseconds(candidate, beams[number], *place) for place in places]
-            known = [(place[row], value) for place, value in zip(places, values, strict=True) if value is not None]
-            panel.plot(*zip(*known, strict=True), label=as_label(name), **look(order)) if known else None
-        log_scale(panel, result["lengths" if row else "batch_sizes"])
-        if row:
-            panel.set_ylim(0, 1.15 * (panel.dataLim.ymax if panel.lines else 1))
-        else:
-            log_scale(panel, [step * 10.0**power for power in range(-4, 5) for step in (1, 2, 5)], "y")
-        fixed = f"{plural(result['length_batch'], 'sentence')} a call" if row else f"{result['batch_length']} tokens"
-        panel.set_title(f"{plural(beams[number], 'beam')}, {fixed}", fontsize="medium")
-        panel.set_xlabel("length of source and output (tokens)" if row else "sentences a call")
-        if number == 0:
-            panel.set_ylabel("ms a token")
-    share_legend(figure, panels[0])
-    return figure
-
-
-def _draw_state(result: dict[str, Any]) -> Figure:
-    """Bytes against length: all that is kept, the cache, and the encoder's outputs."""
-    parts = {part: title for part, title in PARTS.items() if _has(result, part)}
-    figure, panels = new_figure(len(parts), height=3.0)
-    sides = [candidate["bytes"][part].values() for candidate in result["candidates"].values() for part in parts]
-    values = [value / 1024 for side in sides for value in side if value] or [1.0]
-    for panel, (part, title) in zip(panels, parts.items(), strict=True):
-        for order, (name, candidate) in enumerate(result["candidates"].items()):
-            kept = candidate["bytes"].get(part, {})
-            known = [(int(n), value / 1024) for n, value in kept.items() if value is not None]
-            panel.plot(*zip(*sorted(known), strict=True), label=as_label(name), **look(order)) if known else None
-        log_scale(panel, result["lengths"])
-        log_scale(panel, [4.0**power for power in range(-3, 16)], "y")
-        panel.set_ylim(min(values) / 1.5, 1.5 * max(values))
-        panel.set_title(title, fontsize="medium")
-        panel.set_xlabel("length of source and output (tokens)")
-    panels[0].set_ylabel("KiB a sentence")
-    share_legend(figure, panels[0])
-    return figure
+            said.append(
+                say("{name} at {shown} tokens (it has {limit:,} positions)", name=name, shown=shown, limit=limit)
+            )
+    return [say("Not measured: {said}.", said="; ".join(said))] if said else []
 
 
 def _table(result: dict[str, Any], places: Sequence[tuple[int, int]], column: str, varied: int) -> Table:
-    header = ["candidate", "beams", *(f"{place[varied]:,}" for place in places)]
+    header = [say("candidate"), say("beams"), *(f"{place[varied]:,}" for place in places)]
     rows = []
     for name, candidate in result["candidates"].items():
         for beams in result["beams"]:
@@ -362,44 +375,58 @@ def _table(result: dict[str, Any], places: Sequence[tuple[int, int]], column: st
                 for value, (_, length) in zip(values, places, strict=True)
             ]
             rows.append([name, str(beams), *cells])
-    fixed = f"{places[0][1 - varied]} " + ("sentences a call" if varied else "tokens each")
-    return Table(header, rows, f"Milliseconds a token and sentences a second by {column}, {fixed}.")
+    number = places[0][1 - varied]
+    fixed = (
+        say("{sentences} a call", sentences=plural(number, "sentence"))
+        if varied
+        else say("{number} tokens each", number=number)
+    )
+    return Table(
+        header,
+        rows,
+        say("Milliseconds a token and sentences a second by {column}, {fixed}.", column=column, fixed=fixed),
+    )
 
 
 def _state_table(result: dict[str, Any]) -> Table:
     rows = []
     for name, candidate in result["candidates"].items():
         for part, words in PARTS.items():
-            if not _has(result, part):
+            if not has_part(result, part):
                 continue
             kept = candidate["bytes"][part]
-            rows.append([name, words, *(_kib(kept.get(str(length))) for length in result["lengths"])])
-    header = ["candidate", "what", *(f"{length:,}" for length in result["lengths"])]
-    return Table(header, rows, "KiB kept of one sentence by length of source and output in tokens.")
-
-
-def _has(result: dict[str, Any], part: str) -> bool:
-    """Whether a part was weighed; earlier versions did not weigh them together."""
-    return all(part in candidate["bytes"] for candidate in result["candidates"].values())
+            rows.append([name, say(words), *(_kib(kept.get(str(length))) for length in result["lengths"])])
+    header = [say("candidate"), say("what"), *(f"{length:,}" for length in result["lengths"])]
+    return Table(header, rows, say("KiB kept of one sentence by length of source and output in tokens."))
 
 
 def _headline(result: dict[str, Any]) -> dict[str, dict[str, str]]:
     sizes, length, longest = result["batch_sizes"], result["batch_length"], str(result["lengths"][-1])
     few = result["beams"][0]
-    greedy = "greedy" if few == 1 else f"{few} beams"
-    first, last = f"{plural(sizes[0], 'sentence')} a call", f"{plural(sizes[-1], 'sentence')} a call"
+    greedy = say("greedy") if few == 1 else plural(few, "beam")
+    first, last = (
+        say("{sentences} a call", sentences=plural(sizes[0], "sentence")),
+        say("{sentences} a call", sentences=plural(sizes[-1], "sentence")),
+    )
     rows: dict[str, dict[str, str]] = {}
     for name, candidate in result["candidates"].items():
         alone, many = (token_milliseconds(candidate, few, size, length) for size in (sizes[0], sizes[-1]))
         if alone is not None:
-            rows.setdefault(f"generation: time a token, {greedy}, {first}", {})[name] = f"{digits(alone)} ms"
+            rows.setdefault(say("generation: time a token, {greedy}, {first}", greedy=greedy, first=first), {})[
+                name
+            ] = f"{digits(alone)} ms"
         if many is not None:
-            speed = f"{digits(1000 / (many * length))} sentences/s"
-            rows.setdefault(f"generation: speed, {greedy}, {last} of {length} tokens", {})[name] = speed
+            speed = say("{number} sentences/s", number=digits(1000 / (many * length)))
+            rows.setdefault(
+                say("generation: speed, {greedy}, {last} of {length} tokens", greedy=greedy, last=last, length=length),
+                {},
+            )[name] = speed
         part = "kept" if "kept" in candidate["bytes"] else "cache"
         if (kept := candidate["bytes"][part].get(longest)) is not None:
-            what = "kept" if part == "kept" else "kept in the cache"
-            rows.setdefault(f"generation: {what} of a sentence of {longest} tokens", {})[name] = f"{_kib(kept)} KiB"
+            what = say("kept") if part == "kept" else say("kept in the cache")
+            rows.setdefault(
+                say("generation: {what} of a sentence of {longest} tokens", what=what, longest=longest), {}
+            )[name] = f"{_kib(kept)} KiB"
     return rows
 
 

@@ -6,15 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from seqloom.comparison.instruments.memory_networks import SYSTEMS
+from seqloom.comparison.instruments.memory_networks import STANDARD, SYSTEMS
+from seqloom.comparison.traits import in_words
 from seqloom.figures.style import as_label, look, new_figure, share_legend
+from seqloom.support.language import later, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
-NAMES = {**SYSTEMS, "uniform": "tanh-RNN, uniform init."}
+NAMES = {
+    **{name: SYSTEMS[name] for name in STANDARD},
+    "uniform": later("tanh-RNN, uniform init."),
+    **{name: words for name, words in SYSTEMS.items() if name not in STANDARD},
+}
 
 
 def _lines(panel: Axes, number: int, norms: Sequence[float], label: str, unit: float = 1.0) -> None:
@@ -51,16 +57,16 @@ def states_plot(result: dict[str, Any]) -> Figure:
     """Norms between states: initialised, trained, with the recurrent matrix scaled."""
     figure, panels = new_figure(3)
     numbers = {name: number for number, name in enumerate(NAMES)}
-    for panel, kind, title in zip(panels, ("initial", "trained"), ("initialised", "trained"), strict=False):
+    for panel, kind, title in zip(panels, ("initial", "trained"), (say("initialised"), say("trained")), strict=False):
         for name, kinds in result["systems"].items():
             if "states" in kinds.get(kind, {}):
-                _lines(panel, numbers[name], kinds[kind]["states"], NAMES[name])
-        _dress(panel, title, "distance (steps)", 1e-12)
-    for number, (gain, norms) in enumerate(result["gains"].items(), start=len(NAMES) - 1):
-        _lines(panels[2], 0 if float(gain) == 1 else number, norms, f"tanh-RNN, gain {gain}")
-    _dress(panels[2], "recurrent matrix scaled", "distance (steps)", 1e-12)
+                _lines(panel, numbers[name], kinds[kind]["states"], in_words(NAMES[name]))
+        _dress(panel, title, say("distance (steps)"), 1e-12)
+    for number, (gain, norms) in enumerate(result["gains"].items(), start=len(STANDARD)):
+        _lines(panels[2], 0 if float(gain) == 1 else number, norms, say("tanh-RNN, gain {gain}", gain=gain))
+    _dress(panels[2], say("recurrent matrix scaled"), say("distance (steps)"), 1e-12)
     _share_scale(panels[:2])
-    panels[0].set_ylabel("norm of ∂state_T / ∂state_t")
+    panels[0].set_ylabel(say("norm of ∂state_T / ∂state_t"))
     share_legend(figure, panels[0])
     panels[2].legend(fontsize="small", frameon=False, loc="upper left")
     return figure
@@ -70,14 +76,14 @@ def inputs_plot(systems: dict[str, Any]) -> Figure:
     """Norms to the inputs: initialised, trained."""
     figure, panels = new_figure(2)
     numbers = {name: number for number, name in enumerate(NAMES)}
-    for panel, kind, title in zip(panels, ("initial", "trained"), ("initialised", "trained"), strict=True):
+    for panel, kind, title in zip(panels, ("initial", "trained"), (say("initialised"), say("trained")), strict=True):
         for name, kinds in systems.items():
             if kind in kinds:
                 norms = kinds[kind]["inputs"]
-                _lines(panel, numbers[name], norms, NAMES[name], norms[1] or 1.0)
-        _dress(panel, title, "distance from the last input (steps)", 1e-9)
+                _lines(panel, numbers[name], norms, in_words(NAMES[name]), norms[1] or 1.0)
+        _dress(panel, title, say("distance from the last input (steps)"), 1e-9)
     _share_scale(panels)
-    panels[0].set_ylabel("gradient norm / that at distance 1")
+    panels[0].set_ylabel(say("gradient norm / that at distance 1"))
     share_legend(figure, panels[0])
     return figure
 
@@ -86,10 +92,10 @@ def candidates_plot(models: dict[str, Any]) -> Figure:
     """Norms to the source's tokens, by the distance from either end: fresh and trained weights."""
     figure, panels = new_figure(2, 2, height=2.7)
     sides = (
-        ("", "distance from the source's end (tokens)"),
-        ("_from_start", "position from the source's start (tokens)"),
+        ("", say("distance from the source's end (tokens)")),
+        ("_from_start", say("position from the source's start (tokens)")),
     )
-    kinds = (("initial", "fresh weights"), ("trained", "trained"))
+    kinds = (("initial", say("fresh weights")), ("trained", say("trained")))
     for panel, (kind, title, side, x_label) in zip(
         panels, [(*kind, *side) for kind in kinds for side in sides], strict=True
     ):
@@ -99,6 +105,6 @@ def candidates_plot(models: dict[str, Any]) -> Figure:
         _dress(panel, title, x_label)
     _share_scale(panels)
     for panel in panels[::2]:
-        panel.set_ylabel("gradient norm / mean")
+        panel.set_ylabel(say("gradient norm / mean"))
     share_legend(figure, panels[0])
     return figure

@@ -8,7 +8,6 @@ and attention has a way of one step to everywhere (Vaswani et al. 2017). Measure
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,51 +28,54 @@ from seqloom.comparison.instruments.gradient_norms import (
     state_norms,
 )
 from seqloom.comparison.instruments.memory_networks import (
-    SYSTEMS,
+    STANDARD,
     RecurrentNetwork,
     Training,
     TransformerNetwork,
     adding,
     build,
     load_or_train,
+    systems_of,
 )
 from seqloom.comparison.measures.gradient_figures import NAMES, candidates_plot, inputs_plot, states_plot
+from seqloom.comparison.measures.gradient_findings import evenness, factor_of, findings
 from seqloom.comparison.measures.memory_tasks import plan
 from seqloom.comparison.sections import Plot, Section, Table
-from seqloom.comparison.traits import recorded
-from seqloom.comparison.verdicts import BELOW, Case, judged, told
-from seqloom.scoring.estimates import Estimate
+from seqloom.comparison.traits import in_words
 from seqloom.scoring.predictions import read_predictions
 from seqloom.support.console import has_terminal
-from seqloom.support.wording import together
+from seqloom.support.language import later, say
 
 GAINS = (1.0, 1.5, 2.0)
 DRAWS = 6
 """Of fresh weights, and groups of sequences or sentences of trained ones: what a verdict's spread is of."""
 DISTANCES = (10, 50, 100)
 """Those in the systems' tables."""
-STATES_CAPTION = (
-    "Norm of the Jacobian between two states against their distance; 1 keeps the length of every direction. Right: the "
-    "tanh-RNN with its orthogonal matrix multiplied by a gain. What is below the axis is not drawn."
+STATES_CAPTION = later(
+    "Norm of the Jacobian between two states against their distance; 1 keeps the length of every "
+    "direction. Right: the tanh-RNN with its orthogonal matrix multiplied by a gain. What is below "
+    "the axis is not drawn."
 )
-STATES_TABLE = (
-    "Jacobians ∂state_T / ∂state_t: fitted factor per step of distance, first distance at which the norm is below 1 % "
-    "of that at distance 1, and norms at some distances."
+STATES_TABLE = later(
+    "Jacobians ∂state_T / ∂state_t: fitted factor per step of distance, first distance at which the "
+    "norm is below 1 % of that at distance 1, and norms at some distances."
 )
-INPUTS_CAPTION = (
-    "Mean norm of the gradient of the last answer's loss with respect to the inputs, against their distance from the "
-    "end, relative to distance 1. What is below the axis is not drawn."
+INPUTS_CAPTION = later(
+    "Mean norm of the gradient of the last answer's loss with respect to the inputs, against their "
+    "distance from the end, relative to distance 1. What is below the axis is not drawn."
 )
-INPUTS_TABLE = (
+INPUTS_TABLE = later(
     "Gradients of the last answer's loss with respect to the inputs; columns as above, norms relative to distance 1."
 )
-CANDIDATES_TABLE = (
-    "Gradient of the first target token's loss with respect to the source's embeddings, by distance from the source's "
-    "end, in the middle and the longest third of the test sentences; the last columns are relative to distance 1."
+CANDIDATES_TABLE = later(
+    "Gradient of the first target token's loss with respect to the source's embeddings, by distance "
+    "from the source's end, in the middle and the longest third of the test sentences; the last "
+    "columns are relative to distance 1."
 )
-CANDIDATES_CAPTION = (
-    "Gradient of the first target token's loss with respect to the source's embeddings, in the longest third of the "
-    "test sentences: mean norm by the distance from either end, relative to its mean over distances."
+CANDIDATES_CAPTION = later(
+    "Gradient of the first target token's loss with respect to the source's embeddings, in the "
+    "longest third of the test sentences: mean norm by the distance from either end, relative to its "
+    "mean over distances."
 )
 
 
@@ -96,11 +98,12 @@ def measure(
         num_sentences: Of the candidates' test sentences.
         changes: Of the trainings, as for `memory_tasks.plan`.
     """
-    trainings = measured_trainings(plan(options.seed, **changes))
+    found = systems_of(candidate.config for candidate in candidates)
+    trainings = measured_trainings(plan(options.seed, **{"systems": found, **changes}))
     systems: dict[str, dict[str, Any]] = {}
     generator = torch.Generator().manual_seed(options.seed)
     inputs, wanted = adding(distance + 1, num_sequences, generator)
-    states = [*SYSTEMS, "uniform"]
+    states = [*STANDARD, "uniform", *(name for name in found if name not in STANDARD)]
     with tqdm(
         total=len(states) + len(GAINS) + len(candidates),
         desc="gradient flow",
@@ -238,9 +241,9 @@ def _measure_candidate(candidate: Candidate, options: Options, num_sentences: in
     shortest = min(lengths[index] for index in longest)  # the groups too are looked at as far as all reach
     groups = [longest[start::DRAWS] for start in range(min(DRAWS, len(longest)))]
     replicates = {
-        "initial": [_evenness(_from_the_end([rows[index] for index in longest])) for rows in draws],
+        "initial": [evenness(_from_the_end([rows[index] for index in longest])) for rows in draws],
         "trained": [
-            _evenness(_from_the_end([norms["trained"][index][-shortest:] for index in group])) for group in groups
+            evenness(_from_the_end([norms["trained"][index][-shortest:] for index in group])) for group in groups
         ],
     }
     return {
@@ -272,150 +275,55 @@ def section(result: dict[str, Any]) -> Section:
     systems, models = result["systems"], result["candidates"]
     farthest = max(len(flow["inputs"]) for kinds in systems.values() for flow in kinds.values()) - 1
     parts: list[Any] = [
-        Plot("gradient_states", states_plot(result), STATES_CAPTION),
-        _systems_table(systems, "states", STATES_TABLE),
-        Plot("gradient_inputs", inputs_plot(systems), INPUTS_CAPTION),
-        _systems_table(systems, "inputs", INPUTS_TABLE),
+        Plot("gradient_states", states_plot(result), say(STATES_CAPTION)),
+        _systems_table(systems, "states", say(STATES_TABLE)),
+        Plot("gradient_inputs", inputs_plot(systems), say(INPUTS_CAPTION)),
+        _systems_table(systems, "inputs", say(INPUTS_TABLE)),
     ]
     if models:
-        plot = Plot("gradient_candidates", candidates_plot(models), CANDIDATES_CAPTION)
+        plot = Plot("gradient_candidates", candidates_plot(models), say(CANDIDATES_CAPTION))
         parts += [plot, _candidates_table(models)]
     factors = {
-        NAMES[name]: kinds["trained"]["states"]
+        in_words(NAMES[name]): kinds["trained"]["states"]
         for name, kinds in systems.items()
         if "states" in kinds.get("trained", {})
     }
     return Section(
-        title="Gradient flow: vanishing and exploding gradients",
-        question="How much of a gradient arrives at what was read long ago?",
+        title=say("Gradient flow: vanishing and exploding gradients"),
+        question=say("How much of a gradient arrives at what was read long ago?"),
         findings=findings(result),
         parts=parts,
         how=(
-            f"Small networks of one layer and width {result['hidden_size']}: seqloom's recurrent layers, and its "
-            "Transformer layer under a causal mask (so that the last position sees all before it); "
-            f"{result['sequences']} sequences of {farthest + 1} inputs of the adding problem, in float64. Norms over "
-            "states are ‖Jᵀv‖ of random unit vectors v, their root mean square, that is the Jacobian's Frobenius norm "
-            "over √n; the LSTM's state is hidden and cell together. Factors are fitted to the logarithms by least "
-            "squares. The compared models: their own test sentences, gradients at the output of the encoder's "
-            f"embeddings, trained weights and fresh ones of the same config. A verdict is of {DRAWS} draws of fresh "
-            f"weights (the first is drawn), or, of a trained network, which there is one of, of {DRAWS} groups of its "
-            "sequences or sentences, by Student's interval of the mean logarithm."
+            say(
+                "Small networks of one layer and width {hidden_size}: seqloom's recurrent layers, and its "
+                "Transformer layer under a causal mask (so that the last position sees all before it); "
+                "{sequences} sequences of {farthest} inputs of the adding problem, in float64. Norms over states "
+                "are ‖Jᵀv‖ of random unit vectors v, their root mean square, that is the Jacobian's Frobenius "
+                "norm over √n; the LSTM's state is hidden and cell together. Factors are fitted to the "
+                "logarithms by least squares. The compared models: their own test sentences, gradients at the "
+                "output of the encoder's embeddings, trained weights and fresh ones of the same config. A "
+                "verdict is of {draws} draws of fresh weights (the first is drawn), or, of a trained network, "
+                "which there is one of, of {draws} groups of its sequences or sentences, by Student's interval "
+                "of the mean logarithm.",
+                hidden_size=result["hidden_size"],
+                sequences=result["sequences"],
+                farthest=farthest + 1,
+                draws=DRAWS,
+            )
         ),
         limits=(
-            "Initialisation, width and inputs matter; one network of each kind was trained. Networks trained on "
-            f"{result['trained_on']} numbers are measured over longer distances than they were trained for. In a "
-            "trained model the gradient follows the sentence too: a first target word may hang on the first source "
-            "words more than on any other."
-        ),
-        headline={"gradient kept per step, trained": {name: _factor(values) for name, values in factors.items()}},
-    )
-
-
-def findings(result: dict[str, Any]) -> list[str]:
-    """What was expected, and whether it was seen."""
-    systems = result["systems"]
-    return [
-        falls("rnn", "initial", systems, "At initialisation (recurrent matrices orthogonal)"),
-        falls("uniform", "initial", systems, "With torch's uniform initialisation of the tanh-RNN"),
-        falls("rnn", "trained", systems, f"Trained on the adding problem of {result['trained_on']} numbers"),
-        _attends(systems),
-        explodes(result["gains"], result.get("gain_factors", {})),
-        *(candidates_findings(result["candidates"]) if result["candidates"] else []),
-    ]
-
-
-def _factor(norms: Sequence[float]) -> str:
-    factor = factor_per_step(norms)
-    return "–" if factor is None else f"{factor:.3f}"
-
-
-def _apart(ones: Sequence[float] | None, others: Sequence[float] | None) -> Estimate | None:
-    """The difference of two means of logarithms; None where there are no replicates, as of earlier versions."""
-    if not ones or not others or min(len(ones), len(others)) < 2:
-        return None
-    return Estimate.of(ones).minus(Estimate.of(others))
-
-
-def falls(plain: str, kind: str, systems: dict[str, Any], when: str) -> str:
-    """Does the tanh-RNN's gradient fall faster than LSTM's and GRU's?"""
-    gated = ("lstm", "gru")
-    cases = [
-        Case(NAMES[name], _apart(systems[plain][kind].get("factors"), systems[name][kind].get("factors")), BELOW)
-        for name in gated
-    ]
-    seen = " and ".join(f"{verdict} against {together(names)}" for verdict, names in judged(cases).items())
-    places = []
-    for name in (plain, *gated):
-        norms = systems[name][kind]["states"]
-        fallen = fallen_at(norms)
-        where = f"below 1 % after {fallen} steps" if fallen else f"not below 1 % within {len(norms) - 1} steps"
-        places.append(f"{NAMES[name]} {_factor(norms)} ({where})")
-    return (
-        f"Expected (Bengio et al. 1994): the tanh-RNN's gradient falls faster with distance than those of gated cells. "
-        f"{when}: {seen}; factor per step {', '.join(places)}."
-    )
-
-
-def _attends(systems: dict[str, Any]) -> str:
-    """Does the Transformer's gradient stay?"""
-    norms, lowest = systems["transformer"]["trained"]["inputs"], systems["transformer"]["trained"].get("lowest", [])
-    fallen = fallen_at(norms)
-    known = Estimate.of(lowest) if len(lowest) > 1 else None
-    verdict = Case("", known, (math.log(0.01), math.inf)).verdict()
-    text = f"factor per step {_factor(norms)}, " + (
-        f"below 1 % after {fallen} steps" if fallen else f"not below 1 % within {len(norms) - 1} steps"
-    )
-    return (
-        "Expected (Vaswani et al. 2017): attention is one step from everywhere, so the Transformer's gradient with "
-        f"respect to its inputs does not vanish with distance. Trained: {verdict}, {text}."
-    )
-
-
-def explodes(gains: dict[str, list[float]], of_gains: dict[str, list[float]]) -> str:
-    """Does a larger recurrent matrix make it grow?"""
-    cases = []
-    for gain, norms in gains.items():
-        logs = of_gains.get(gain, [])
-        if float(gain) > 1:
-            cases.append(Case(f"gain {gain} {_factor(norms)}", Estimate.of(logs) if len(logs) > 1 else None))
-    least = ", ".join(f"{_factor(norms)} at gain {gain}" for gain, norms in gains.items() if float(gain) <= 1)
-    expected = (
-        "Expected (Pascanu et al. 2013): a recurrent matrix of a spectral radius above 1 can make the tanh-RNN's "
-        f"gradient explode, that is grow by more than 1 per step ({least})."
-    )
-    return " ".join(told(expected, cases))
-
-
-def _evenness(norms: Sequence[float]) -> float | None:
-    """The weakest position's norm over the strongest's."""
-    return min(norms) / max(norms) if max(norms) > 0 else None
-
-
-def candidates_findings(models: dict[str, Any]) -> list[str]:
-    """Does attention bring the gradient to every source position more evenly?"""
-    sentences = []
-    for kind, when in (("initial", "With fresh weights"), ("trained", "Trained")):
-        measured = {name: _evenness(model["buckets"][-1][kind]) for name, model in models.items()}
-        even = {name: value for name, value in measured.items() if value is not None}
-        text = ", ".join(f"{name} {value:.0%}" for name, value in even.items())
-        known = {name: recorded(models[name]).has_cross_attention for name in even}
-        without, with_it = ([name for name, attends in known.items() if attends is is_so] for is_so in (False, True))
-        if without and with_it:
-            replicates = {name: models[name].get("evenness", {}).get(kind) for name in even}
-            cases = [
-                Case(f"{name} against {other}", _apart(replicates[name], replicates[other]), BELOW)
-                for name, other in itertools.product(without, with_it)
-            ]
-            expected = (
-                "Expected (Bahdanau et al. 2015): without attention the gradient reaches the source's positions less "
-                f"evenly than with it. {when}:"
+            say(
+                "Initialisation, width and inputs matter; one network of each kind was trained. Networks trained "
+                "on {trained_on} numbers are measured over longer distances than they were trained for. In a "
+                "trained model the gradient follows the sentence too: a first target word may hang on the first "
+                "source words more than on any other.",
+                trained_on=result["trained_on"],
             )
-            said = f"{' '.join(told(expected, cases))} There "
-        else:
-            alone = f"with{'' if with_it else 'out'} attention alone" if with_it or without else "of kinds not known"
-            said = f"{when}, models {alone}, so nothing to hold them against: "
-        sentences.append(f"{said}the weakest position's gradient is this share of the strongest's: {text}.")
-    return sentences
+        ),
+        headline={
+            say("gradient kept per step, trained"): {name: factor_of(values) for name, values in factors.items()}
+        },
+    )
 
 
 def _systems_table(systems: dict[str, Any], what: str, caption: str) -> Table:
@@ -428,8 +336,22 @@ def _systems_table(systems: dict[str, Any], what: str, caption: str) -> Table:
             unit = (norms[1] or 1.0) if what == "inputs" else 1.0
             fallen = fallen_at(norms)
             places = [f"{norms[place] / unit:.2g}" if place < len(norms) else "–" for place in DISTANCES]
-            rows.append([NAMES[name], kind, _factor(norms), str(fallen or f"not within {len(norms) - 1}"), *places])
-    header = ["system", "weights", "factor per step", "below 1 % at", *(f"at {place}" for place in DISTANCES)]
+            rows.append(
+                [
+                    in_words(NAMES[name]),
+                    say(kind),
+                    factor_of(norms),
+                    str(fallen or say("not within {number}", number=len(norms) - 1)),
+                    *places,
+                ]
+            )
+    header = [
+        say("system"),
+        say("weights"),
+        say("factor per step"),
+        say("below 1 % at"),
+        *(say("at {place}", place=place) for place in DISTANCES),
+    ]
     return Table(header, rows, caption)
 
 
@@ -445,6 +367,15 @@ def _candidates_table(models: dict[str, Any]) -> Table:
             places = [f"{norms[place] / unit:.2g}" if place < len(norms) and unit else "–" for place in distances]
             weakest = f"{min(norms) / max(norms):.0%}" if max(norms) > 0 else "–"
             lengths = f"{bucket['shortest']}–{bucket['longest']}"
-            rows.append([name, lengths, kind, _factor(norms), weakest, f"{sum(norms) / len(norms):.2g}", *places])
-    header = ["model", "tokens", "weights", "factor per token", "weakest / strongest", "mean norm"]
-    return Table([*header, *(f"at {place}" for place in distances)], rows, CANDIDATES_TABLE)
+            rows.append(
+                [name, lengths, say(kind), factor_of(norms), weakest, f"{sum(norms) / len(norms):.2g}", *places]
+            )
+    header = [
+        say("model"),
+        say("tokens"),
+        say("weights"),
+        say("factor per token"),
+        say("weakest / strongest"),
+        say("mean norm"),
+    ]
+    return Table([*header, *(say("at {place}", place=place) for place in distances)], rows, say(CANDIDATES_TABLE))

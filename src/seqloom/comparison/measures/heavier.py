@@ -9,22 +9,24 @@ from typing import Any
 
 from seqloom.comparison.instruments.budgets import SPENT
 from seqloom.comparison.instruments.clock import log_ratios
+from seqloom.comparison.remedies import lighter
 from seqloom.comparison.trainings import disturbed
 from seqloom.comparison.traits import recorded
 from seqloom.comparison.verdicts import ABOVE, BELOW, SAME, TRAINED, Case, Interval, counted, judged
 from seqloom.scoring.estimates import LEVEL, Estimate
+from seqloom.support.language import later, say
 
 HEAVINESS = {
-    "parameters": "parameters",
-    "training_flops": "training FLOPs a target token",
-    "generation_flops": "FLOPs a generated token",
-    "training_memory_mib": "peak memory of training",
-    "generation_memory_mib": "peak memory of generation",
-    "model_bytes": "model file",
+    "parameters": later("parameters"),
+    "training_flops": later("training FLOPs a target token"),
+    "generation_flops": later("FLOPs a generated token"),
+    "training_memory_mib": later("peak memory of training"),
+    "generation_memory_mib": later("peak memory of generation"),
+    "model_bytes": later("model file"),
 }
 MEASURED = ("training_memory_mib", "generation_memory_mib")
 """Those that are not counted, and differ from one time to the next."""
-REASONS = {"flops": "fewer FLOPs (Vaswani et al. 2017, table 2)", "seconds": "less time, being parallel"}
+REASONS = {"flops": later("fewer FLOPs (Vaswani et al. 2017, table 2)"), "seconds": later("less time, being parallel")}
 
 
 def findings_of(result: dict[str, Any], mark: str) -> tuple[list[str], list[str]]:
@@ -38,21 +40,30 @@ def findings_of(result: dict[str, Any], mark: str) -> tuple[list[str], list[str]
         Findings, and those that a reader of the first table must know.
     """
     models, findings = result["models"], []
-    cases = [case for key, title in HEAVINESS.items() if (case := heavier(models, key, title)) is not None]
+    cases = [case for key, title in HEAVINESS.items() if (case := heavier(models, key, say(title))) is not None]
     if cases:
-        said = ". ".join(f"{verdict} in: {'; '.join(texts)}" for verdict, texts in judged(cases).items())
-        findings.append(f"Expected: the Transformer is heavier than the RNN (Wu et al. 2020). {said}.")
+        said = ". ".join(
+            say("{verdict} in: {texts}", verdict=say(verdict), texts="; ".join(texts))
+            for verdict, texts in judged(cases).items()
+        )
+        findings.append(say("Expected: the Transformer is heavier than the RNN (Wu et al. 2020). {said}.", said=said))
+    findings += lighter(models)
     rows = {model["update_rows"] for model in models.values()}
     if len(rows) > 1:  # of an earlier version
-        findings.append("The peak memories of training are of batches of different size, so they cannot be compared.")
+        findings.append(
+            say("The peak memories of training are of batches of different size, so they cannot be compared.")
+        )
     cautions = disturbed({name: model.get("cpu_shares", []) for name, model in models.items()})
     if mark:
         findings += [to_quality_finding(models, key, mark, is_disturbed=bool(cautions)) for key in REASONS]
     machines = {machine for model in models.values() if model["to_quality"] for machine in model["trained_on"]}
     if len(machines) > 1:
         findings.append(
-            f"The seconds are of different machines ({'; '.join(sorted(machines))}), so they cannot be compared; "
-            "tokens, updates and FLOPs can."
+            say(
+                "The seconds are of different machines ({machines}), so they cannot be compared; tokens, updates "
+                "and FLOPs can.",
+                machines="; ".join(sorted(machines)),
+            )
         )
     return [*findings, *_energy(models), *_errors(models)], cautions
 
@@ -77,7 +88,7 @@ def heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
         text = f"{lightest} {known[lightest]:.3g}, {heaviest} {known[heaviest]:.3g}"
         return Case(f"{title} ({text})", None)
     if key in MEASURED and len({models[name]["update_rows"] for name in known}) > 1 and key.startswith("training"):
-        return Case(f"{title} (of batches of different size)", None)
+        return Case(say("{title} (of batches of different size)", title=title), None)
     bounds: list[Interval] = []
     for one, other in ((lightest, heaviest), (largest, least)):
         ratio = known[one] / known[other]
@@ -89,11 +100,30 @@ def heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
         # Several pairs of extremes could have been these: each gets its share of the doubt.
         level = LEVEL / (len(MEASURED) * len(recurrent) * len(others))
         if estimate is None:
-            return Case(f"{title} ({lightest} {ratio:.2g} times {heaviest})", None)
+            return Case(
+                say(
+                    "{title} ({lightest} {ratio:.2g} times {heaviest})",
+                    title=title,
+                    lightest=lightest,
+                    ratio=ratio,
+                    heaviest=heaviest,
+                ),
+                None,
+            )
         bounds.append(_widened(estimate.interval(level)))
     (low, _), (_, high) = bounds
     one, other = (largest, least) if high <= 0 else (lightest, heaviest)
-    return Case(f"{title} ({one} {known[one] / known[other]:.2g} times {other})", (low, high), ABOVE)
+    return Case(
+        say(
+            "{title} ({one} {ratio:.2g} times {other})",
+            title=title,
+            one=one,
+            ratio=known[one] / known[other],
+            other=other,
+        ),
+        (low, high),
+        ABOVE,
+    )
 
 
 def _widened(bounds: Interval) -> Interval:
@@ -105,8 +135,8 @@ def to_quality_finding(models: dict[str, Any], key: str, mark: str, *, is_distur
     """What a validation score took."""
     spent = {name: (model["to_quality"] or {}).get(key) for name, model in models.items()}
     said = ", ".join(f"{name} {_in_words(stat)}" for name, stat in spent.items())
-    title = SPENT[key].capitalize() if key == "seconds" else SPENT[key]
-    text = f"{title} of training to validation {mark}: {said}."
+    title = say("Seconds") if key == "seconds" else say(SPENT[key])
+    text = say("{title} of training to validation {mark}: {said}.", title=title, mark=mark, said=said)
     known = {name: stat for name, stat in spent.items() if stat is not None}
     recurrent, others = sides(models, list(known))
     if not recurrent:
@@ -116,27 +146,36 @@ def to_quality_finding(models: dict[str, Any], key: str, mark: str, *, is_distur
     machines = {machine for name in known for machine in models[name]["trained_on"]}
     for one, other in pairs:
         a, b = known[one], known[other]
-        what = f"{one} {_ratio(a, b)} {other}"
+        what = _ratio(one, a, other, b)
         is_lost = key == "seconds" and (is_disturbed or len(machines) > 1)
         cases.append(Case(what, None if is_lost else _spent_ratio(a, b, LEVEL / len(pairs)), BELOW))
-    verdicts = " ".join(f"{verdict}: {'; '.join(texts)}." for verdict, texts in judged(cases).items())
+    verdicts = " ".join(
+        say("{verdict}: {texts}.", verdict=say(verdict), texts="; ".join(texts))
+        for verdict, texts in judged(cases).items()
+    )
     single = min(len(stat.get("runs") or [0]) for stat in known.values()) == 1
-    about = f" {TRAINED}" if single else ""
-    return f"{text} Expected: the Transformer needs {REASONS[key]}.{about} {verdicts}"
+    about = f" {say(TRAINED)}" if single else ""
+    return say(
+        "{text} Expected: the Transformer needs {reason}.{about} {verdicts}",
+        text=text,
+        reason=say(REASONS[key]),
+        about=about,
+        verdicts=verdicts,
+    )
 
 
-def _ratio(a: dict[str, Any], b: dict[str, Any]) -> str:
-    """``0.5 times``; of what never came there, in words."""
+def _ratio(one: str, a: dict[str, Any], other: str, b: dict[str, Any]) -> str:
+    """``a 0.5 times b``; of what never came there, no number."""
     if a["mean"] is not None and b["mean"] is not None:
-        return f"{a['mean'] / b['mean']:.2g} times"
-    return "against"
+        return say("{one} {ratio:.2g} times {other}", one=one, ratio=a["mean"] / b["mean"], other=other)
+    return say("{one} against {other}", one=one, other=other)
 
 
 def _in_words(stat: dict[str, Any] | None) -> str:
     if stat is None:
         return "—"
     if stat["mean"] is None:
-        return "never" if not any(place is not None for place in stat["runs"]) else "not with every seed"
+        return say("never") if not any(place is not None for place in stat["runs"]) else say("not with every seed")
     return number(stat["mean"])
 
 
@@ -170,14 +209,16 @@ def _logs(between: list[list[float | None]]) -> list[Interval]:
 def _energy(models: dict[str, Any]) -> list[str]:
     watts = {name: model["joules_per_1000_tokens"] for name, model in models.items()}
     if all(value is None for value in watts.values()):
-        return ["Energy: this machine does not tell (it has no counter that may be read)."]
+        return [say("Energy: this machine does not tell (it has no counter that may be read).")]
     said = ", ".join(f"{name} {'—' if value is None else f'{value:.3g}'} J" for name, value in watts.items())
-    return [f"Energy for 1,000 target tokens of training: {said}."]
+    return [say("Energy for 1,000 target tokens of training: {said}.", said=said)]
 
 
 def _errors(models: dict[str, Any]) -> list[str]:
     return [
-        f"Memory and energy could not be measured for all of {name}'s work: {model['error']}"
+        say(
+            "Memory and energy could not be measured for all of {name}'s work: {error}", name=name, error=model["error"]
+        )
         for name, model in models.items()
         if model["error"]
     ]

@@ -27,14 +27,24 @@ from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate, wilson
 from seqloom.support.console import has_terminal
-from seqloom.support.wording import together
+from seqloom.support.language import Language, later, say, spoken
+from seqloom.support.wording import digits, together
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-BUDGETS = {"updates": "updates", "tokens": "target tokens", "seconds": "seconds of training", "flops": "FLOPs"}
-UNITS = {1: "", 10**3: "thousand", 10**6: "million", 10**9: "billion", 10**12: "10¹²", 10**15: "10¹⁵", 10**18: "10¹⁸"}
+BUDGETS = {
+    "updates": later("updates"),
+    "tokens": later("target tokens"),
+    "seconds": later("seconds of training"),
+    "flops": "FLOPs",
+}
+POWERS = {10**12: "10¹²", 10**15: "10¹⁵", 10**18: "10¹⁸"}
+UNITS: dict[Language, dict[int, str]] = {
+    "en": {1: "", 10**3: "thousand", 10**6: "million", 10**9: "billion", **POWERS},
+    "ko": {1: "", 10**4: "만", 10**8: "억", **POWERS},
+}
 
 
 def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]:
@@ -159,31 +169,42 @@ def section(result: dict[str, Any]) -> Section:
         panels[0].set_ylabel(label(metric))
         share_legend(figure, panels[0])
         score = label(metric)[0].upper() + label(metric)[1:]
-        caption = (
-            f"{score} against what was spent on training, a line each run; dotted: the largest "
-            "budget that all runs spent."
+        caption = say(
+            "{score} against what was spent on training, a line each run; dotted: the largest budget that "
+            "all runs spent.",
+            score=score,
         )
         parts.append(Plot("learning_curves", figure, caption))
-        header = ["", *(f"at {amount(equal[budget]['at'], budget)}" for budget in budgets)]
+        header = ["", *(say("at {at}", at=amount(equal[budget]["at"], budget)) for budget in budgets)]
         rows = [[name, *(spread(equal[budget]["scores"][name]) for budget in budgets)] for name in curves]
-        parts.append(Table(header, rows, f"{score} at equal budgets: mean (lowest to highest run)."))
+        parts.append(Table(header, rows, say("{score} at equal budgets: mean (lowest to highest run).", score=score)))
     missing = result["without_log"]
-    left_out = f" Left out, as no training log of theirs is here: {', '.join(missing)}." if missing else ""
+    left_out = (
+        say(" Left out, as no training log of theirs is here: {missing}.", missing=", ".join(missing))
+        if missing
+        else ""
+    )
     cautions = disturbed({name: curve.get("cpu_shares", []) for name, curve in curves.items()})
     return Section(
-        title="Learning curves",
-        question="What does each model make of the same updates, data, time and number of operations?",
+        title=say("Learning curves"),
+        question=say("What does each model make of the same updates, data, time and number of operations?"),
         findings=[*findings_of(result), *cautions],
         parts=parts,
-        how="From the training logs: every validation's score against the target tokens learnt from, the seconds of "
-        "training (validations not counted) and FLOPs (tokens times the counted training FLOPs of a target token of a "
-        "typical pair). Between validations the score is interpolated on a straight line. Ahead is who is so "
-        "beyond the spread of the runs (Welch's interval of several seeds each), or, of one run each, beyond what so "
-        "many validated sentences leave open (Wilson's intervals); then these trained models are told apart, and not "
-        "their recipes." + left_out,
-        limits="A learning-rate schedule that ends with the run makes a score in its middle lower than that of a run "
-        "which would have ended there, so the run whose budget all others share is favoured. Seconds are those of the "
-        "machine that trained, and losses of different tokenizers cannot be compared.",
+        how=say(
+            "From the training logs: every validation's score against the target tokens learnt from, the "
+            "seconds of training (validations not counted) and FLOPs (tokens times the counted training "
+            "FLOPs of a target token of a typical pair). Between validations the score is interpolated on a "
+            "straight line. Ahead is who is so beyond the spread of the runs (Welch's interval of several "
+            "seeds each), or, of one run each, beyond what so many validated sentences leave open (Wilson's "
+            "intervals); then these trained models are told apart, and not their recipes."
+        )
+        + left_out,
+        limits=say(
+            "A learning-rate schedule that ends with the run makes a score in its middle lower than that of "
+            "a run which would have ended there, so the run whose budget all others share is favoured. "
+            "Seconds are those of the machine that trained, and losses of different tokenizers cannot be "
+            "compared."
+        ),
         cautions=cautions,
     )
 
@@ -198,14 +219,15 @@ def _draw(panel: Axes, curves: dict[str, Any], at: float, budget: str) -> None:
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     farthest = max(run[budget][-1] for curve in curves.values() for run in curve["runs"])
-    unit = max((size for size in UNITS if farthest >= 2 * size and (budget != "seconds" or size == 1)), default=1)
+    units = UNITS[spoken()]
+    unit = max((size for size in units if farthest >= 2 * size and (budget != "seconds" or size == 1)), default=1)
     for name, curve in curves.items():
         style = look(curve["number"]) | ({"lw": 0.9, "markersize": 3} if len(curve["runs"]) > 1 else {})
         for index, run in enumerate(curve["runs"]):
             places = [value / unit for value in run[budget]]
             panel.plot(places, run["scores"], label=None if index else as_label(name), **style)
     panel.axvline(at / unit, color="0.45", lw=1, ls=":")
-    panel.set_xlabel(BUDGETS[budget] + (f" ({UNITS[unit]})" if UNITS[unit] else ""))
+    panel.set_xlabel(say(BUDGETS[budget]) + (f" ({units[unit]})" if units[unit] else ""))
     panel.set_xlim(left=0)
     panel.xaxis.set_major_locator(MaxNLocator(5))
     panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
@@ -215,30 +237,37 @@ def findings_of(result: dict[str, Any]) -> list[str]:
     """Who is ahead at each budget, whether they agree, and what was expected."""
     curves = result["curves"]
     if len(curves) < 2:
-        return ["Fewer than two of the models have a training log here: there are no curves to compare."]
+        return [say("Fewer than two of the models have a training log here: there are no curves to compare.")]
     findings, firsts = [], {}
     for budget in budgets_of(result):
         scores, at = result["equal"][budget]["scores"], result["equal"][budget]["at"]
         first, rest = firsts[budget] = ahead(result, budget)
         late = [name for name in curves if name not in (*first, *rest)]
         said = ", ".join(f"{name} {np.mean(scores[name]):.4g}" for name in (*first, *rest))
-        text = f"At equal {BUDGETS[budget]} ({amount(at, budget)}): {said}."
+        text = say("At equal {budget} ({at}): {said}.", budget=say(BUDGETS[budget]), at=amount(at, budget), said=said)
         if late:
-            text += f" {', '.join(late)} had not been validated by then."
+            text += say(" {late} had not been validated by then.", late=", ".join(late))
         if first and rest:
-            text += f" {together(first)} {'is' if len(first) == 1 else 'are'} ahead of {together(rest)}"
-            text += "." if len(first) == 1 else ", and not told apart."
+            ahead_of = later(" {first} is ahead of {rest}.")
+            if len(first) > 1:
+                ahead_of = later(" {first} are ahead of {rest}, and not told apart.")
+            text += say(ahead_of, first=together(first), rest=together(rest))
         elif len(first) > 1:
-            text += f" Not clear: {together(first)} are not told apart."
+            text += say(" Not clear: {first} are not told apart.", first=together(first))
         if cut := _cut_off(curves, at, budget):
-            text += f" Cut off before their schedules ended, and so worse than if trained for this: {together(cut)}."
+            text += say(
+                " Cut off before their schedules ended, and so worse than if trained for this: {cut}.",
+                cut=together(cut),
+            )
         findings.append(text)
     if all(len(first) + len(rest) == len(curves) for first, rest in firsts.values()):
         winners = {tuple(sorted(first)) for first, _ in firsts.values()}
         if len(winners) == 1 and all(len(first) == 1 for first, _ in firsts.values()):
-            findings.append(f"{winners.pop()[0]} is ahead whichever of them is held equal.")
+            findings.append(say("{model} is ahead whichever of them is held equal.", model=winners.pop()[0]))
         elif not set.intersection(*(set(first) for first, _ in firsts.values())):
-            findings.append("Who is ahead depends on what is held equal: no model is among the first of all budgets.")
+            findings.append(
+                say("Who is ahead depends on what is held equal: no model is among the first of all budgets.")
+            )
     return [*findings, *_expected(result)]
 
 
@@ -256,23 +285,35 @@ def _expected(result: dict[str, Any]) -> list[str]:
     for name in (name for name, one in traits.items() if one.is_transformer):
         for other in recurrent:
             gap = np.mean(scores[name]) - np.mean(scores[other])
-            cases.append(Case(f"{name} against {other} ({gap:+.4g})", difference(result, "flops", name, other)))
+            cases.append(
+                Case(
+                    say("{name} against {other} ({gap:+.4g})", name=name, other=other, gap=gap),
+                    difference(result, "flops", name, other),
+                )
+            )
     cut = _cut_off(curves, result["equal"]["flops"]["at"], "flops")
     single = any(len(scores[name]) == 1 for name in traits)
-    about = f" {TRAINED}" if single else ""
-    confound = f" The budget cuts {together(cut)} off, which speaks against them." if cut else ""
-    expected = "Expected: at equal FLOPs a Transformer is ahead of recurrent models (Vaswani et al. 2017, table 2)."
+    about = f" {say(TRAINED)}" if single else ""
+    confound = say(" The budget cuts {cut} off, which speaks against them.", cut=together(cut)) if cut else ""
+    expected = say(
+        "Expected: at equal FLOPs a Transformer is ahead of recurrent models (Vaswani et al. 2017, table 2)."
+    )
     return told(f"{expected}{about}{confound}", cases)
 
 
 def amount(value: float, budget: str) -> str:
     """``1.23 million target tokens``, ``72 seconds of training``, ``4.1 × 10¹² FLOPs``."""
     if budget == "seconds":
-        return f"{value:,.0f} seconds of training" if value >= 99.5 else f"{value:.3g} seconds of training"
-    unit = max((size for size in UNITS if value >= size), default=1)
-    word = UNITS[unit]
-    word = f" × {word}" if word.startswith("10") else f" {word}" if word else ""
-    return f"{value / unit:.3g}{word} {BUDGETS[budget]}"
+        return (
+            say("{value:,.0f} seconds of training", value=value)
+            if value >= 99.5
+            else say("{value:.3g} seconds of training", value=value)
+        )
+    units = UNITS[spoken()]
+    unit = max((size for size in units if value >= size), default=1)
+    word = f" × {POWERS[unit]}" if unit in POWERS else f" {units[unit]}" if units[unit].isascii() else units[unit]
+    number = f"{digits(value / unit)}{word}".rstrip()
+    return say("{number} {budget}", number=number, budget=say(BUDGETS[budget]))
 
 
 def spread(scores: Sequence[float]) -> str:
@@ -280,4 +321,8 @@ def spread(scores: Sequence[float]) -> str:
     if not scores:
         return "—"
     mean = f"{np.mean(scores):.4g}"
-    return mean if len(scores) == 1 else f"{mean} ({min(scores):.4g} to {max(scores):.4g})"
+    return (
+        mean
+        if len(scores) == 1
+        else say("{mean} ({lowest:.4g} to {highest:.4g})", mean=mean, lowest=min(scores), highest=max(scores))
+    )

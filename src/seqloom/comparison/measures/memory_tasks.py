@@ -21,16 +21,20 @@ from seqloom.comparison.instruments.memory_networks import (
     NUM_RECALLED,
     NUM_TESTED,
     SOLVED,
+    STANDARD,
     SYSTEMS,
     WINDOW,
     Training,
+    systems_of,
     train_and_keep,
 )
 from seqloom.comparison.sections import Plot, Section, Table
+from seqloom.comparison.traits import in_words
 from seqloom.comparison.verdicts import Case, told
 from seqloom.figures.style import log_scale, look, new_figure, share_legend
 from seqloom.scoring.estimates import Estimate
 from seqloom.support.console import has_terminal
+from seqloom.support.language import later, say
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +51,7 @@ TINY = 1e-12
 def plan(seed: int, **changes: Any) -> list[Training]:
     """What is trained by default; changes are of `Training`'s fields, ``lengths`` and ``systems``."""
     lengths = changes.pop("lengths", LENGTHS)
-    systems = changes.pop("systems", tuple(SYSTEMS))
+    systems = changes.pop("systems", STANDARD)
     sizes = {"hidden_size": 32, "batch_size": 32, "learning_rate": 0.01, "seed": seed}
     return [
         Training(task, length, system, clipping, **{**sizes, "updates": UPDATES[task], **changes})
@@ -59,8 +63,10 @@ def plan(seed: int, **changes: Any) -> list[Training]:
 
 
 def measure(candidates: Sequence[Candidate], options: Options, **changes: Any) -> dict[str, Any]:
-    """Trains every system on every task; the candidates are not asked. Changes are as for `plan`."""
-    trainings = plan(options.seed, **changes)
+    """Trains every system on every task: the standard ones, and the parallel cells of candidates. Changes are as for
+    `plan`."""
+    found = systems_of(candidate.config for candidate in candidates)
+    trainings = plan(options.seed, **{"systems": found, **changes})
     order = sorted(range(len(trainings)), key=lambda index: -trainings[index].length)  # the longest first
     runs: list[dict[str, Any]] = [{}] * len(trainings)
     with ExitStack() as stack:
@@ -84,39 +90,56 @@ def section(result: dict[str, Any]) -> Section:
     runs = result["runs"]
     tasks = list(dict.fromkeys(run["task"] for run in runs))
     first = runs[0]
-    about = (
-        f"width {first['hidden_size']}, one layer, batches of {first['batch_size']} new sequences, "
-        f"Adam with learning rate {first['learning_rate']:g}"
+    about = say(
+        "width {hidden_size}, one layer, batches of {batch_size} new sequences, Adam with learning rate "
+        "{learning_rate:g}",
+        hidden_size=first["hidden_size"],
+        batch_size=first["batch_size"],
+        learning_rate=first["learning_rate"],
     )
-    parts: list[Any] = [Plot("memory_tasks", _errors_plot(runs, tasks), _ERRORS_CAPTION)]
+    parts: list[Any] = [Plot("memory_tasks", _errors_plot(runs, tasks), say(_ERRORS_CAPTION))]
     parts += [_table(runs, task) for task in tasks]
-    parts.append(Plot("memory_curves", _curves_plot(runs, tasks), _CURVES_CAPTION))
+    parts.append(Plot("memory_curves", _curves_plot(runs, tasks), say(_CURVES_CAPTION)))
     longest = {
-        f"longest {NAMES[task]} solved": {
-            SYSTEMS[system]: f"{_reach(runs, task, system)} {UNITS[task]}" if _reach(runs, task, system) else "none"
+        say("longest {task} solved", task=say(NAMES[task])): {
+            in_words(SYSTEMS[system]): say(SIZES[task], length=_reach(runs, task, system))
+            if _reach(runs, task, system)
+            else say("none")
             for system in _systems(runs)
         }
         for task in tasks
     }
     return Section(
-        title="Memory: the adding problem and the copy task",
-        question="How far back can a state remember what attention can look up?",
+        title=say("Memory: the adding problem and the copy task"),
+        question=say("How far back can a state remember what attention can look up?"),
         findings=findings(result),
         parts=parts,
         how=(
-            f"The same task, updates and {about} for all; one seed ({first['seed']}). Recurrent networks are seqloom's "
-            "layer with its own initialisation (recurrent matrices orthogonal, the LSTM's forget gate open) and a "
-            "linear readout; the Transformer is one pre-norm layer with sinusoidal positions under a causal mask. "
-            f"Errors are losses on {result['tested']} fresh sequences, divided by the loss of who remembers nothing: "
-            "always answering 1 (adding problem), or blanks and then any symbol (copy task). A training ends when the "
-            f"mean loss of {result['window']} updates is below {result['solved_below']:.0%} of that: the task is "
-            "solved. Clipping is at norm 1. Whether one system is better is tested over all tasks and lengths: the "
-            "mean of the differences between the trainings of two systems, with Student's interval of it."
+            say(
+                "The same task, updates and {about} for all; one seed ({seed}). Recurrent networks are seqloom's "
+                "layer with its own initialisation (recurrent matrices orthogonal, the LSTM's forget gate open) "
+                "and a linear readout; the Transformer is one pre-norm layer with sinusoidal positions under a "
+                "causal mask. Errors are losses on {tested} fresh sequences, divided by the loss of who "
+                "remembers nothing: always answering 1 (adding problem), or blanks and then any symbol (copy "
+                "task). A training ends when the mean loss of {window} updates is below {solved_below:.0%} of "
+                "that: the task is solved. Clipping is at norm 1. Whether one system is better is tested over "
+                "all tasks and lengths: the mean of the differences between the trainings of two systems, with "
+                "Student's interval of it.",
+                about=about,
+                seed=first["seed"],
+                tested=result["tested"],
+                window=result["window"],
+                solved_below=result["solved_below"],
+            )
         ),
         limits=(
-            "Small networks, few updates and one seed: who solves a task after twice the updates is not seen here, and "
-            f"neighbouring numbers of updates are no ranking. The copy task recalls {NUM_RECALLED} symbols where the "
-            "paper recalls ten, so that some hundred updates suffice. These are the systems, not the compared models."
+            say(
+                "Small networks, few updates and one seed: who solves a task after twice the updates is not seen "
+                "here, and neighbouring numbers of updates are no ranking. The copy task recalls {num_recalled} "
+                "symbols where the paper recalls ten, so that some hundred updates suffice. These are the "
+                "systems, not the compared models.",
+                num_recalled=NUM_RECALLED,
+            )
         ),
         headline=longest,
     )
@@ -128,13 +151,23 @@ def findings(result: dict[str, Any]) -> list[str]:
     return [*_solved(runs), gates(runs), clipping(runs), norms(runs)]
 
 
-NAMES = {"adding": "adding problem", "copy": "copy task"}
-UNITS = {"adding": "numbers", "copy": "steps of gap"}
-_ERRORS_CAPTION = (
-    "Error on fresh sequences against the task's length; 1 is the error of who remembers nothing, the dotted line is "
-    "where a task counts as solved. Solid lines with clipping, dashed ones without."
+NAMES = {"adding": later("adding problem"), "copy": later("copy task")}
+UNITS = {"adding": later("numbers"), "copy": later("steps of gap")}
+SIZES = {"adding": later("{length} numbers"), "copy": later("{length} steps of gap")}
+_ERRORS_CAPTION = later(
+    "Error on fresh sequences against the task's length; 1 is the error of who remembers nothing, "
+    "the dotted line is where a task counts as solved. Solid lines with clipping, dashed ones "
+    "without."
 )
-_CURVES_CAPTION = "Loss against updates at the middle length, with clipping; a line ends where the task was solved."
+_CURVES_CAPTION = later(
+    "Loss against updates at the middle length, with clipping; a line ends where the task was solved."
+)
+
+
+def _titled(task: str) -> str:
+    """A task's name at the beginning of a sentence."""
+    name = say(NAMES[task])
+    return name[0].upper() + name[1:]
 
 
 def _systems(runs: list[dict[str, Any]]) -> list[str]:
@@ -171,15 +204,31 @@ def _solved(runs: list[dict[str, Any]]) -> list[str]:
     sentences = []
     for task, length in dict.fromkeys((run["task"], run["length"]) for run in runs):
         here = _find(_clipped(runs), task=task, length=length)
-        yes = [f"{SYSTEMS[run['system']]} ({run['solved_after']} updates)" for run in here if run["solved_after"]]
+        yes = [
+            say(
+                "{system} ({solved_after} updates)",
+                system=in_words(SYSTEMS[run["system"]]),
+                solved_after=run["solved_after"],
+            )
+            for run in here
+            if run["solved_after"]
+        ]
         no = [
-            f"{SYSTEMS[run['system']]} "
-            + ("(diverged)" if run["error"] is None else f"({run['error']:.0%} of the baseline)")
+            f"{in_words(SYSTEMS[run['system']])} "
+            + (say("(diverged)") if run["error"] is None else say("({error:.0%} of the baseline)", error=run["error"]))
             for run in here
             if not run["solved_after"]
         ]
-        text = f"{NAMES[task].capitalize()}, {length} {UNITS[task]}: solved by {', '.join(yes) or 'nobody'}"
-        sentences.append(text + (f"; not in {here[0]['updates']} updates by {', '.join(no)}." if no else "."))
+        text = say(
+            "{task}, {size}: solved by {systems}",
+            task=_titled(task),
+            size=say(SIZES[task], length=length),
+            systems=", ".join(yes) or say("nobody"),
+        )
+        sentences.append(
+            text
+            + (say("; not in {updates} updates by {no}.", updates=here[0]["updates"], no=", ".join(no)) if no else ".")
+        )
     return sentences
 
 
@@ -192,15 +241,28 @@ def gates(runs: list[dict[str, Any]]) -> str:
         for run in _find(_clipped(runs), system=system):
             for plain in _find(_clipped(runs), system="rnn", task=run["task"], length=run["length"]):
                 gains.append(_gain(run, plain))
-                place = f"{NAMES[run['task']]} {run['length']}"
-                better += [f"{place} ({_share(run)} against {_share(plain)})"] * (gains[-1] > CLEAR)
-                worse += [f"{place} ({_share(run)} against {_share(plain)})"] * (gains[-1] < -CLEAR)
+                place = f"{say(NAMES[run['task']])} {run['length']}"
+                better += [
+                    say("{place} ({run} against {plain})", place=place, run=_share(run), plain=_share(plain))
+                ] * (gains[-1] > CLEAR)
+                worse += [say("{place} ({run} against {plain})", place=place, run=_share(run), plain=_share(plain))] * (
+                    gains[-1] < -CLEAR
+                )
         if gains:
-            text = f"{SYSTEMS[system]}, an error lower by {in_percent(gains)} of the baseline in the mean"
-            text += f"; much lower at {', '.join(better)}" if better else ""
-            cases.append(Case(text + (f"; much higher at {', '.join(worse)}" if worse else ""), Estimate.of(gains)))
+            text = say(
+                "{system}, an error lower by {gains} of the baseline in the mean",
+                system=in_words(SYSTEMS[system]),
+                gains=in_percent(gains),
+            )
+            text += say("; much lower at {better}", better=", ".join(better)) if better else ""
+            cases.append(
+                Case(
+                    text + (say("; much higher at {worse}", worse=", ".join(worse)) if worse else ""),
+                    Estimate.of(gains),
+                )
+            )
     return " ".join(
-        told("Expected (Hochreiter & Schmidhuber 1997): gated cells remember farther than the tanh-RNN.", cases)
+        told(say("Expected (Hochreiter & Schmidhuber 1997): gated cells remember farther than the tanh-RNN."), cases)
     )
 
 
@@ -217,17 +279,20 @@ def clipping(runs: list[dict[str, Any]]) -> str:
     helped, harmed, gains = [], [], []
     for run, plain in _pairs(runs):
         gains.append(_gain(run, plain))
-        place = f"{SYSTEMS[run['system']]}, {NAMES[run['task']]} {run['length']}"
-        text = f"{place} ({_share(run)} with, {_share(plain)} without)"
+        place = f"{in_words(SYSTEMS[run['system']])}, {say(NAMES[run['task']])} {run['length']}"
+        text = say("{place} ({run} with, {plain} without)", place=place, run=_share(run), plain=_share(plain))
         helped += [text] * (gains[-1] > CLEAR)
         harmed += [text] * (gains[-1] < -CLEAR)
-    expected = "Expected (Pascanu et al. 2013): clipping the gradient's norm helps."
+    expected = say("Expected (Pascanu et al. 2013): clipping the gradient's norm helps.")
     if not gains:
-        return f"{expected} Not measured."
-    text = f"in {len(gains)} trainings the error is lower by {in_percent(gains)} of the baseline in the mean; by "
-    text += f"{CLEAR:.0%} or more it helped {len(helped)} and harmed {len(harmed)}"
-    text += f"; helped: {'; '.join(helped)}" if helped else ""
-    text += f"; harmed: {'; '.join(harmed)}" if harmed else ""
+        return say("{expected} Not measured.", expected=expected)
+    text = say(
+        "in {number} trainings the error is lower by {gains} of the baseline in the mean; by {clear:.0%} or more it "
+        "helped {helped} and harmed {harmed}",
+        number=len(gains), gains=in_percent(gains), clear=CLEAR, helped=len(helped), harmed=len(harmed),
+    )  # fmt: skip
+    text += say("; helped: {helped}", helped="; ".join(helped)) if helped else ""
+    text += say("; harmed: {harmed}", harmed="; ".join(harmed)) if harmed else ""
     return " ".join(told(expected, [Case(text, Estimate.of(gains))]))
 
 
@@ -235,7 +300,7 @@ def norms(runs: list[dict[str, Any]]) -> str:
     """Whose gradients exploded?"""
     here = _clipped(runs, False) or runs
     largest = {system: max(run["largest_norm"] for run in _find(here, system=system)) for system in _systems(runs)}
-    text = ", ".join(f"{SYSTEMS[system]} {norm:.3g}" for system, norm in largest.items())
+    text = ", ".join(f"{in_words(SYSTEMS[system])} {norm:.3g}" for system, norm in largest.items())
     cases = []
     for system in ("lstm", "gru"):
         ratios = [
@@ -245,9 +310,18 @@ def norms(runs: list[dict[str, Any]]) -> str:
         ]
         if ratios:
             ratio = math.exp(sum(ratios) / len(ratios))
-            cases.append(Case(f"{ratio:.3g} times those of the {SYSTEMS[system]} in the mean", Estimate.of(ratios)))
-    expected = "Expected (Bengio et al. 1994): the tanh-RNN's gradients explode more than those of gated cells."
-    return f"{' '.join(told(expected, cases))} Largest gradient norm of any update without clipping: {text}."
+            cases.append(
+                Case(
+                    say("{ratio:.3g} times those of the {system} in the mean", ratio=ratio, system=SYSTEMS[system]),
+                    Estimate.of(ratios),
+                )
+            )
+    expected = say("Expected (Bengio et al. 1994): the tanh-RNN's gradients explode more than those of gated cells.")
+    return say(
+        "{expected} Largest gradient norm of any update without clipping: {text}.",
+        expected=" ".join(told(expected, cases)),
+        text=text,
+    )
 
 
 def _gain(run: dict[str, Any], plain: dict[str, Any]) -> float:
@@ -256,7 +330,7 @@ def _gain(run: dict[str, Any], plain: dict[str, Any]) -> float:
 
 
 def _share(run: dict[str, Any]) -> str:
-    return "diverged" if run["error"] is None else f"{run['error']:.0%}"
+    return say("diverged") if run["error"] is None else f"{run['error']:.0%}"
 
 
 def _table(runs: list[dict[str, Any]], task: str) -> Table:
@@ -264,17 +338,28 @@ def _table(runs: list[dict[str, Any]], task: str) -> Table:
     has_accuracy = task == "copy"
     rows = []
     for run, plain in sorted(_pairs(_find(runs, task=task)), key=lambda pair: pair[0]["length"]):
-        cells = [str(run["length"]), SYSTEMS[run["system"]], _share(run), _share(plain)]
+        cells = [str(run["length"]), in_words(SYSTEMS[run["system"]]), _share(run), _share(plain)]
         if has_accuracy:
             cells += [f"{one['accuracy']:.0%}" if one["error"] is not None else "–" for one in (run, plain)]
-        cells += [str(one["solved_after"] or f"not in {one['updates']}") for one in (run, plain)]
+        cells += [str(one["solved_after"] or say("not in {updates}", updates=one["updates"])) for one in (run, plain)]
         rows.append(cells + [f"{one['largest_norm']:.3g}" for one in (run, plain)])
-    names = ["error", *(["accuracy"] if has_accuracy else []), "solved after", "largest norm"]
-    header = ["length", "system", *(f"{name}, {kind}" for name in names for kind in ("clipped", "not clipped"))]
+    names = [say("error"), *([say("accuracy")] if has_accuracy else []), say("solved after"), say("largest norm")]
+    header = [
+        say("length"),
+        say("system"),
+        *(f"{name}, {kind}" for name in names for kind in (say("clipped"), say("not clipped"))),
+    ]
     caption = (
-        f"{NAMES[task].capitalize()}: error as a share of the baseline"
-        + (f", accuracy of the {NUM_RECALLED} recalled symbols (chance: 12 %)" if has_accuracy else "")
-        + f", updates until solved, largest norm of the gradient before clipping. Length in {UNITS[task]}."
+        say("{task}: error as a share of the baseline", task=_titled(task))
+        + (
+            say(", accuracy of the {num_recalled} recalled symbols (chance: 12 %)", num_recalled=NUM_RECALLED)
+            if has_accuracy
+            else ""
+        )
+        + say(
+            ", updates until solved, largest norm of the gradient before clipping. Length in {units}.",
+            units=say(UNITS[task]),
+        )
     )
     return Table(header, rows, caption)
 
@@ -289,16 +374,16 @@ def _errors_plot(runs: list[dict[str, Any]], tasks: list[str]) -> Figure:
                 here = _find(_clipped(runs, is_clipped), task=task, system=system)
                 points = sorted((run["length"], run["error"]) for run in here if run["error"] is not None)
                 style = {} if is_clipped else {"ls": "--", "markerfacecolor": "white"}
-                name = SYSTEMS[system] if is_clipped else None
+                name = in_words(SYSTEMS[system]) if is_clipped else None
                 panel.plot(*zip(*points, strict=True) if points else ([], []), **{**look(number), **style}, label=name)
-        panel.plot([], [], color="0.4", ls="--", marker="o", markerfacecolor="white", label="without clipping")
+        panel.plot([], [], color="0.4", ls="--", marker="o", markerfacecolor="white", label=say("without clipping"))
         panel.axhline(SOLVED, color="0.45", lw=1, ls=":")
-        panel.set_title(NAMES[task].capitalize(), fontsize="medium")
+        panel.set_title(_titled(task), fontsize="medium")
         log_scale(panel, sorted({run["length"] for run in _find(runs, task=task)}))
-        panel.set_xlabel(f"length ({UNITS[task]})")
+        panel.set_xlabel(say("length ({units})", units=say(UNITS[task])))
         panel.set_ylim(0, min(2.0, 1.08 * max([1.0, *(run["error"] or 0.0 for run in runs)])))
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-    panels[0].set_ylabel("error (share of the baseline)")
+    panels[0].set_ylabel(say("error (share of the baseline)"))
     share_legend(figure, panels[0])
     return figure
 
@@ -313,13 +398,13 @@ def _curves_plot(runs: list[dict[str, Any]], tasks: list[str]) -> Figure:
         for number, system in enumerate(_systems(runs)):
             for run in _find(_clipped(runs), task=task, system=system, length=length):
                 points = zip(*run["curve"], strict=True) if run["curve"] else ([], [])
-                panel.plot(*points, **{**look(number), "markersize": 3}, label=SYSTEMS[system])
+                panel.plot(*points, **{**look(number), "markersize": 3}, label=in_words(SYSTEMS[system]))
         panel.axhline(SOLVED, color="0.45", lw=1, ls=":")
-        panel.set_title(f"{NAMES[task].capitalize()}, {length} {UNITS[task]}", fontsize="medium")
-        panel.set_xlabel("updates")
+        panel.set_title(f"{_titled(task)}, {say(SIZES[task], length=length)}", fontsize="medium")
+        panel.set_xlabel(say("updates"))
         panel.set_xlim(left=0)
         panel.set_ylim(0, min(2.0, panel.get_ylim()[1]))
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-    panels[0].set_ylabel("loss (share of the baseline)")
+    panels[0].set_ylabel(say("loss (share of the baseline)"))
     share_legend(figure, panels[0])
     return figure

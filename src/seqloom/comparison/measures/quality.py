@@ -13,24 +13,19 @@ from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from seqloom.comparison.candidates import Candidate, Options
+from seqloom.comparison.measures.predicted import metric_of_examples, predicted
 from seqloom.comparison.measures.quality_examples import examples, passages
 from seqloom.comparison.measures.quality_figures import differences_figure, scores_figure
+from seqloom.comparison.measures.quality_tables import scores_table, tests_table
+from seqloom.comparison.remedies import as_good
 from seqloom.comparison.sections import Passage, Plot, Section, Table
 from seqloom.comparison.traits import recorded
 from seqloom.comparison.verdicts import TRAINED, Case, Verdict, judged
 from seqloom.scoring import metrics
 from seqloom.scoring.against import decoding_in_words, paired_tests, settings_read
 from seqloom.scoring.normalization import signed
-from seqloom.scoring.predictions import (
-    check_same_sentences,
-    measure_sentences,
-    normalizations,
-    read_predictions,
-    read_scores,
-)
+from seqloom.scoring.predictions import normalizations
 from seqloom.scoring.significance import (
     LEVEL,
     ROUNDING,
@@ -40,14 +35,14 @@ from seqloom.scoring.significance import (
     system_interval,
     system_score,
 )
-from seqloom.support.console import has_terminal
+from seqloom.support.language import later, say
 from seqloom.support.wording import p_value, plural, together, with_interval
 
 TESTS = {
-    "bootstrap": "paired bootstrap",
-    "randomisation": "approximate randomisation",
-    "exact": "McNemar's exact test",
-    "seeds": "Welch's test of seeds and sentences",
+    "bootstrap": later("paired bootstrap"),
+    "randomisation": later("approximate randomisation"),
+    "exact": later("McNemar's exact test"),
+    "seeds": later("Welch's test of seeds and sentences"),
 }
 
 
@@ -61,38 +56,14 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
     Raises:
         ValueError: Predictions are missing or damaged, not of the same sentences, or without a score.
     """
-    predictions = {
-        candidate.name: [read_predictions(path) for path in candidate.predictions] for candidate in candidates
-    }
-    for name, runs in predictions.items():
-        if not runs:
-            raise ValueError(f"{name} has no predictions to compare: score it with seqloom evaluate first.")
-    check_same_sentences(
-        {
-            name if len(runs) == 1 else f"{name} (run {number})": run
-            for name, runs in predictions.items()
-            for number, run in enumerate(runs, start=1)
-        }
-    )
-    kept = {candidate.name: [read_scores(path.parent) for path in candidate.predictions] for candidate in candidates}
-    asked = list(dict.fromkeys(name for runs in kept.values() for run in runs for name in run.get("metrics", {})))
-    kwargs: dict[str, dict[str, Any]] = {}
-    for candidate in reversed(candidates):  # where recipes differ, the first one's hold for all
-        if candidate.settings is not None:
-            kwargs |= candidate.settings.evaluation.metric_kwargs
+    read = predicted(candidates)
+    predictions, kept = read.outputs, read.scores
+    every = [run for runs in predictions.values() for run in runs]
     results, statistics = {}, {}
-    for name in tqdm([name for name in asked if name in metrics.METRICS], desc="quality", disable=not has_terminal()):
-        measured = {
-            system: [measure_sentences(name, run, **kwargs.get(name, {})) for run in runs]
-            for system, runs in predictions.items()
-        }
-        statistics[name] = {system: [part for _, part in runs] for system, runs in measured.items()}
-        every = (run for runs in predictions.values() for run in runs)
-        signature = signed(next(iter(measured.values()))[0][0], normalizations(*every))
-        results[name] = _results(name, statistics[name], signature, options.bootstrap_samples)
-    if not results:
-        raise ValueError("no score of the candidates is one of seqloom's own metrics; add chrf to evaluation.metrics.")
-    shown = next(name for name in ("exact_match", "chrf", *results) if name in results)
+    for name, (signature, systems) in read.statistics().items():
+        statistics[name] = systems
+        results[name] = _results(name, systems, signed(signature, normalizations(*every)), options.bootstrap_samples)
+    shown = metric_of_examples(list(results))
     return {
         "candidates": [
             {
@@ -110,7 +81,7 @@ def measure(candidates: Sequence[Candidate], options: Options) -> dict[str, Any]
         "sentences": len(predictions[candidates[0].name][0].sources),
         "samples": options.bootstrap_samples,
         "metrics": results,
-        "untested": _untested(kept, [name for name in asked if name not in metrics.METRICS]),
+        "untested": _untested(kept, [name for name in read.asked if name not in metrics.METRICS]),
         "examples": {"metric": shown, "pairs": examples(shown, predictions, statistics[shown])},
     }
 
@@ -160,57 +131,78 @@ def section(result: dict[str, Any]) -> Section:
     names = [candidate["name"] for candidate in result["candidates"]]
     pairs = [pair for entry in result["metrics"].values() for pair in entry["pairs"]]
     several = any(candidate["runs"] > 1 for candidate in result["candidates"])
-    parts: list[Table | Plot | Passage] = [_scores_table(result, several)]
+    said = remarks(result)
+    parts: list[Table | Plot | Passage] = [scores_table(result, several, said)]
     parts.append(
         Plot(
             "quality",
             scores_figure(result),
-            f"Scores of {together(names)} with their 95 % intervals"
-            + (", and each seed's own score as a small dot. " if several else ". ")
-            + _in_words(result),
+            say(
+                "Scores of {names} with their 95 % intervals, and each seed's own score as a small dot."
+                if several
+                else "Scores of {names} with their 95 % intervals.",
+                names=together(names),
+            )
+            + f" {_in_words(result)}",
         )
     )
     if pairs:
-        parts += [_tests_table(result), Plot("quality_differences", differences_figure(result), _DIFFERENCES_CAPTION)]
+        parts += [
+            tests_table(result),
+            Plot("quality_differences", differences_figure(result), say(_DIFFERENCES_CAPTION)),
+        ]
     signatures = [[metrics.label(name), entry["signature"]] for name, entry in result["metrics"].items()]
-    parts.append(Table(["metric", "signature"], signatures, "How each score was made."))
+    parts.append(Table([say("metric"), say("signature")], signatures, say("How each score was made.")))
     parts += passages(result)
-    said = remarks(result)
     return Section(
-        title="Quality",
-        question="Whose outputs are better, and is the difference more than the choice of test sentences?",
+        title=say("Quality"),
+        question=say("Whose outputs are better, and is the difference more than the choice of test sentences?"),
         findings=[
             *(finding for name, entry in result["metrics"].items() for finding in _differing(name, entry, result)),
             *said,
             *_expected(result),
+            *as_good(result),
         ],
         parts=parts,
         how=(
-            f"The {result['sentences']:,} sentences of the {result['split']} split, the same for all. Intervals: the "
-            f"percentiles 2.5 and 97.5 of {result['samples']:,} bootstrap resamples of the sentences (Koehn 2004; seed "
-            f"{SEED}, the same resamples for all); of shares of right sentences or tokens Wilson's (1927). "
-            "Pairs: paired bootstrap as sacrebleu has it; approximate "
-            f"randomisation with {result['samples']:,} swaps (Riezler & Maxwell 2005); for exact match of one run "
-            "each, McNemar's exact test; for several seeds each, Welch's test of the difference over its error by the "
-            "resampled sentences and the spread of the seeds together. The last of these that applies decides, at p < "
-            "0.05, after Holm's adjustment for the number of pairs of a metric; one run against several is not tested, "
-            "and the bootstrap alone decides nothing."
+            say(
+                "The {sentences:,} sentences of the {split} split, the same for all. Intervals: the percentiles "
+                "2.5 and 97.5 of {samples:,} bootstrap resamples of the sentences (Koehn 2004; seed {seed}, the "
+                "same resamples for all); of shares of right sentences or tokens Wilson's (1927). Pairs: paired "
+                "bootstrap as sacrebleu has it; approximate randomisation with {samples:,} swaps (Riezler & "
+                "Maxwell 2005); for exact match of one run each, McNemar's exact test; for several seeds each, "
+                "Welch's test of the difference over its error by the resampled sentences and the spread of the "
+                "seeds together. The last of these that applies decides, at p < 0.05, after Holm's adjustment "
+                "for the number of pairs of a metric; one run against several is not tested, and the bootstrap "
+                "alone decides nothing.",
+                sentences=result["sentences"],
+                split=result["split"],
+                samples=result["samples"],
+                seed=SEED,
+            )
             + (
-                " The score of several seeds is the mean of theirs; its interval is of other seeds and sentences."
+                say(" The score of several seeds is the mean of theirs; its interval is of other seeds and sentences.")
                 if several
                 else ""
             )
         ),
         limits=(
-            "The sentences are taken as independent of each other; where neighbours are of one document, differences "
-            "are less certain than the p-values say. No difference found is not the same as no difference."
-            + ("" if several else " What other training seeds would give is not in the tests: compare several seeds.")
+            say(
+                "The sentences are taken as independent of each other; where neighbours are of one document, "
+                "differences are less certain than the p-values say. No difference found is not the same as no "
+                "difference."
+            )
+            + (
+                ""
+                if several
+                else say(" What other training seeds would give is not in the tests: compare several seeds.")
+            )
             + _too_few_samples(result)
-            + " Automatic metrics compare with one reference each, and are not the judgement of people."
+            + say(" Automatic metrics compare with one reference each, and are not the judgement of people.")
         ),
         cautions=said,
         headline={
-            f"{metrics.label(name)} (%) [95 % interval]": {
+            say("{name} (%) [95 % interval]", name=metrics.label(name)): {
                 system: with_interval(score["score"], score["interval"]) for system, score in entry["scores"].items()
             }
             for name, entry in result["metrics"].items()
@@ -223,15 +215,17 @@ def _too_few_samples(result: dict[str, Any]) -> str:
     pairs = len(next(iter(result["metrics"].values()))["pairs"])
     if pairs / (result["samples"] + 1) < LEVEL:
         return ""
-    return (
-        f" With {plural(pairs, 'pair')} and {result['samples']:,} samples, resampling cannot find a difference after "
-        "Holm's adjustment: take more samples or fewer candidates."
+    return say(
+        " With {pairs} and {samples:,} samples, resampling cannot find a difference after Holm's "
+        "adjustment: take more samples or fewer candidates.",
+        pairs=plural(pairs, "pair"),
+        samples=result["samples"],
     )
 
 
-_DIFFERENCES_CAPTION = (
-    "Differences of the pairs with their 95 % intervals around the line of no difference; filled where p is below 0.05 "
-    "after Holm's adjustment, hollow where no difference was found."
+_DIFFERENCES_CAPTION = later(
+    "Differences of the pairs with their 95 % intervals around the line of no difference; filled "
+    "where p is below 0.05 after Holm's adjustment, hollow where no difference was found."
 )
 
 
@@ -242,20 +236,36 @@ def remarks(result: dict[str, Any]) -> list[str]:
     for candidate in candidates:
         ways.setdefault(decoding_in_words(settings_read(candidate["generation"])), []).append(candidate["name"])
     if len(ways) > 1:
-        told = "; ".join(f"{together(names)} with {way}" for way, names in ways.items())
+        told = "; ".join(say("{names} with {way}", names=together(names), way=way) for way, names in ways.items())
         said.append(
-            f"The candidates were not decoded with the same settings ({told}): a difference may be the decoding's, not "
-            "the models'."
+            say(
+                "The candidates were not decoded with the same settings ({told}): a difference may be the "
+                "decoding's, not the models'.",
+                told=told,
+            )
         )
     for candidate in candidates:
         if candidate.get("empty"):
             number = result["sentences"] * candidate["runs"]
-            said.append(f"{candidate['name']} wrote nothing for {candidate['empty']:,} of {number:,} sentences.")
+            said.append(
+                say(
+                    "{name} wrote nothing for {empty:,} of {number:,} sentences.",
+                    name=candidate["name"],
+                    empty=candidate["empty"],
+                    number=number,
+                )
+            )
     others = [candidate["name"] for candidate in candidates if not candidate.get("is_run", True)]
     if others:
         said.append(
-            f"{together(others)} {'is no run' if len(others) == 1 else 'are no runs'} of seqloom: on what and for how "
-            "long it was trained is not known here, and the test sentences may have been among it."
+            say(
+                "{others} is no run of seqloom: on what and for how long it was trained is not known here, and "
+                "the test sentences may have been among it."
+                if len(others) == 1
+                else "{others} are no runs of seqloom: on what and for how long each was trained is not known here, "
+                "and the test sentences may have been among it.",
+                others=together(others),
+            )
         )
     return said
 
@@ -266,7 +276,7 @@ def _differing(name: str, entry: dict[str, Any], result: dict[str, Any]) -> list
     if not pairs:
         return []
     found = sorted((pair for pair in pairs if pair["better"]), key=lambda pair: -abs(pair["difference"]))
-    untested = [f"{pair['a']} and {pair['b']}" for pair in pairs if pair["p"] is None]
+    untested = [say("{a} and {b}", a=pair["a"], b=pair["b"]) for pair in pairs if pair["p"] is None]
     others = [pair for pair in pairs if not pair["better"] and pair["p"] is not None]
     others.sort(key=lambda pair: pair["p_holm"])
     said = []
@@ -275,21 +285,38 @@ def _differing(name: str, entry: dict[str, Any], result: dict[str, Any]) -> list
         turned = 1 if pair["better"] == pair["a"] else -1
         low, high = sorted(turned * bound for bound in pair["interval"])
         gap = f"{turned * pair['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
-        said.append(f"{pair['better']} is better than {worse} by {gap} ({_p(pair)})")
-    missing = [f"{pair['a']} and {pair['b']} ({pair['difference']:+.2f}, {_p(pair)})" for pair in others]
-    direction = "" if entry["higher_is_better"] else " (less is better)"
+        said.append(
+            say(
+                "{better} is better than {worse} by {gap} ({test})",
+                better=pair["better"],
+                worse=worse,
+                gap=gap,
+                test=_p(pair),
+            )
+        )
+    missing = [
+        say(
+            "{a} and {b} ({difference:+.2f}, {test})",
+            a=pair["a"],
+            b=pair["b"],
+            difference=pair["difference"],
+            test=_p(pair),
+        )
+        for pair in others
+    ]
+    direction = "" if entry["higher_is_better"] else say(" (less is better)")
     sentences = f"{metrics.label(name)}{direction}: " + (f"{_some(said)}." if said else "")
     if missing:
         sentences += (
-            f" No difference was found between {_some(missing)}."
+            say(" No difference was found between {missing}.", missing=_some(missing))
             if said
-            else (f"no difference was found between {_some(missing)}.")
+            else (say("no difference was found between {missing}.", missing=_some(missing)))
         )
     if untested:
-        sentences += f" Not tested, one run against several: {_some(untested)}."
+        sentences += say(" Not tested, one run against several: {untested}.", untested=_some(untested))
     runs = {candidate["name"]: candidate["runs"] for candidate in result["candidates"]}
     if any(runs[pair["a"]] == runs[pair["b"]] == 1 for pair in pairs):
-        sentences += f" {TRAINED}"
+        sentences += f" {say(TRAINED)}"
     return [" ".join(sentences.split())]
 
 
@@ -303,62 +330,22 @@ def _expected(result: dict[str, Any]) -> list[str]:
             for one, other in itertools.permutations((pair["a"], pair["b"])):
                 if traits[one].is_transformer and traits[other].is_recurrent:
                     found: Verdict = "SEEN" if pair["better"] == one else "NOT SEEN" if pair["better"] else "NOT CLEAR"
-                    cases.append(Case(f"{one} and {other}", found))
+                    cases.append(Case(say("{one} and {other}", one=one, other=other), found))
         if cases:
-            of_each = "; ".join(f"{verdict} of {', '.join(texts)}" for verdict, texts in judged(cases).items())
+            of_each = "; ".join(
+                say("{verdict} of {texts}", verdict=say(verdict), texts=", ".join(texts))
+                for verdict, texts in judged(cases).items()
+            )
             said.append(f"{metrics.label(name)}: {of_each}.")
     if not said:
         return []
     return [
-        "Expected after Vaswani et al. (2017), who trained on millions of sentences: Transformers score better than "
-        f"recurrent models. {' '.join(said)}"
-    ]
-
-
-def _scores_table(result: dict[str, Any], several: bool) -> Table:
-    rows = []
-    for candidate in result["candidates"]:
-        cells = []
-        for entry in result["metrics"].values():
-            score = entry["scores"][candidate["name"]]
-            spread = f" ± {score['spread']:.2f}" if score["spread"] is not None else ""
-            cells.append(f"{score['score']:.2f}{spread} [{score['interval'][0]:.2f}, {score['interval'][1]:.2f}]")
-        hub = (scores[candidate["name"]] for scores in result["untested"].values())
-        runs = [str(candidate["runs"])] if several else []
-        rows.append([candidate["name"], *runs, *cells, *("" if score is None else f"{score:.2f}" for score in hub)])
-    header = ["candidate", *(["seeds"] if several else []), *map(metrics.label, result["metrics"]), *result["untested"]]
-    caption = "Scores in percent with 95 % intervals"
-    caption += "; behind ±, the standard deviation of the seeds' scores." if several else "."
-    if result["untested"]:
-        caption += (
-            f" {together(list(result['untested']))} of the Hub: in its own unit and untested, since such a metric does "
-            "not tell what its score is made of."
+        say(
+            "Expected after Vaswani et al. (2017), who trained on millions of sentences: Transformers score "
+            "better than recurrent models. {said}",
+            said=" ".join(said),
         )
-    return Table(header, rows, caption)
-
-
-def _tests_table(result: dict[str, Any]) -> Table:
-    rows = [
-        [
-            metrics.label(name),
-            f"{pair['a']} − {pair['b']}",
-            with_interval(pair["difference"], pair["interval"], "+"),
-            *(p_value(pair.get(f"p_{test}")) for test in ("bootstrap", "randomisation", "exact", "seeds", "holm")),
-            f"{pair['wins']:,} / {pair['losses']:,} / {pair['ties']:,}",
-            pair["better"] or ("not tested" if pair["p"] is None else "not found"),
-        ]
-        for name, entry in result["metrics"].items()
-        for pair in entry["pairs"]
     ]
-    header = ["metric", "pair", "difference", "p bootstrap", "p randomisation", "p exact", "p seeds"]
-    header += ["p Holm"]
-    header += ["wins / losses / ties", "better"]
-    caption = (
-        "Paired tests: differences in points with 95 % intervals; p Holm is the last p before it, adjusted for the "
-        "number of pairs of the metric. Wins are sentences on which the first of the pair scores better by itself."
-    )
-    used = [number for number in range(len(header)) if number not in (5, 6) or any(row[number] for row in rows)]
-    return Table([header[n] for n in used], [[row[n] for n in used] for row in rows], caption)
 
 
 def _in_words(result: dict[str, Any]) -> str:
@@ -373,21 +360,32 @@ def _in_words(result: dict[str, Any]) -> str:
         }  # fmt: skip
         chosen = [s for s in scores if s in top or any(frozenset((s, one)) not in apart for one in top)]
         if len(scores) == 1:
-            said.append(f"{metrics.label(name)} is {best:.2f}")
+            said.append(say("{name} is {best:.2f}", name=metrics.label(name), best=best))
         elif len(top) == len(scores):
-            said.append(f"{metrics.label(name)} is the same for all, {best:.2f}")
+            said.append(say("{name} is the same for all, {best:.2f}", name=metrics.label(name), best=best))
         elif len(chosen) == 1:
-            said.append(f"{metrics.label(name)} is best for {chosen[0]}, {best:.2f}")
+            said.append(
+                say("{name} is best for {model}, {best:.2f}", name=metrics.label(name), model=chosen[0], best=best)
+            )
         else:
             values = together([f"{system} {scores[system]:.2f}" for system in chosen])
-            said.append(f"{metrics.label(name)}: at the top, and not told apart, are {values}")
+            said.append(
+                say("{name}: at the top, and not told apart, are {values}", name=metrics.label(name), values=values)
+            )
     return "; ".join(said) + "."
 
 
 def _p(pair: dict[str, Any]) -> str:
-    adjusted = "" if pair["p_holm"] == pair["p"] else f", {p_value(pair['p_holm'])} after Holm"
-    return f"p {'' if pair['p'] < 0.001 else '= '}{p_value(pair['p'])} by {TESTS[pair['test']]}{adjusted}"
+    adjusted = "" if pair["p_holm"] == pair["p"] else say(", {p_holm} after Holm", p_holm=p_value(pair["p_holm"]))
+    return say(
+        "p {p} by {test}{adjusted}",
+        p=("" if pair["p"] < 0.001 else "= ") + p_value(pair["p"]),
+        test=say(TESTS[pair["test"]]),
+        adjusted=adjusted,
+    )
 
 
 def _some(items: list[str], limit: int = 6) -> str:
-    return "; ".join(items[:limit]) + (f"; and {len(items) - limit} more" if len(items) > limit else "")
+    return "; ".join(items[:limit]) + (
+        say("; and {number} more", number=len(items) - limit) if len(items) > limit else ""
+    )

@@ -11,6 +11,7 @@ from seqloom.comparison.sections import Passage
 from seqloom.scoring import metrics
 from seqloom.scoring.predictions import Predictions
 from seqloom.scoring.significance import ROUNDING, Statistics, sentence_scores
+from seqloom.support.language import say
 
 EXAMPLES = 3
 """Sentences of a pair that are shown for each of the two."""
@@ -57,20 +58,25 @@ def passages(result: dict[str, Any]) -> list[Passage]:
             if not found:
                 continue
             what = (
-                f"{pair[better]} is right and {pair[worse]} wrong"
+                say("Where {better} is right and {worse} wrong", better=pair[better], worse=pair[worse])
                 if metric == "exact_match"
-                else f"{pair[better]} is farthest ahead of {pair[worse]} ({metrics.label(metric)} of the sentence)"
+                else say(
+                    "Where {better} is farthest ahead of {worse} ({metric} of the sentence)",
+                    better=pair[better],
+                    worse=pair[worse],
+                    metric=metrics.label(metric),
+                )
             )
             lines = []
             for entry in found:
                 texts = _excerpts([entry["source"]]) + _excerpts([entry["reference"], *entry["hypotheses"]])
                 scores = ["", ""] if metric == "exact_match" else [f" ({score:.1f})" for score in entry["scores"]]
                 lines += [
-                    f"Line {entry['line']:,}. Source: {texts[0]}",
-                    f"Reference: {texts[1]}",
+                    say("Line {line:,}. Source: {text}", line=entry["line"], text=texts[0]),
+                    say("Reference: {text}", text=texts[1]),
                     *(f"{pair[k]}{s}: {text}" for k, s, text in zip("ab", scores, texts[2:], strict=True)),
                 ]
-            found_ones.append(Passage(f"Where {what}" + (", first seeds" if several else ""), lines))
+            found_ones.append(Passage(what + (say(", first seeds") if several else ""), lines))
     return found_ones
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from seqloom.figures.style import look, new_figure
 from seqloom.scoring import metrics
+from seqloom.support.language import say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,12 @@ def scores_figure(result: dict[str, Any]) -> Figure:
                 below = np.full(len(score["runs"]), row + 0.22)
                 panel.plot(score["runs"], below, ".", color=style["color"], markersize=4, alpha=0.8)
         _rows(panel, names, is_first=_is_first(panel))
-        panel.set_xlabel(f"{metrics.label(metric)} (%; {'more' if entry['higher_is_better'] else 'less'} is better)")
+        panel.set_xlabel(
+            say(
+                "{metric} (%; more is better)" if entry["higher_is_better"] else "{metric} (%; less is better)",
+                metric=metrics.label(metric),
+            )
+        )
     return figure
 
 
@@ -44,8 +50,10 @@ def differences_figure(result: dict[str, Any]) -> Figure:
         for row, pair in enumerate(entry["pairs"]):
             _point(panel, row, pair["difference"], pair["interval"], "0.2", "o", "0.2" if pair["better"] else "white")
         _rows(panel, pairs, is_first=_is_first(panel))
-        is_better = "first better →" if entry["higher_is_better"] else "← first better"
-        panel.set_xlabel(f"{metrics.label(metric)}, difference (points)\n{is_better}")
+        is_better = say("first better →") if entry["higher_is_better"] else say("← first better")
+        panel.set_xlabel(
+            say("{metric}, difference (points)\n{is_better}", metric=metrics.label(metric), is_better=is_better)
+        )
     return figure
 
 

@@ -31,11 +31,13 @@ from seqloom.comparison.instruments.footprint import POWERCAP, Work, has_meter, 
 from seqloom.comparison.measures.heavier import findings_of, number
 from seqloom.comparison.sections import Plot, Section, Table
 from seqloom.comparison.trainings import watched_share
+from seqloom.comparison.traits import in_words
 from seqloom.figures.style import as_label, look, new_figure, share_legend
 from seqloom.scoring import metrics
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.console import has_terminal
-from seqloom.support.machine import environment
+from seqloom.support.language import say
+from seqloom.support.machine import environment, hardware_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,64 +176,83 @@ def section(result: dict[str, Any]) -> Section:
     figure, panels = new_figure(3, 2, height=0.9 + 0.28 * len(models))
     spent = {name: model["to_quality"] for name, model in models.items()}
     drawn = [
-        ("parameters (light: embeddings)", {n: m["parameters"] for n, m in models.items()}, number),
-        ("training FLOPs a target token", {n: m["training_flops"] for n, m in models.items()}, number),
-        ("FLOPs a generated token", {n: m["generation_flops"] for n, m in models.items()}, number),
-        ("peak memory of training (MiB)", {n: m["training_memory_mib"] for n, m in models.items()}, mebibytes),
-        ("model file (MB)", {n: _scaled(m["model_bytes"], 1e-6) for n, m in models.items()}, mebibytes),
-        ("seconds to the quality", {n: _mean(spent[n] and spent[n]["seconds"]) for n in models}, mebibytes),
+        (say("parameters (light: embeddings)"), {n: m["parameters"] for n, m in models.items()}, number),
+        (say("training FLOPs a target token"), {n: m["training_flops"] for n, m in models.items()}, number),
+        (say("FLOPs a generated token"), {n: m["generation_flops"] for n, m in models.items()}, number),
+        (say("peak memory of training (MiB)"), {n: m["training_memory_mib"] for n, m in models.items()}, mebibytes),
+        (say("model file (MB)"), {n: _scaled(m["model_bytes"], 1e-6) for n, m in models.items()}, mebibytes),
+        (say("seconds to the quality"), {n: _mean(spent[n] and spent[n]["seconds"]) for n in models}, mebibytes),
     ]
     for panel, (title, values, form) in zip(panels, drawn, strict=True):
         _draw(panel, title, values, form)
     for number_, model in enumerate(models.values()):
         panels[0].barh(number_, model["embedding_parameters"], color="white", alpha=0.55, height=0.7)
     share_legend(figure, panels[0])
-    is_cpu, energy = result["device"] == "cpu", "Energy: this machine does not tell."
+    is_cpu, energy = result["device"] == "cpu", say("Energy: this machine does not tell.")
     if result["has_meter"]:
-        energy = "Energy is read from the machine's own counters while updates are repeated for some seconds."
+        energy = say("Energy is read from the machine's own counters while updates are repeated for some seconds.")
     mark = f"{metrics.label(result['metric'])} {quality:.4g}" if quality is not None else ""
-    caption = "What each model weighs; less is lighter, and — is not known."
+    caption = say("What each model weighs; less is lighter, and — is not known.")
     if mark:
-        caption += f" The quality is a validation {mark}, {_quality_in_words(result)}."
+        caption += say(" The quality is a validation {mark}, {choice}.", mark=mark, choice=_quality_in_words(result))
     headline = {
-        "parameters": {n: number(m["parameters"]) for n, m in models.items()},
-        "training FLOPs a target token": {n: number(m["training_flops"]) for n, m in models.items()},
-        "peak memory of training": {n: _with(mebibytes(m["training_memory_mib"]), "MiB") for n, m in models.items()},
+        say("parameters"): {n: number(m["parameters"]) for n, m in models.items()},
+        say("training FLOPs a target token"): {n: number(m["training_flops"]) for n, m in models.items()},
+        say("peak memory of training"): {
+            n: _with(mebibytes(m["training_memory_mib"]), "MiB") for n, m in models.items()
+        },
     }
     if mark:
         row = {n: _with(_reached(spent[n] and spent[n]["seconds"]), "s") for n in models}
-        headline[f"training time to validation {mark}"] = row
+        headline[say("training time to validation {mark}", mark=mark)] = row
     findings, cautions = findings_of(result, mark)
     return Section(
-        title="Light or heavy",
-        question="What do the models weigh: in parameters, operations, memory, bytes, seconds and joules?",
+        title=say("Light or heavy"),
+        question=say("What do the models weigh: in parameters, operations, memory, bytes, seconds and joules?"),
         findings=[*findings, *cautions],
-        parts=[Plot("weight", figure, caption), Table(["", *models], _rows(result, mark), "Costs of every model.")],
-        how="FLOPs are counted by torch's FlopCounterMode on the model's own calls (a multiply-add is two; matrix "
-        "products alone) for one pair of the median lengths of the test data; generating is greedy, with the cache, "
-        "the encoder included. Peak memory is of a fresh process for each model: for generation, "
-        f"{DECODED_ROWS} sentences of the median length at once; for training, three updates of a batch of such pairs "
-        "with the settings' optimizer, as many pairs for all: the smallest batch of the recipes. Each is measured in "
-        "two processes, whose difference is what a ratio must exceed. "
-        + ("It is what the resident set grows by" if is_cpu else "It is the highest sum of torch's tensors")
-        + f", the model included ({result['hardware']}, threads: {result['threads']}). Speed and seconds are from "
-        "the training logs, validations not counted; of several seeds, the mean (lowest to highest). Seconds to the "
-        "quality end where the straight line from the last validation below it to the first that reaches it does; "
-        f"between these two the verdict takes them to be anywhere. {energy}",
-        limits="The sizes are those that were chosen: these models are compared, not all of their kind. A token is "
-        "what the model's own tokenizer cuts: where tokenizers differ, so do tokens. A median pair stands for all, and "
-        "the longest update of a training takes more memory; a moving average of the weights is not in it. Joules are "
-        "of the whole processor or card, what idles and what others run on it included.",
+        parts=[
+            Plot("weight", figure, caption),
+            Table(["", *models], _rows(result, mark), say("Costs of every model.")),
+        ],
+        how=say(
+            "FLOPs are counted by torch's FlopCounterMode on the model's own calls (a multiply-add is two; "
+            "matrix products alone) for one pair of the median lengths of the test data; generating is "
+            "greedy, with the cache, the encoder included. Peak memory is of a fresh process for each model: "
+            "for generation, {decoded_rows} sentences of the median length at once; for training, three "
+            "updates of a batch of such pairs with the settings' optimizer, as many pairs for all: the "
+            "smallest batch of the recipes. Each is measured in two processes, whose difference is what a "
+            "ratio must exceed. {what}, the model included ({hardware}, threads: {threads}). Speed and "
+            "seconds are from the training logs, validations not counted; of several seeds, the mean (lowest "
+            "to highest). Seconds to the "
+            "quality end where the straight line from the last validation below it to the first that reaches "
+            "it does; between these two the verdict takes them to be anywhere. {energy}",
+            decoded_rows=DECODED_ROWS,
+            what=say("It is what the resident set grows by" if is_cpu else "It is the highest sum of torch's tensors"),
+            hardware=hardware_in_words(result["hardware"]),
+            threads=result["threads"],
+            energy=energy,
+        ),
+        limits=say(
+            "The sizes are those that were chosen: these models are compared, not all of their kind. A token "
+            "is what the model's own tokenizer cuts: where tokenizers differ, so do tokens. A median pair "
+            "stands for all, and the longest update of a training takes more memory; a moving average of the "
+            "weights is not in it. Joules are of the whole processor or card, what idles and what others run "
+            "on it included."
+        ),
         headline=headline,
         cautions=cautions,
-    )  # fmt: skip
+    )
 
 
 def _quality_in_words(result: dict[str, Any]) -> str:
     """How the mark was chosen; earlier versions took another one."""
     if "share" not in result:
-        return "the best that every run reaches or the one asked for"
-    return f"{result['share']:.0%} of what the best model gained" if result["share"] else "the one asked for"
+        return say("the best that every run reaches or the one asked for")
+    return (
+        say("{share:.0%} of what the best model gained", share=result["share"])
+        if result["share"]
+        else say("the one asked for")
+    )
 
 
 def _reached(stat: dict[str, Any] | None, form=None) -> str:
@@ -240,8 +261,12 @@ def _reached(stat: dict[str, Any] | None, form=None) -> str:
     if stat is None or stat["mean"] is not None:
         return _spread(stat, form)
     known = [form(place) for place in stat["runs"] if place is not None]
-    several = f" by {len(stat['runs']) - len(known)} of {len(stat['runs'])} runs" if known else ""
-    return f"never reached{several}"
+    several = (
+        say(" by {missing} of {runs} runs", missing=len(stat["runs"]) - len(known), runs=len(stat["runs"]))
+        if known
+        else ""
+    )
+    return say("never reached{several}", several=several)
 
 
 def mebibytes(value: float | None) -> str:
@@ -271,7 +296,7 @@ def _spread(stat: dict[str, float] | None, form=mebibytes) -> str:
     if stat is None:
         return "—"
     return form(stat["mean"]) + (
-        f" ({form(stat['low'])} to {form(stat['high'])})" if stat["high"] > stat["low"] else ""
+        say(" ({low} to {high})", low=form(stat["low"]), high=form(stat["high"])) if stat["high"] > stat["low"] else ""
     )
 
 
@@ -283,25 +308,30 @@ def _rows(result: dict[str, Any], mark: str) -> list[list[str]]:
         return [title, *(cell(model) for model in models)]
 
     rows = [
-        row("kind", lambda m: m["kind"]),
-        row("parameters", lambda m: f"{m['parameters']:,}"),
-        row("… of embeddings and output matrix", lambda m: f"{m['embedding_parameters']:,}"),
-        row("… of the rest", lambda m: f"{m['parameters'] - m['embedding_parameters']:,}"),
-        row("median source / target (tokens)", lambda m: f"{m['source_length']} / {m['target_length']}"),
-        row("training FLOPs a target token", lambda m: number(m["training_flops"])),
-        row("FLOPs a generated token", lambda m: number(m["generation_flops"])),
-        row("peak memory of training (MiB)", lambda m: mebibytes(m["training_memory_mib"])),
-        row("… pairs in that update", lambda m: f"{m['update_rows']:,}"),
-        row("… pairs in the recipe's own", lambda m: f"{m.get('own_update_rows', m['update_rows']):,}"),
-        row("peak memory of generation (MiB)", lambda m: mebibytes(m["generation_memory_mib"])),
-        row("model file (MB)", lambda m: mebibytes(_scaled(m["model_bytes"], 1e-6))),
-        row("target tokens a second", lambda m: _spread(m["tokens_per_second"])),
-        row("seconds an epoch", lambda m: _spread(m["epoch_seconds"])),
-        row("energy (J per 1,000 target tokens)", lambda m: mebibytes(m["joules_per_1000_tokens"])),
+        row(say("kind"), lambda m: in_words(m["kind"])),
+        row(say("parameters"), lambda m: f"{m['parameters']:,}"),
+        row(say("… of embeddings and output matrix"), lambda m: f"{m['embedding_parameters']:,}"),
+        row(say("… of the rest"), lambda m: f"{m['parameters'] - m['embedding_parameters']:,}"),
+        row(say("median source / target (tokens)"), lambda m: f"{m['source_length']} / {m['target_length']}"),
+        row(say("training FLOPs a target token"), lambda m: number(m["training_flops"])),
+        row(say("FLOPs a generated token"), lambda m: number(m["generation_flops"])),
+        row(say("peak memory of training (MiB)"), lambda m: mebibytes(m["training_memory_mib"])),
+        row(say("… pairs in that update"), lambda m: f"{m['update_rows']:,}"),
+        row(say("… pairs in the recipe's own"), lambda m: f"{m.get('own_update_rows', m['update_rows']):,}"),
+        row(say("peak memory of generation (MiB)"), lambda m: mebibytes(m["generation_memory_mib"])),
+        row(say("model file (MB)"), lambda m: mebibytes(_scaled(m["model_bytes"], 1e-6))),
+        row(say("target tokens a second"), lambda m: _spread(m["tokens_per_second"])),
+        row(say("seconds an epoch"), lambda m: _spread(m["epoch_seconds"])),
+        row(say("energy (J per 1,000 target tokens)"), lambda m: mebibytes(m["joules_per_1000_tokens"])),
     ]
     for name, title in SPENT.items() if mark else ():
         form = whole if name == "updates" else number
-        rows.append([f"{title} to {mark}", *(_reached((m["to_quality"] or {}).get(name), form) for m in models)])
+        rows.append(
+            [
+                say("{title} to {mark}", title=say(title), mark=mark),
+                *(_reached((m["to_quality"] or {}).get(name), form) for m in models),
+            ]
+        )
     return rows
 
 
