@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from seqloom.comparison import remedies
+from seqloom.comparison.conclusion import NOT_CLEAR, conclude
 from seqloom.comparison.instruments.budgets import Validations, to_quality
 from seqloom.comparison.instruments.clock import CONTROL
 from seqloom.comparison.measures import (
@@ -199,7 +201,11 @@ def growth(place: int, power: float):
         looking = device["milliseconds"]["decoder"]["GRU, Luong attention"]
         for length in looking:  # which the third of them asks to grow by so much more
             looking[length] *= int(length) ** (data_handling_findings.NEAR / 3)
-        return decided(data_handling.growth(data_handling.series_of(device), data_handling.controls_of(device))[place])
+        return decided(
+            data_handling_findings.growth(data_handling_findings.series_of(device), data_handling.controls_of(device))[
+                place
+            ]
+        )
 
     return world
 
@@ -207,8 +213,28 @@ def growth(place: int, power: float):
 def crossings(chance: Chance) -> bool:
     """Whether one of three parts is called slower, or not slower, where all take as long."""
     device = steps(chance, 1.0)
-    told = data_handling.crossings(data_handling.series_of(device), data_handling.controls_of(device))[0]
+    told = data_handling_findings.crossings(
+        data_handling_findings.series_of(device), data_handling.controls_of(device)
+    )[0]
     return bool(re.search(r"(?<!clearly )slower", told))
+
+
+def concluded(chance: Chance) -> bool:
+    """Whether the first screen says who is quicker, at either length, where every training step takes as long."""
+    device = {**steps(chance, 1.0), "name": "CPU", "type": "cpu"}
+    found = conclude({"candidates": [], "measures": {"data_handling": {"devices": [device]}}})
+    return (
+        found["sentences"]["data_handling"].count("not clear") != 1 or found["verdicts"]["data_handling"] != NOT_CLEAR
+    )
+
+
+def remedied(chance: Chance) -> bool:
+    """Whether recurrence at once is called quicker, or not, than one step after the other that takes as long."""
+    device = steps(chance, 1.0)
+    times = data_handling_findings.series_of(device)["model"]
+    result = {"parallel_training": ["minGRU, Luong attention"]}
+    times["minGRU, Luong attention"] = {n: n * math.exp(chance.normal(0, NOISE)) for n in data_handling.LENGTHS}
+    return decided(remedies.at_once(result, times, data_handling.controls_of(device))[0])
 
 
 def speedup(chance: Chance) -> bool:
@@ -221,7 +247,7 @@ def speedup(chance: Chance) -> bool:
         }
 
     measured = {"cores": 2, "length": 512, "milliseconds": of_two(), "again": of_two()}
-    return any(decided(text) for text in data_handling.speedup({"speedup": measured}))
+    return any(decided(text) for text in data_handling_findings.speedup({"speedup": measured}))
 
 
 def memories(chance: Chance) -> bool:
@@ -296,7 +322,7 @@ def memory_runs(chance: Chance) -> list[dict[str, Any]]:
     runs = []
     for task, lengths in memory_tasks.LENGTHS.items():
         for place, length in enumerate(lengths):
-            for system in memory_tasks.SYSTEMS:
+            for system in memory_tasks.STANDARD:
                 for clipping in (1.0, None):
                     is_solved = chance.random() < (0.9, 0.5, 0.1)[place]
                     error = chance.uniform(0, 0.1) if is_solved else min(1.1, 1 - chance.exponential(0.1))
@@ -372,6 +398,8 @@ KINDS: dict[str, Callable[[Chance], bool]] = {
     "growth with attention": growth(2, 1.0),
     "lines that cross": crossings,
     "more cores": speedup,
+    "the conclusion on data handling": concluded,
+    "recurrence at once": remedied,
     "peak memory": memories,
     "spent to a quality, one run each": to_a_quality(1, 0.0),
     "spent to a quality, three seeds": to_a_quality(3, 0.3),

@@ -34,8 +34,8 @@ INSIDE = {
     "serving": ("run", "app", "worker", "engine", "requests", "metrics", "languages"),
     "demo_page": ("space", "page", "cards", "answers", "beams", "models"),
     "comparison": (
-        "compare", "folder", "report", "first_screen", "conclusion", "measured", "measures", "remedies", "trainings",
-        "instruments", "candidates", "verdicts", "traits", "sections",
+        "compare", "folder", "report", "first_screen", "conclusion", "matching", "measured", "measures", "remedies",
+        "trainings", "instruments", "candidates", "verdicts", "traits", "sections",
     ),
     "export": (
         "compiled", "export", "card", "checking", "to_marian", "to_ctranslate2", "to_onnx", "to_torch", "graphs",

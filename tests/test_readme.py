@@ -58,8 +58,9 @@ class TestPages:
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert asked <= set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
 
-    def test_commands(self, path, tmp_path):
+    def test_commands(self, path, tmp_path, monkeypatch):
         """Commands and configurations exist, their words are understood, and every override is known."""
+        monkeypatch.chdir(ROOT)
         checked = set()
         for words in commands(path):
             for word in words:

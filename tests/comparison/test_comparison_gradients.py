@@ -32,6 +32,7 @@ from seqloom.comparison.instruments.gradient_norms import (
 from seqloom.comparison.instruments.memory_networks import (
     NUM_RECALLED,
     NUM_SYMBOLS,
+    STANDARD,
     SYSTEMS,
     Training,
     baseline,
@@ -382,7 +383,7 @@ def memory(tmp_path_factory) -> dict:
 
 class TestGradientFlow:
     def test_measured(self, flow):
-        assert set(flow["systems"]) == {*SYSTEMS, "uniform"}
+        assert set(flow["systems"]) == {*STANDARD, "uniform"}
         for name, kinds in flow["systems"].items():
             assert set(kinds) == ({"initial"} if name == "uniform" else {"initial", "trained"})
             assert kinds.get("trained") != kinds["initial"]
@@ -508,7 +509,7 @@ class TestGradientFlow:
 
     def test_clipped_networks_of_the_middle_length_are_measured(self):
         chosen = gradients.measured_trainings(memory_tasks.plan(1))
-        assert list(chosen) == list(SYSTEMS)
+        assert list(chosen) == list(STANDARD)
         assert {(one.task, one.length, one.clipping) for one in chosen.values()} == {("adding", 30, 1.0)}
 
     def test_tables_are_relative_where_they_say_so(self):
@@ -524,7 +525,7 @@ class TestGradientFlow:
 
 class TestMemoryTasks:
     def test_measured(self, memory):
-        plans = itertools.product((("adding", 4), ("adding", 6), ("copy", 2)), SYSTEMS, (1.0, None))
+        plans = itertools.product((("adding", 4), ("adding", 6), ("copy", 2)), STANDARD, (1.0, None))
         keys = [((run["task"], run["length"]), run["system"], run["clipping"]) for run in memory["runs"]]
         assert keys == list(plans)
         assert {run["updates"] for run in memory["runs"]} == {6}

@@ -11,6 +11,7 @@ import torch
 from helpers.tiny import ONE_LAYER, SEPARATE, tiny
 from transformers import AutoModelForSeq2SeqLM, BartConfig, BartForConditionalGeneration, MarianConfig, T5Config
 
+from seqloom import HybridSeq2SeqConfig, RnnSeq2SeqConfig
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.instruments import generate_calls, training_steps
 from seqloom.comparison.measures import data_handling, generation
@@ -22,6 +23,7 @@ from seqloom.settings.schema import TokenizerSettings
 
 LENGTHS = [16, 32, 64, 128, 256, 512, 1024, 2048]
 NO_ATTENTION, LUONG, TRANSFORMER = "GRU, no attention", "GRU, Luong attention", "Transformer"
+SSRU = {"model_type": "hybrid_seq2seq", "cell_type": "ssru"}
 OPTIONS = Options(folder=Path("nowhere"))
 CPU = torch.device("cpu")
 
@@ -106,19 +108,30 @@ class TestDataHandling:
             "LSTM, Luong attention, input feeding", "LSTM, Luong attention", TRANSFORMER,
         ]  # fmt: skip
         assert list(training_steps.systems([BartConfig()])) == [NO_ATTENTION, LUONG, TRANSFORMER]
+        hybrids = [HybridSeq2SeqConfig(cell_type=cell) for cell in ("ssru", "lstm", "ssru")]
+        recipes = training_steps.systems(config for config in [*hybrids, RnnSeq2SeqConfig(cell_type="min_gru")])
+        ssru, lstm = (f"Transformer encoder, {cell} decoder" for cell in ("SSRU", "LSTM"))
+        assert list(recipes) == [NO_ATTENTION, LUONG, "minGRU, Luong attention", TRANSFORMER, ssru, lstm]
+        assert data_handling.parallel(recipes) == {
+            "parallel_cells": ["minGRU, Luong attention", ssru],
+            "parallel_training": ["minGRU, Luong attention", ssru],
+            "hybrids": [ssru, lstm],
+        }
 
     def test_width(self):
         assert training_steps.common_width([]) == 128
         assert training_steps.common_width([tiny("rnn").config, BartConfig(d_model=100)]) == 104
         assert training_steps.common_width([BartConfig()]) == 256
 
-    @pytest.mark.parametrize("recipe", [{"cell_type": "lstm", "attention": "luong"}, {}], ids=["rnn", "transformer"])
+    @pytest.mark.parametrize("recipe", [{"cell_type": "lstm", "attention": "luong"}, {}, SSRU], ids=str)
     def test_equal_width_and_depth(self, recipe):
         config = training_steps.build(recipe, width=24, layers=2, vocab_size=10).config
         assert (config.hidden_size, config.encoder_layers, config.decoder_layers) == (24, 2, 2)
 
     @pytest.mark.parametrize(
-        "recipe", [{"cell_type": "gru", "attention": "none"}, {"cell_type": "lstm", "attention": "luong"}, {}], ids=str
+        "recipe",
+        [{"cell_type": "gru", "attention": "none"}, {"cell_type": "lstm", "attention": "luong"}, {}, SSRU],
+        ids=str,
     )
     def test_parts_run_backward(self, recipe):
         """Of the encoder only the encoder has gradients, of the decoder only the decoder, of the model both."""
@@ -271,6 +284,7 @@ class TestDataHandling:
         told = data_handling.parallel(recipes)
         assert told == {
             "parallel_cells": ["minLSTM, Bahdanau attention", NO_ATTENTION], "parallel_training": [NO_ATTENTION],
+            "hybrids": [],
         }  # fmt: skip
         section = data_handling.section(steps_of(powers(3, 1.05), powers(1, 1), powers(3, 1.3)) | told)
         assert f"SEEN: {NO_ATTENTION}, exponent 1.05" in finding(section, "whose gates ask nothing of the state")

@@ -8,7 +8,7 @@ from helpers.tiny import EVERY, RNNS, TRANSFORMERS, tiny
 from transformers import BartConfig, BertConfig, EncoderDecoderConfig, MambaConfig, PreTrainedConfig, T5Config
 
 from seqloom import RnnSeq2SeqConfig, Seq2SeqConfig
-from seqloom.comparison.traits import Traits, recorded, recurrent_recipe, traits_of
+from seqloom.comparison.traits import Traits, hybrid_recipe, recorded, recurrent_recipe, traits_of
 from seqloom.modeling.configuration_seq2seq import QUESTIONS
 
 ANSWERS = [question for question in QUESTIONS if question.startswith("has_")]
@@ -35,6 +35,7 @@ def test_ours_say_it_themselves(name):
     assert traits.looks_back is attends
     kind = f"recurrent with{'' if attends else 'out'} attention" if name in RNNS else config.name_in_words
     assert traits.kind == kind
+    assert traits.is_hybrid == (hybrid_recipe(config) is not None) == (name not in RNNS and name not in TRANSFORMERS)
     recipe = recurrent_recipe(config)
     assert (recipe is not None) == (name in RNNS)
     assert recipe is None or RnnSeq2SeqConfig(**recipe).name_in_words == traits.name
@@ -65,7 +66,7 @@ def test_what_is_unknown_is_not_claimed():
     traits = traits_of(Unknown())
     assert (traits.name, traits.description, traits.kind) == ("unknown_to_all",) * 3
     assert {getattr(traits, question) for question in ANSWERS} == {None}
-    assert (traits.is_recurrent, traits.is_transformer, traits.looks_back) == (None, None, None)
+    assert (traits.is_recurrent, traits.is_transformer, traits.looks_back, traits.is_hybrid) == (None,) * 4
 
 
 def test_a_question_that_is_left_open(monkeypatch):

@@ -54,6 +54,8 @@ class Compare(Command):
     """CPU threads of what is timed, the trainings among it."""
     num_jobs: int | None = field(default=None, metadata={"least": 1})
     """Trainings side by side where several are short; else as many as there are cores."""
+    match: Literal["parameters"] | None = None
+    """What every CONFIG is to have as many of as the first: their widths are scaled until it is so to within 5 %."""
     language: Language = "en"
     """Of the report. A finished comparison is said in another one by --resume, and nothing is measured anew."""
     resume: bool = False
@@ -98,6 +100,7 @@ class Compare(Command):
             split=self.split,
             num_threads=self.num_threads,
             num_jobs=self.num_jobs or available_cores(),
+            match=self.match,
         )
 
     def is_config(self, word: str) -> bool:

@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from seqloom import run_folder
 from seqloom.comparison.candidates import Candidate, Options
 from seqloom.comparison.folder import make_folder
+from seqloom.comparison.matching import check_matchable, in_words, match
 from seqloom.comparison.report import MEASURES, write
 from seqloom.comparison.trainings import train_all
 from seqloom.data.pairs import load_pairs
@@ -52,11 +53,13 @@ class Request:
     split: Literal["train", "validation", "test"] = "test"
     num_threads: int = 1
     num_jobs: int = 1
+    match: Literal["parameters"] | None = None
+    """What the recipes' widths are chosen to have in common."""
 
     def to_dict(self) -> dict[str, Any]:
         """What a comparison that is resumed must have in common with the one that was begun."""
-        names = ("configs", "models", "overrides", "seeds", "split", "num_threads")
-        return {name: value if isinstance(value := getattr(self, name), str | int) else list(value) for name in names}
+        names = ("configs", "models", "overrides", "seeds", "split", "num_threads", "match")
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
 
 def compare(
@@ -79,9 +82,15 @@ def compare(
     """
     names = names_of_subjects(request)
     refuse_unknown_keys(request)
+    if request.match:
+        check_matchable(request.configs, request.models)
     runs = recipes(request, names)
     models = finished_models(request, names, runs)
     check_same_pairs(runs, models, request.split)
+    matched: list[dict[str, Any]] = []
+    if request.match:
+        runs, matched = match(runs)
+        print("\n".join(in_words(matched)), flush=True)
     with Lock(request.output / run_folder.LOCK) as lock:
         inputs = inputs_of_all(request, runs, models)
         make_folder(request.output, request.to_dict(), lock, inputs, resume=resume, overwrite=overwrite)
@@ -90,7 +99,7 @@ def compare(
         candidates = [candidate_of_recipe(name, per_seed, request) for name, per_seed in runs.items()]
         candidates += [candidate_of_model(*model, request) for model in models]
         entries = take_measures(candidates, request)
-        record = make_record(command, candidates, runs, entries)
+        record = make_record(command, candidates, runs, entries) | ({"matched": matched} if matched else {})
         write(request.output, record, language)
     return record
 

@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from seqloom.comparison.matching import in_words as in_words_matched
 from seqloom.comparison.measured import Measured, cell_of, first_of, is_worthless, typical_length
 from seqloom.comparison.measures.data_handling import controls_of, sides
 from seqloom.comparison.measures.data_handling_findings import series_of
 from seqloom.comparison.remedies import close, pairs_of
 from seqloom.comparison.traits import in_words
-from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, judged, recorded, told_apart
+from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, recorded, told_apart
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.language import later, say
@@ -28,6 +29,7 @@ ABOUT = {
     "attention": later("Without or with attention"),
     "weight": later("Light or heavy"),
     "remedied": later("Remedied"),
+    "matched": later("Of equal weight"),
     "undecided": later("Not decided"),
     "cost": later("Cost"),
 }
@@ -48,7 +50,7 @@ UNTESTED = later("{one} and {other} not tested, one run against several")
 MORE = later("{shown} and {number} more")
 AT_YOUR_LENGTH = later("{verdict}, because at {length} tokens, about the length of your data, {said}")
 AT_A_LENGTH = later("{verdict}, because at {length} tokens {said}")
-AT_THE_LONGEST = later("; at {length} tokens {said}")
+AT_THE_LONGEST = later("; at {length} tokens {verdict}: {said}")
 STEP = later("a training step of {one} takes {ratio} times as long as one of {other}")
 PARALLEL, SEQUENTIAL = later("parallel (all tokens at once)"), later("sequential (one token after the other)")
 NOT_CLEAR, MIXED = later("not clear"), later("it depends")
@@ -125,6 +127,7 @@ def conclude(record: dict[str, Any]) -> dict[str, Any]:
         "model": of_models(known, first),
         **{name: sentence for name, (_, sentence) in answers.items()},
         "remedied": remedied,
+        "matched": f"{'; '.join(in_words_matched(matched))}." if (matched := record.get("matched")) else "",
         "undecided": of_undecided(known, first, {name: verdict for name, (verdict, _) in answers.items()}),
         "cost": of_cost(known, first),
     }
@@ -197,9 +200,9 @@ def of_data_handling(known: Measured) -> tuple[str | None, str]:
     length = _nearest(lengths, typical)
     verdict, said = steps(times, two, length, controls)
     words = say(AT_YOUR_LENGTH if typical else AT_A_LENGTH, verdict=say(verdict), length=f"{length:,}", said=said)
-    if lengths[-1] > length:
-        said = steps(times, two, lengths[-1], controls)[1]
-        words += say(AT_THE_LONGEST, length=f"{lengths[-1]:,}", said=said)
+    longest, said = steps(times, two, lengths[-1], controls)
+    if longest != verdict:
+        words += say(AT_THE_LONGEST, length=f"{lengths[-1]:,}", verdict=say(longest), said=said)
     return verdict, words + say(OF_EQUAL_WIDTH, device=device["name"])
 
 
@@ -207,17 +210,16 @@ def steps(
     times: dict[str, Any], sides: Sequence[Sequence[str]], length: int, controls: Sequence[float]
 ) -> tuple[str, str]:
     """Who is quicker at a length, all at once or one after the other, and the ratios."""
-    cases, said = [], []
+    found, said = set(), []
+    level = LEVEL / (2 * len(sides[0]) * len(sides[1]))  # of all pairs, and of two lengths
     for one, other in itertools.product(*sides):
         ratio = times[one][length] / times[other][length]
         estimate = Estimate.by_control(math.log(ratio), controls)
-        level = LEVEL / (len(sides[0]) * len(sides[1]))
         said.append(say(STEP, one=in_words(one), ratio=_with_bounds(ratio, estimate, level), other=in_words(other)))
-        cases.append(Case("", estimate, BELOW))
-    found = set(judged(cases))
-    names = {"SEEN": PARALLEL, "NOT SEEN": SEQUENTIAL, "NOT CLEAR": NOT_CLEAR}
+        found.add(Case("", estimate, BELOW).verdict(level))
+    names: dict[Verdict, str] = {"SEEN": PARALLEL, "NOT SEEN": SEQUENTIAL, "NOT CLEAR": NOT_CLEAR}
     verdict = names[found.pop()] if len(found) == 1 else NOT_CLEAR if "NOT CLEAR" in found else MIXED
-    return verdict, some(said)
+    return verdict, some(said, 2)
 
 
 def of_attention(known: Measured) -> tuple[str | None, str]:

@@ -32,11 +32,12 @@ TABLE = later(
     "one place are not told apart from the best of it."
 )
 HEADER = (
-    later("place"), later("model"), later("kind"), later("{metric} [95 %]"), later("s of training"),
+    later("model"), later("place"), later("kind"), later("{metric} [95 %]"), later("s of training"),
     later("ms a sentence"), later("parameters"),
 )  # fmt: skip
 NEXT = {
     "quality": later("Is the difference real, and in which sentences?"),
+    "words": later("Which words does it get?"),
     "learning_curves": later("And with more training, or less?"),
     "attention": later("And with longer sentences?"),
     "data_handling": later("And with longer sequences, more cores?"),
@@ -58,19 +59,20 @@ class FirstScreen:
     """Heading and sentence of every answer."""
     plot: Plot | None
     ranking: Table | None
-    chosen: list[str]
-    """Models that one may hide, where there are many."""
+    chosen: dict[str, int]
+    """Models that one may hide, where there are many, with their rows in the ranking."""
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> FirstScreen:
         """By a report's record."""
         conclusion = conclude(record)
         kinds = {one["name"]: one["description"] for one in record["candidates"]}
+        rows = [row["name"] for row in conclusion["ranking"]]
         return cls(
             [(say(ABOUT[name]), sentence) for name, sentence in conclusion["sentences"].items()],
             plot_of(conclusion, list(kinds)),
             table_of(conclusion, kinds),
-            list(kinds) if len(kinds) > MANY else [],
+            {name: 1 + rows.index(name) for name in kinds} if len(kinds) > MANY else {},
         )
 
     def questions(self, names: Collection[str]) -> dict[str, str]:
@@ -137,8 +139,8 @@ def table_of(conclusion: dict[str, Any], kinds: dict[str, str]) -> Table | None:
     metric = metrics.label(conclusion["metric"])
     cells = [
         [
-            str(row["place"]),
             row["name"],
+            str(row["place"]),
             in_words(kinds[row["name"]]),
             with_interval(row["score"], row["interval"]),
             *(_cell(row[cost]) for cost in COSTS),

@@ -16,6 +16,7 @@ from seqloom.data.tokenization import check_matches, target_tokenizer
 from seqloom.data.updates import UpdateStream
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.decoding.options import check_options, options_of, try_options
+from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
 from seqloom.settings.checks import model_config_class
 from seqloom.settings.schema import Settings, TrainingSettings
 from seqloom.support import layers
@@ -66,10 +67,10 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     return run
 
 
-def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_stream: UpdateStream) -> Seq2SeqLM:
-    """A model of the settings' family, for the tokenizer's vocabularies, with its generation config."""
+def make_config(settings: Settings, tokenizer: PreTrainedTokenizerBase) -> Seq2SeqConfig:
+    """What a model of the settings is made from, for the tokenizer's vocabularies."""
     fields = {name: value for name, value in settings.model.items() if name != "model_type"}
-    config = model_config_class(settings.model["model_type"])(
+    return model_config_class(settings.model["model_type"])(
         **fields,
         vocab_size=len(tokenizer),
         decoder_vocab_size=len(target_tokenizer(tokenizer)),
@@ -80,6 +81,11 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_str
         eos_token_id=tokenizer.eos_token_id,
         decoder_start_token_id=tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id,
     )
+
+
+def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_stream: UpdateStream) -> Seq2SeqLM:
+    """A model of the settings' family, for the tokenizer's vocabularies, with its generation config."""
+    config = make_config(settings, tokenizer)
     check_matches(tokenizer, config)
     model = fresh_model(config, settings.training)
     generation = settings.generation
