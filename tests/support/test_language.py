@@ -11,7 +11,7 @@ import pytest
 from seqloom.comparison.instruments.training_steps import PARTS
 from seqloom.comparison.verdicts import VERDICTS
 from seqloom.scoring.metrics import METRICS
-from seqloom.support.language import say, speaking, translations
+from seqloom.support.language import entries, say, speaking, translations
 from seqloom.support.wording import plural, together
 
 ROOT = Path(__file__).parents[2] / "src" / "seqloom"
@@ -88,6 +88,10 @@ def fields(template: str) -> set[tuple]:
 class TestCatalogue:
     def test_everything_has_a_translation(self):
         assert not templates() - translations("ko").keys()
+
+    def test_nothing_is_translated_twice(self):
+        keys = [template for template, _ in entries("ko")]
+        assert len(keys) == len({*keys})
 
     def test_the_fields_are_the_same(self):
         for template, translation in translations("ko").items():

@@ -76,19 +76,16 @@ def later(template: str) -> str:
 
 
 def translations(language: Language) -> dict[str, str]:
-    """Templates and what they are in a language.
+    """Templates and what they are in a language."""
+    return dict(entries(language))
 
-    Raises:
-        ValueError: One is translated twice.
-    """
-    found: dict[str, str] = {}
+
+def entries(language: Language) -> Iterator[tuple[str, str]]:
+    """The same, one after another, as the catalogue's files have them."""
     folder = files("seqloom.support").joinpath(CATALOGUES[language])
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        for entry in yaml.safe_load(file.read_text(encoding="utf-8")) or ():
-            if entry["en"] in found:
-                raise ValueError(f"{file.name} translates {entry['en']!r} again; once is enough.")
-            found[entry["en"]] = entry["ko"]
-    return found
+        for entry in yaml.safe_load(file.read_text(encoding="utf-8")):
+            yield entry["en"], entry["ko"]
 
 
 _catalogue = functools.cache(translations)
