@@ -322,7 +322,7 @@ def memory_runs(chance: Chance) -> list[dict[str, Any]]:
     runs = []
     for task, lengths in memory_tasks.LENGTHS.items():
         for place, length in enumerate(lengths):
-            for system in memory_tasks.SYSTEMS:
+            for system in memory_tasks.STANDARD:
                 for clipping in (1.0, None):
                     is_solved = chance.random() < (0.9, 0.5, 0.1)[place]
                     error = chance.uniform(0, 0.1) if is_solved else min(1.1, 1 - chance.exponential(0.1))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import stat
+import statistics
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,7 @@ class TestLogs:
         assert run.seconds == pytest.approx([15, 30, 45])
         assert run.scores == {"chrf": [20, 60, 60], "loss": [80, 40, 40]}
         assert run.tokens_per_second == pytest.approx(10)
+        assert run.speed_spread == pytest.approx(0.0)
 
     def test_changing_speed(self, tmp_path):
         lines = [
@@ -340,6 +342,11 @@ class TestLogs:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
         run = budgets.read_validations(tmp_path)  # 100 tokens in 10 s, 200 in 5 s, and on at 20 tokens/s
         assert run.seconds == pytest.approx([12.5, 20])
+        assert run.speed_spread is None
+        lines += [{"step": 4, "target_tokens": 500, "tokens_per_second": rate} for rate in (40,)]
+        lines += [{"step": 5, "target_tokens": 600, "tokens_per_second": 40 * math.e}]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))  # the first one warms up
+        assert budgets.read_validations(tmp_path).speed_spread == pytest.approx(statistics.stdev([0, 0, 1]))
 
     def test_no_log(self, folders, tmp_path):
         assert budgets.read_validations(folders["other"]) is None
@@ -482,6 +489,10 @@ class TestWeight:
         assert "Said of these trained models, of one run each" in light
         assert "NOT CLEAR in: peak memory of training (tf 2 times rnn)" in told(2.0, again=2.0)
         assert told(1.1).count("NOT CLEAR: tf 1.1 times rnn") == 2  # between the same validations
+        for spreads, number in (([0.0], 2), ([0.5], 1), ([None], 1), ([], 1)):  # a speed that changed, or is not known
+            for model in result["models"].values():
+                model["speed_spreads"] = spreads
+            assert told(2.0).count("NOT SEEN: tf 2 times rnn") == number
         mixed = json.loads(json.dumps(result))
         for name, value in (("rnn", 50), ("tf", 40), ("other", 60)):
             mixed["models"][name]["parameters"] = value

@@ -299,10 +299,10 @@ def of_remedies(known: Measured) -> tuple[dict[str, dict[str, Verdict]], str]:
             values = {"ratio": ratio, "length": f"{length:,}", "verdict": say(QUICKER[verdicts["step"]])}
             said.append(say(STEP_RATIO, **values))
         if one in known.milliseconds and other in known.milliseconds:
-            ratio = known.milliseconds[one] / known.milliseconds[other]
-            estimate = Estimate.by_control(math.log(ratio), known.controls)
+            times = known.milliseconds[one] / known.milliseconds[other]
+            estimate = Estimate.by_control(math.log(times), known.controls)
             verdicts["sentence"] = Case("", estimate, BELOW).verdict(LEVEL / 2)
-            values = {"ratio": _with_bounds(ratio, estimate), "verdict": say(QUICKER[verdicts["sentence"]])}
+            values = {"ratio": _with_bounds(times, estimate), "verdict": say(QUICKER[verdicts["sentence"]])}
             said.append(say(SENTENCE_RATIO, **values))
         if one in known.parameters and other in known.parameters:
             said.append(say(PARAMETER_RATIO, ratio=f"{known.parameters[one] / known.parameters[other]:.2g}"))

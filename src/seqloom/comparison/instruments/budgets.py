@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ class Validations:
     """By the log's names behind ``eval_``: ``loss``, and the metric where there is one."""
     tokens_per_second: float
     """Of the whole training."""
+    speed_spread: float | None = None
+    """Standard deviation of the logarithm of the speed from one of the log's lines to the next, the first apart: the
+    control of its seconds. None of fewer than three lines."""
 
 
 def read_validations(folder: Path) -> Validations | None:
@@ -66,7 +70,18 @@ def read_validations(folder: Path) -> Validations | None:
             if name.startswith("eval_")
         },
         rate,
+        _spread_of(tokens, seconds),
     )
+
+
+def _spread_of(tokens: Sequence[float], seconds: Sequence[float]) -> float | None:
+    """How much the speed changed from line to line; the first line's updates warm up."""
+    parts = [
+        math.log((more - few) / (late - early))
+        for (few, more), (early, late) in zip(itertools.pairwise(tokens), itertools.pairwise(seconds), strict=True)
+        if more > few and late > early
+    ][1:]
+    return statistics.stdev(parts) if len(parts) > 1 else None
 
 
 def read_all(candidates: Sequence[Candidate]) -> dict[str, list[Validations]]:

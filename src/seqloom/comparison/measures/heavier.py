@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 from seqloom.comparison.instruments.budgets import SPENT
@@ -147,8 +148,10 @@ def to_quality_finding(models: dict[str, Any], key: str, mark: str, *, is_distur
     for one, other in pairs:
         a, b = known[one], known[other]
         what = _ratio(one, a, other, b)
+        level = LEVEL / len(pairs)
+        slack = _clock_slack([models[name] for name in (one, other)], level) if key == "seconds" else 0.0
         is_lost = key == "seconds" and (is_disturbed or len(machines) > 1)
-        cases.append(Case(what, None if is_lost else _spent_ratio(a, b, LEVEL / len(pairs)), BELOW))
+        cases.append(Case(what, None if is_lost or slack is None else _spent_ratio(a, b, level, slack), BELOW))
     verdicts = " ".join(
         say("{verdict}: {texts}.", verdict=say(verdict), texts="; ".join(texts))
         for verdict, texts in judged(cases).items()
@@ -179,7 +182,19 @@ def _in_words(stat: dict[str, Any] | None) -> str:
     return number(stat["mean"])
 
 
-def _spent_ratio(a: dict[str, Any], b: dict[str, Any], level: float) -> Interval | None:
+def _clock_slack(models: Sequence[dict[str, Any]], level: float) -> float | None:
+    """How far the logarithm of a ratio of two trainings' seconds may be off by the machine alone: as far as their speed
+    changed from one line of the log to the next. None where that is not known; of several runs their spread tells."""
+    spreads = [model.get("speed_spreads") or [None] for model in models]
+    if min(map(len, spreads)) > 1:
+        return 0.0
+    known = [max(run for run in of_runs if run is not None) for of_runs in spreads if set(of_runs) != {None}]
+    if len(known) < len(spreads):
+        return None
+    return NormalDist().inv_cdf(1 - level / 2) * math.hypot(*known)
+
+
+def _spent_ratio(a: dict[str, Any], b: dict[str, Any], level: float, slack: float = 0.0) -> Interval | None:
     """Bounds of the logarithm of a's spending over b's; None where earlier versions kept none.
 
     Of several runs each, of the recipes: Welch's interval of the mean logarithms. Of one on either side, of these
@@ -188,13 +203,13 @@ def _spent_ratio(a: dict[str, Any], b: dict[str, Any], level: float) -> Interval
     if "between" not in a or "between" not in b:
         return None
     whole = [place for stat in (a, b) for place in stat["runs"]]
-    slack = [_logs(stat["between"]) for stat in (a, b)]
-    low = min(low for low, _ in slack[0]) - max(high for _, high in slack[1])
-    high = max(high for _, high in slack[0]) - min(low for low, _ in slack[1])
+    bounds = [_logs(stat["between"]) for stat in (a, b)]
+    low = min(low for low, _ in bounds[0]) - max(high for _, high in bounds[1]) - slack
+    high = max(high for _, high in bounds[0]) - min(low for low, _ in bounds[1]) + slack
     if min(len(a["runs"]), len(b["runs"])) > 1 and None not in whole:
         logs = [[math.log(max(place, 1e-9)) for place in stat["runs"]] for stat in (a, b)]
         estimate = Estimate.of(logs[0]).minus(Estimate.of(logs[1])).interval(level)
-        widths = [statistics.fmean(up - down for down, up in bounds) / 2 for bounds in slack]
+        widths = [statistics.fmean(up - down for down, up in of_runs) / 2 for of_runs in bounds]
         widest = sum(width for width in widths if math.isfinite(width)) if all(map(math.isfinite, widths)) else math.inf
         low, high = estimate[0] - widest, estimate[1] + widest
     return _widened((low, high))

@@ -157,6 +157,8 @@ def speed(candidate: Candidate, runs: Sequence[Validations]) -> dict[str, Any]:
         ]
     return {
         "tokens_per_second": over_seeds(rates),
+        "training_seconds": [run.seconds[-1] for run in runs],
+        "speed_spreads": [run.speed_spread for run in runs],
         "epoch_seconds": over_seeds(epochs),
         "trained_on": sorted(set(machines)),
         "cpu_shares": [share for folder in candidate.folders if (share := watched_share(folder)) is not None],
@@ -225,7 +227,8 @@ def section(result: dict[str, Any]) -> Section:
             "seconds are from the training logs, validations not counted; of several seeds, the mean (lowest "
             "to highest). Seconds to the "
             "quality end where the straight line from the last validation below it to the first that reaches "
-            "it does; between these two the verdict takes them to be anywhere. {energy}",
+            "it does; between these two the verdict takes them to be anywhere, and, of one run each, as far off as "
+            "the speed changed from one line of the log to the next. {energy}",
             decoded_rows=DECODED_ROWS,
             what=say("It is what the resident set grows by" if is_cpu else "It is the highest sum of torch's tensors"),
             hardware=hardware_in_words(result["hardware"]),
