@@ -61,7 +61,7 @@ def config_of(recipe: dict[str, Any], width: int = DEFAULT_WIDTH, **common: Any)
     """Of a system, at a width."""
     if recipe and "model_type" not in recipe:
         return RnnSeq2SeqConfig(hidden_size=width, **common, **recipe)
-    sizes = {
+    sizes: dict[str, Any] = {
         "d_model": width, "encoder_attention_heads": NUM_HEADS, "decoder_attention_heads": NUM_HEADS,
         "encoder_ffn_dim": 4 * width, "decoder_ffn_dim": 4 * width,
     }  # fmt: skip
