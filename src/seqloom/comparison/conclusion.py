@@ -16,6 +16,7 @@ from seqloom.comparison.measured import Measured, cell_of, first_of, is_worthles
 from seqloom.comparison.measures.data_handling import controls_of, sides
 from seqloom.comparison.measures.data_handling_findings import series_of
 from seqloom.comparison.remedies import close, pairs_of
+from seqloom.comparison.trainings import BUSY
 from seqloom.comparison.traits import in_words
 from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, recorded, told_apart
 from seqloom.scoring import metrics
@@ -101,6 +102,7 @@ SECONDS, MILLISECONDS = later("{value} s of training"), later("{value} ms a sent
 PARAMETERS = later("{value} parameters")
 UNKNOWN_COST = later("not measured: take the measures weight, generation and learning_curves.")
 FASTEST = later("Quickest to write: {models}{told}.")
+DISTURBED = later(" The machine had other work while they were trained: the seconds are too long.")
 NOT_TOLD_APART = later(" (not told apart)")
 
 
@@ -388,6 +390,8 @@ def of_cost(known: Measured, first: Sequence[str]) -> str:
     if not said:
         return say(UNKNOWN_COST)
     words = f"{'; '.join(said)}."
+    if any(share < BUSY for name in shown for share in known.cpu_shares(name)):
+        words += say(DISTURBED)
     if len(known.milliseconds) > 1:
         quickest, behind = told_apart(known.milliseconds, known.controls)
         if behind:
