@@ -5,8 +5,9 @@
     python benchmarks/serving.py --model mine-ct2 --sources FILE
 
 What stands behind ``--`` goes to `seqloom serve`. Clients and server share the machine: each client asks for one
-sentence, waits for the answer and asks for the next. An answer is wrong if it is neither what `translate` says to all
-sentences together nor what it says to that one alone (which differ where two tokens are as good as each other).
+sentence, waits for the answer and asks for the next; refused as the queue is full, it waits as long as it is told to,
+and goes on with another. An answer is wrong if it is neither what `translate` says to all sentences together nor what
+it says to that one alone (which differ where two tokens are as good as each other).
 """
 
 from __future__ import annotations
@@ -136,8 +137,11 @@ def load(address: str, sources: Sequence[str], clients: int, requests: int) -> R
                 connection.close()
                 mine.append((place, 0, time.perf_counter() - started, None))
                 continue
+            took = time.perf_counter() - started
+            if answer.status == 503:  # as it is asked to
+                time.sleep(float(answer.headers["Retry-After"]))
             text = told["outputs"][0][0]["text"] if answer.status == 200 else None
-            mine.append((place, answer.status, time.perf_counter() - started, text))
+            mine.append((place, answer.status, took, text))
         connection.close()
         return mine
 

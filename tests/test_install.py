@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -54,3 +55,13 @@ def test_every_folder_of_code_is_packed():
         for path in (ROOT / room).rglob("*.py")
     }
     assert folders == set(re.findall(r"\S+", SETUP["options"]["packages"]))
+
+
+def test_workflow():
+    """GitHub's CI is .ci/run, from the oldest Python that is allowed, and the fast tests on the floors of it."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))["jobs"]
+    oldest = SETUP["options"]["python_requires"].removeprefix(">=")
+    assert oldest in jobs["run"]["strategy"]["matrix"]["python"]
+    assert ".ci/run" in [step.get("run") for step in jobs["run"]["steps"]]
+    assert {"python-version": oldest} in [step.get("with") for step in jobs["floors"]["steps"]]
+    assert any("lowest-direct" in step.get("run", "") for step in jobs["floors"]["steps"])

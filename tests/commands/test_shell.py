@@ -254,7 +254,7 @@ class TestEnvelope:
         assert main(["transalte"]) == 2
         assert capsys.readouterr().err == "error: 'transalte' is no command of seqloom's; did you mean translate?\n"
         assert main(["x"]) == 2
-        assert "there are train, recipes, distill, evaluate, translate" in capsys.readouterr().err
+        assert f"there are {', '.join(COMMANDS)}." in capsys.readouterr().err
         assert main([]) == 2
         listed = capsys.readouterr().out
         assert main(["--help"]) == main(["-h"]) == 0

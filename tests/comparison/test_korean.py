@@ -1,11 +1,13 @@
 """The report in Korean, and its page on a telephone and in the dark."""
 
+import io
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageStat
 
 from seqloom.comparison import report
 from seqloom.comparison.sections import Plot, Table
@@ -41,6 +43,11 @@ def page(korean):
 
         yield opened
         browser.close()
+
+
+def lightness(picture: bytes) -> float:
+    """Of a PNG picture, from 0 to 255."""
+    return ImageStat.Stat(Image.open(io.BytesIO(picture)).convert("L")).mean[0]
 
 
 class TestKorean:
@@ -105,5 +112,8 @@ class TestPage:
         assert page(390, "light").evaluate(colour) == "rgb(255, 255, 255)"
         dark = page(390, "dark")
         assert dark.evaluate(colour) == "rgb(21, 25, 30)"
+        figure = dark.locator("figure").first
+        assert lightness(figure.screenshot()) < 100
         dark.emulate_media(media="print")
         assert dark.evaluate(colour) == "rgb(255, 255, 255)"
+        assert lightness(figure.screenshot()) > 200

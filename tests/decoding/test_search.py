@@ -201,6 +201,29 @@ class TestArriving:
         tokens = [[candidate.tokens for candidate in found[place]] for place in range(len(given))]
         assert tokens == searched(model, given, **SEARCHES[kind])
 
+    def test_recorded(self, monkeypatch):
+        """As on a GPU, where those of a batch come and go together."""
+        model, given = tiny("rotary"), sources(14)
+        decoder, decided = decoder_for(model), options_for(model, {"max_new_tokens": 12, "num_beams": 3})
+        decoder.is_fixed = True
+        recorder = recorder_of(decoder, decided)
+        recorder.record = lambda step: step
+
+        class Recorded(Batch):
+            def __init__(self, *arguments, **options):
+                super().__init__(*arguments, **options)
+                self.recorder, self.even = recorder, EVEN
+
+        monkeypatch.setattr(search_module, "Batch", Recorded)
+        coming, found = list(enumerate(given)), {}
+        with torch.inference_mode():
+            while coming:
+                some, coming = iter(coming[:3]), coming[3:]
+                found |= dict(search_arriving(decoder, decided, lambda room, some=some: next(some, None)))
+        monkeypatch.undo()
+        tokens = [[candidate.tokens for candidate in found[place]] for place in range(len(given))]
+        assert tokens == searched(model, given, num_beams=3)
+
     def test_nobody_waits_for_others(self):
         """Of those that come together, the shortest output is out first."""
         model, coming = tiny("rotary"), list(enumerate(sources(12)))

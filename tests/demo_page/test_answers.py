@@ -7,6 +7,7 @@ from seqloom.decoding.translate import translate
 from seqloom.demo_page.answers import Problem, answer_all, check_sentence
 from seqloom.demo_page.cards import result_html
 from seqloom.demo_page.models import header_of, open_models, sources_differ
+from seqloom.support.language import speaking
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +31,25 @@ def test_another_make(marian, num_beams):
     assert [leaf.score for leaf in answer.leaves] == pytest.approx([hypothesis.score for hypothesis in hypotheses])
     assert answer.unknown == ["zz"]
     assert answer.maps.source_labels == ["a", "b", "⟨unknown: zz⟩", "c", "⟨end⟩"]
-    html = result_html([answer], "en")
+    html = result_html([answer])
     assert ("Only finished outputs are shown" in html) == (num_beams > 1)
     assert html.count("<rect") == len(answer.tree.nodes)
 
 
 def test_too_long(marian):
     (answer,) = answer_all(marian, "a " * 24, 2)
-    assert "The sentence has 25 tokens; this model reads 24 at most." in result_html([answer], "en")
+    assert "The sentence has 25 tokens; this model reads 24 at most." in result_html([answer])
     assert check_sentence(" a\n b ", 3) == "a b"
-    for sentence, key in ((" \n", "empty"), ("abcd", "too_long")):
+    for sentence, said in ((" \n", "There is no sentence yet."), ("abcd", "The sentence has 4 characters;")):
         with pytest.raises(Problem) as found:
             check_sentence(sentence, 3)
-        assert found.value.key == key
+        assert said in result_html(found.value)
 
 
 def test_texts_are_no_markup(marian):
     (answer,) = answer_all(marian, "a <img src=x onerror=alert(1)>", 2)
-    html = result_html([answer], "ko")
+    with speaking("ko"):
+        html = result_html([answer])
     assert "<img" not in html
     assert "&lt;img" in html
 

@@ -47,8 +47,9 @@ def test_nothing_is_overwritten(folder, tmp_path, capsys):
     assert "holds no Space of seqloom's" in capsys.readouterr().err
     assert main([*words, str(folder), "--overwrite"]) == 0
     assert "me/other" in (folder / "app.py").read_text()
-    assert main(["demo-page", str(folder), "--space", str(tmp_path / "new")]) == 1
-    assert "is not a name on the Hub (USER/MODEL)" in capsys.readouterr().err
+    for model in (str(folder), "./me", "runs/me/gru", "~/gru"):
+        assert main(["demo-page", model, "--space", str(tmp_path / "new")]) == 1
+        assert "is not a name on the Hub (USER/MODEL)" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

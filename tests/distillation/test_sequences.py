@@ -4,6 +4,7 @@ processes there are; and a student that learns from it.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from seqloom import translate
 from seqloom.__main__ import main
+from seqloom.commands.following import program
 from seqloom.distillation import folder as set_folder
 from seqloom.support.disk import sha256
 
@@ -352,8 +354,8 @@ class TestStudent:
         capsys.readouterr()
         words = ("--weight", "1", "--best_of", "2", "--metric", "sacrebleu", "--max_steps", "2")
         assert main(["distill", str(teacher), config, "--only_data", *words]) == 0
-        command = capsys.readouterr().out.splitlines()[-1].partition("seqloom train ")[2]
-        assert main(["train", command]) == 0
+        told = capsys.readouterr().err.rpartition("next: ")[2]
+        assert main(shlex.split(told.removeprefix(program()))) == 0
         data = json.loads((tmp_path / "run" / "record.json").read_text())["data"]
         assert [entry["weight"] for entry in data["mix"]] == [1.0, 1.0]
         card = (tmp_path / "run" / "README.md").read_text()

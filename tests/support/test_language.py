@@ -76,7 +76,7 @@ def templates() -> set[str]:
     found = {text for _, call in calls("say", "later") if call.args for text in choices(call.args[0])}
     counted = [call for path, call in calls("plural") if "comparison" in path.parts]
     found |= {f"{{number:,}} {word}" for call in counted for word in choices(call.args[1])}
-    for path in (ROOT / "comparison").glob("*.jinja"):
+    for path in [*(ROOT / "comparison").glob("*.jinja"), *(ROOT / "demo_page").glob("*.jinja")]:
         found |= set(re.findall(r"""\bsay\(\s*"((?:[^"\\]|\\.)*)\"""", path.read_text(encoding="utf-8")))
     return found | {*VERDICTS, *PARTS.values(), *(metric.label for metric in METRICS.values() if " " in metric.label)}
 

@@ -19,15 +19,16 @@ from seqloom.decoding.options import limited
 from seqloom.decoding.translate import GREEDY, Hypothesis, translate
 from seqloom.demo_page.beams import Tree, of_outputs, watched
 from seqloom.demo_page.models import Shown
+from seqloom.support.language import later
 
 MOST_BEAMS = 8
 
 
 @dataclass(eq=False)
 class Problem(Exception):
-    """Why there is no answer, in the words of the page's catalogue."""
+    """Why there is no answer, as `say` takes it."""
 
-    key: str
+    template: str
     values: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,9 +75,10 @@ def check_sentence(sentence: str, most: int) -> str:
     """
     sentence = " ".join(sentence.split())
     if not sentence:
-        raise Problem("empty")
+        raise Problem(later("There is no sentence yet. Type one, or take an example."))
     if len(sentence) > most:
-        raise Problem("too_long", {"given": len(sentence), "most": most})
+        text = later("The sentence has {given} characters; this page takes {most}. Shorten it, or give one at a time.")
+        raise Problem(text, {"given": len(sentence), "most": most})
     return sentence
 
 
@@ -96,7 +98,8 @@ def answer(shown: Shown, sentence: str, num_beams: int) -> Answer:
     model, tokenizer = shown.model, shown.tokenizer
     source, most = tokenizer(sentence)["input_ids"], source_positions(model)
     if most is not None and len(source) > most:
-        return Answer(shown, problem=Problem("too_many_tokens", {"given": len(source), "most": most}))
+        text = later("The sentence has {given} tokens; this model reads {most} at most. Shorten it.")
+        return Answer(shown, problem=Problem(text, {"given": len(source), "most": most}))
     given = GREEDY if num_beams == 1 else {"num_beams": num_beams, "do_sample": False}
     begun = time.perf_counter()
     text, ids = translate(model, tokenizer, sentence, decoder=shown.decoder, return_tokens=True, **given)

@@ -10,14 +10,13 @@ from importlib.resources import files
 from typing import Any
 from unicodedata import east_asian_width
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 
 from seqloom.attention.maps import AttentionMaps
 from seqloom.demo_page.answers import Answer, Problem
 from seqloom.demo_page.models import Shown, sources_differ
+from seqloom.support.language import say, spoken
 
-LANGUAGES = {"en": "English", "ko": "한국어"}
 LONGEST_LABEL = 14
 LETTER, PADDING, GAP = 7.6, 16.0, 22.0
 """Widths of the tree, in pixels: of a narrow letter, of a box around its text, between two columns."""
@@ -52,19 +51,15 @@ class Drawing:
     boxes: list[Box]
 
 
-@cache
-def catalogue() -> dict[str, dict[str, str]]:
-    """What the page says, by language."""
-    return yaml.safe_load(files("seqloom.demo_page").joinpath("words.yaml").read_text(encoding="utf-8"))
-
-
-def result_html(result: Sequence[Answer] | Problem | None, language: str) -> str:
-    """The cards of all answers to a sentence, or what is wrong with it; nothing where none was given yet."""
+def result_html(result: Sequence[Answer] | Problem | None) -> str:
+    """In the language that is spoken, the cards of all answers to a sentence, or what is wrong with it; nothing where
+    none was given yet."""
     if result is None:
         return ""
     if isinstance(result, Problem):
-        return _render("problem", language, problem=result)
-    return _render("cards", language, answers=result, differing=differing([one.model for one in result]))
+        return _template().render(what="problem", language=spoken(), problem=result)
+    told = differing([one.model for one in result])
+    return _template().render(what="cards", language=spoken(), answers=result, differing=told)
 
 
 def differing(models: Sequence[Shown]) -> str:
@@ -77,9 +72,9 @@ def weights_json(maps: AttentionMaps) -> str:
     return json.dumps((1000 * maps.weights()).round().int().tolist(), separators=(",", ":"))
 
 
-def drawing(answer: Answer, language: str) -> Drawing:
+def drawing(answer: Answer) -> Drawing:
     """The tree of an answer, laid out: a column a step, the best of each on top."""
-    nodes, words = answer.tree.nodes, catalogue()[language]
+    nodes = answer.tree.nodes
     parents = {node.parent for node in nodes}
     best: set[int | None] = set()
     place: int | None = next((place for place, node in enumerate(nodes) if node.rank == 1), None)
@@ -104,9 +99,9 @@ def drawing(answer: Answer, language: str) -> Drawing:
             edge = f"M{start:.0f} {from_y:.0f}C{bend} {x:.0f} {to_y:.0f}"
         is_dropped = node.rank is None and place not in parents
         kind = "best" if place in best else "dropped" if is_dropped else "kept" if node.rank is None else "finished"
-        fate = words["dropped"] if is_dropped else words["went_on"]
+        fate = say("dropped") if is_dropped else say("went on")
         if node.rank is not None:
-            fate = words["finished"].format(rank=node.rank)
+            fate = say("finished, number {rank}", rank=node.rank)
         end = f" {answer.labels[place]}" if answer.labels[place].startswith("⟨") else ""  # which the text is without
         said = f"{answer.model.say(node.tokens)}{end} · log p {number(node.score)} · {fate}"
         boxes.append(Box(x, y, of_step[node.step], label, number(node.score), said, kind, edge))
@@ -123,19 +118,9 @@ def number(score: float) -> str:
     return f"{score:.2f}".replace("-", "−")
 
 
-def _render(what: str, language: str, **values: Any) -> str:
-    words = catalogue()[language]
-
-    def say(key: str, **parts: Any) -> str:
-        return words[key].format(**parts)
-
-    return _template().render(
-        what=what, language=language, say=say, drawing=drawing, weights=weights_json, number=number, **values
-    )
-
-
 @cache
 def _template() -> Any:
     text = files("seqloom.demo_page").joinpath("cards.html.jinja").read_text(encoding="utf-8")
     frame = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    frame.globals |= {"say": say, "drawing": drawing, "weights": weights_json, "number": number}
     return frame.from_string(text)

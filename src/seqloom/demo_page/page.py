@@ -10,8 +10,9 @@ from importlib.resources import files
 from typing import Any
 
 from seqloom.demo_page.answers import MOST_BEAMS, Answer, Problem, answer_all, check_sentence
-from seqloom.demo_page.cards import LANGUAGES, catalogue, result_html
+from seqloom.demo_page.cards import result_html
 from seqloom.demo_page.models import MOST_EXAMPLES, Shown
+from seqloom.support.language import LANGUAGES, Language, say, speaking, spoken
 
 MOST_CHARACTERS = 500
 NUM_BEAMS = 4
@@ -21,6 +22,7 @@ MISSING = "the demo page needs gradio: pip install 'seqloom[demo]'"
 FONTS = ("system-ui", "Noto Sans", "Noto Sans KR", "Malgun Gothic", "Apple SD Gothic Neo", "sans-serif")
 """Of the reader's own machine: none is fetched."""
 
+NAMES: dict[Language, str] = {"en": "English", "ko": "한국어"}
 Result = list[Answer] | Problem | None
 """What the page shows, kept so that it can be said in the other language."""
 
@@ -29,7 +31,7 @@ def build_page(
     models: Sequence[Shown],
     *,
     examples: Sequence[str] = (),
-    language: str = "en",
+    language: Language = "en",
     num_beams: int = NUM_BEAMS,
     most_characters: int = MOST_CHARACTERS,
 ) -> Any:
@@ -50,35 +52,32 @@ def build_page(
     shown = list(examples) or list(dict.fromkeys(text for model in models for text in model.examples))[:MOST_EXAMPLES]
     samples = [[text] for text in shown]
 
-    def respond(sentence: str, beams: float, language: str) -> tuple[str, Result]:
+    def respond(sentence: str, beams: float, language: Language) -> tuple[str, Result]:
         try:
             found: Result = answer_all(models, check_sentence(sentence or "", most_characters), int(beams))
         except Problem as problem:
             found = problem
-        return result_html(found, language), found
+        with speaking(language):
+            return result_html(found), found
 
-    def respond_to_example(sample: list[str], beams: float, language: str) -> tuple[Any, ...]:
+    def respond_to_example(sample: list[str], beams: float, language: Language) -> tuple[Any, ...]:
         return (sample[0], *respond(sample[0], beams, language))
 
-    def translate_page(language: str, found: Result) -> list[Any]:
-        words = catalogue()[language]
-        return [
-            introduction(language),
-            gr.update(label=words["sentence"], placeholder=words["placeholder"]),
-            gr.update(label=words["beams"]),
-            gr.update(value=words["run"]),
-            gr.update(label=words["examples"]),
-            gr.update(label=words["language"]),
-            result_html(found, language),
-        ]
+    def translate_page(language: Language, found: Result) -> list[Any]:
+        with speaking(language):
+            values = texts()
+            sentence = gr.update(label=values["sentence"], placeholder=values["placeholder"])
+            labels = [gr.update(label=values[name]) for name in ("beams", "examples", "language")]
+            return [introduction(), sentence, *labels, gr.update(value=values["run"]), result_html(found)]
 
-    words = catalogue()[language]
+    with speaking(language):
+        words, first = texts(), introduction()
     with gr.Blocks(analytics_enabled=False, title=words["title"], fill_width=True) as page:
         found = gr.State(None)
         with gr.Row(elem_classes="sl-top"):
-            head = gr.HTML(introduction(language), min_width=320)
+            head = gr.HTML(first, min_width=320)
             choice = gr.Radio(
-                [(name, code) for code, name in LANGUAGES.items()],
+                [(NAMES[code], code) for code in LANGUAGES],
                 value=language, label=words["language"], elem_id="language", scale=0, min_width=200,
                 show_label=False, container=False,
             )  # fmt: skip
@@ -101,7 +100,7 @@ def build_page(
             respond_to_example, [samples_shown, beams, choice], [sentence, result, found], show_progress_on=result,
             **alone,
         )  # fmt: skip
-        parts = [head, sentence, beams, button, samples_shown, choice, result]
+        parts = [head, sentence, beams, samples_shown, choice, button, result]
         choice.change(translate_page, [choice, found], parts, show_progress="hidden", api_visibility="private")
     return page.queue(max_size=MOST_WAITING)
 
@@ -165,10 +164,27 @@ def check_choices(language: str, num_beams: int) -> None:
         raise ValueError(f"num_beams is {num_beams}; the page searches with 1 to {MOST_BEAMS}.")
 
 
-def introduction(language: str) -> str:
+def texts() -> dict[str, str]:
+    """What stands around the cards, in the language that is spoken."""
+    return {
+        "title": say("The same sentence, model by model"),
+        "introduction": say(
+            "Type a sentence and see what each model makes of it. Point at a word, or tap it, to see where the model "
+            "looked; point at a box of the tree to see what the search weighed."
+        ),
+        "sentence": say("Sentence"),
+        "placeholder": say("a sentence in the models' source language"),
+        "beams": say("Beams (1 is greedy search)"),
+        "run": say("Go"),
+        "examples": say("Examples"),
+        "language": say("Language"),
+    }
+
+
+def introduction() -> str:
     """The head of the page."""
-    words = catalogue()[language]
-    return f'<div class="sl-head" lang="{language}"><h1>{words["title"]}</h1><p>{words["intro"]}</p></div>'
+    words = texts()
+    return f'<div class="sl-head" lang="{spoken()}"><h1>{words["title"]}</h1><p>{words["introduction"]}</p></div>'
 
 
 def check_port(host: str | None, port: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -67,7 +68,7 @@ def write_space(
         ValueError: A model is a folder of this machine, or something else is in the folder.
     """
     for name in models:
-        if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        if Path(name).exists() or not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):  # some old ones have no user
             raise ValueError(
                 f"{name} is not a name on the Hub (USER/MODEL), from where a Space takes its models: push it first "
                 f"(seqloom push {name} USER/MODEL), and give that name."

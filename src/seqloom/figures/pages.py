@@ -10,7 +10,7 @@ import colorsys
 import io
 import pickle
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from seqloom.figures.style import COLOURS, save
 
@@ -69,7 +69,7 @@ def as_address(picture: str) -> str:
 
 def narrow(figure: Figure) -> Figure:
     """A copy of a figure of panels in rows, with one panel a row; no lambda may format its axes."""
-    copy: Figure = pickle.loads(pickle.dumps(figure))
+    copy: Any = pickle.loads(pickle.dumps(figure))
     panels = [panel for panel in copy.axes if panel.get_subplotspec() is not None]
     shown = [panel for panel in panels if panel.axison]
     grid = panels[0].get_gridspec()

@@ -410,7 +410,7 @@ def compute(
     metric = load_metric(name)
     if name in METRICS:
         kwargs["bootstrap_samples"] = bootstrap_samples
-    elif "sources" in metric._feature_names():
+    elif "sources" in (metric.features[0] if isinstance(metric.features, list) else metric.features):
         kwargs["sources"] = sources
         if sources is None:
             raise ValueError(f"metric {name!r} reads the sources too, which are not at hand here: choose another one.")

@@ -35,6 +35,7 @@ from seqloom.version import __version__
 GONE = 499
 """The status of a request whose client has hung up, which nobody sees but the metrics."""
 RETRY = {"Retry-After": "1"}
+PATHS = {"/translate", "/languages", "/detect", "/frontend/settings", "/v1/translate", "/health", "/metrics"}
 FIELDS = ("texts", "source", "target", "num_beams", "num_return_sequences", "return_scores", "stream")
 """Of ``/v1/translate``."""
 
@@ -340,8 +341,8 @@ class Counted:
         try:
             await self.app(scope, receive, noted)
         finally:
-            route = scope.get("route")
-            self.service.metrics.observe(getattr(route, "path", "other"), status, time.monotonic() - started)
+            path = scope["path"] if scope["path"] in PATHS else "other"
+            self.service.metrics.observe(path, status, time.monotonic() - started)
 
 
 async def hangs_up(request: Request) -> None:

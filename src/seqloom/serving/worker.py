@@ -85,8 +85,7 @@ class Worker:
             self._is_closed = True
             left, self.waiting = [*self.waiting], deque()
         for job in left:
-            if job.set_running_or_notify_cancel():
-                job.set_exception(Stopped())
+            self._fail(job, Stopped())
 
     def close(self) -> None:
         """Stops, and waits until the thread has ended."""
@@ -112,9 +111,8 @@ class Worker:
 
     def _end(self, decoding: Future[None]) -> None:
         """Whatever went wrong is told to those whose texts were being decoded; those that wait have their turn."""
-        left, self.running = self.running, set()
-        for job in left:
-            job.set_exception(decoding.exception() or Stopped())
+        for job in [*self.running]:
+            self._fail(job, decoding.exception() or Stopped())
         with self._lock:
             self._is_busy = False
             self._wake()
@@ -130,21 +128,27 @@ class Worker:
             if self._is_closed:
                 raise Stopped
             while self.waiting:
-                job = self.waiting[0]
-                if asked is not None and job.asked != asked:
+                if asked is not None and self.waiting[0].asked != asked:
                     return None
+                job = self.waiting.popleft()
+                self.running.add(job)  # whatever goes wrong from here on is told to it
                 if job.ids is None:
                     try:
                         job.ids = self.engine.encode(job)
                     except ValueError as error:  # it is too long
-                        self.waiting.popleft()
-                        if job.set_running_or_notify_cancel():
-                            job.set_exception(error)
+                        self._fail(job, error)
                         continue
                 if most is not None and len(job.ids) > most:
+                    self.running.discard(job)
+                    self.waiting.appendleft(job)
                     return None
-                self.waiting.popleft()
                 if job.set_running_or_notify_cancel():
-                    self.running.add(job)
                     return job
+                self.running.discard(job)
         return None
+
+    def _fail(self, job: Job, error: BaseException) -> None:
+        """Tells it, unless nobody waits for it any more."""
+        self.running.discard(job)
+        if job.running() or job.set_running_or_notify_cancel():
+            job.set_exception(error)

@@ -155,7 +155,8 @@ class Proof:
         bounds = self.record["evaluation"]["metrics"][metric].get("interval")
         if not bounds:
             raise ValueError(f"the record of {self.name} states no spread of {metric}: nothing says how near is near.")
-        return Spread(*bounds, "the 95 % interval over test sentences, for no other seeds are known")
+        low, high = bounds
+        return Spread(low, high, "the 95 % interval over test sentences, for no other seeds are known")
 
 
 def find_proof(name: str) -> Proof:

@@ -509,3 +509,41 @@ def check_onednn_linear():
             for name, activation in (("none", lambda states: states), ("relu", relu)):
                 found = torch.ops.mkldnn._linear_pointwise(inputs, packed, layer.bias, name, [], "")
                 close(found, activation(layer(inputs)))
+
+
+@leans_on(
+    "private", "sacrebleu", "BLEU._preprocess_segment", "word_counts",
+    "the words that BLEU counts, for which sacrebleu has no public name",
+)  # fmt: skip
+def check_words_of_bleu(monkeypatch):
+    """BLEU itself goes through it, and gets a text with its words between spaces."""
+    from sacrebleu.metrics import BLEU
+
+    callers = watch(monkeypatch, BLEU, "_preprocess_segment")
+    BLEU().corpus_score(["no dogs."], [["no dogs."]])
+    assert set(callers) == {"sacrebleu"}
+    assert BLEU(lowercase=True)._preprocess_segment("No dogs.").split() == ["no", "dogs", "."]
+
+
+@leans_on(
+    "module", "huggingface_hub", "huggingface_hub.constants", "checkup",
+    "ENDPOINT and HF_HUB_OFFLINE are what the Hub is asked by",
+)  # fmt: skip
+def check_constants_of_hub():
+    """Documented environment variables make them, and the library's own requests go by them."""
+    from huggingface_hub import HfApi, constants
+
+    assert HfApi().endpoint == constants.ENDPOINT
+    assert os.environ.get("HF_ENDPOINT", constants.ENDPOINT).rstrip("/") == constants.ENDPOINT
+    assert isinstance(constants.HF_HUB_OFFLINE, bool)
+
+
+@leans_on(
+    "module", "transformers", "transformers.models.whisper.tokenization_whisper", "languages",
+    "the names of a hundred languages by their codes",
+)  # fmt: skip
+def check_names_of_languages():
+    """In small letters, by the codes of ISO 639."""
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    assert {code: LANGUAGES[code] for code in ("en", "de", "ko")} == {"en": "english", "de": "german", "ko": "korean"}
