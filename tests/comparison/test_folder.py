@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_the_report(small_disk):
               "commit": None, "date": "2020-01-01", "environment": environment}  # fmt: skip
     write(small_disk, record)
     before = {path.name: path.read_bytes() for path in small_disk.iterdir() if path.is_file()}
-    assert json.loads(before["report.json"]) == record
+    assert record.items() <= json.loads(before["report.json"]).items()
     # Room for two of the three.
     room = sum(-(-len(before[f"report.{suffix}"]) // 4096) for suffix in ("json", "md"))
     with (small_disk / "ballast").open("wb", buffering=0) as file:
