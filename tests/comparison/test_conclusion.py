@@ -230,6 +230,12 @@ class TestQuestions:
         assert "0.67 times the parameters, Exact match -10.00 [-10.50, -9.50] (more than a point is lost)." in said
         assert conclude(record_of({"gru": 90, "tf": 60}))["sentences"].keys().isdisjoint({"remedied"})
 
+    def test_a_disturbed_training(self):
+        record = record_of({"gru": 90, "tf": 60})
+        assert "other work" not in sentence(record, "cost")
+        record["measures"]["weight"]["models"]["gru"]["cpu_shares"] = [0.99, 0.5]
+        assert sentence(record, "cost").count("The machine had other work while they were trained") == 1
+
     def test_quickest(self):
         assert "Quickest to write: gru." in sentence(record_of({"gru": 90, "tf": 60}, noise=0.001), "cost")
         told = sentence(record_of({"plain": 90, "gru": 90, "tf": 60}, noise=0.2), "cost")

@@ -84,10 +84,17 @@ def test_quality_is_kept(gap, half, p, verdict, is_turned):
     }  # fmt: skip
     result = {
         "candidates": [{"name": name, **ENTRIES[name]} for name in ("tf", "hybrid")],
-        "metrics": {"exact_match": {"higher_is_better": True, "pairs": [pair]}},
-    }
+        "metrics": {
+            "exact_match": {
+                "higher_is_better": True, "pairs": [pair],
+                "scores": {"tf": {"score": 50.0}, "hybrid": {"score": 50 + gap}},
+            }
+        },
+    }  # fmt: skip
     (said,) = as_good(result)
     assert f" {verdict}: hybrid {gap:+.2f} [{gap - half:+.2f}, {gap + half:+.2f}] against tf." in said
+    result["metrics"]["exact_match"]["scores"]["tf"]["score"] = 0.5  # of which there is nothing to keep
+    assert " NOT CLEAR: hybrid" in as_good(result)[0]
 
 
 def test_gradients_are_asked_of_the_cells_that_are_compared():

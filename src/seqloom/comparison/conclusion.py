@@ -16,6 +16,7 @@ from seqloom.comparison.measured import Measured, cell_of, first_of, is_worthles
 from seqloom.comparison.measures.data_handling import controls_of, sides
 from seqloom.comparison.measures.data_handling_findings import series_of
 from seqloom.comparison.remedies import close, pairs_of
+from seqloom.comparison.trainings import BUSY
 from seqloom.comparison.traits import in_words
 from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, recorded, told_apart
 from seqloom.scoring import metrics
@@ -101,6 +102,7 @@ SECONDS, MILLISECONDS = later("{value} s of training"), later("{value} ms a sent
 PARAMETERS = later("{value} parameters")
 UNKNOWN_COST = later("not measured: take the measures weight, generation and learning_curves.")
 FASTEST = later("Quickest to write: {models}{told}.")
+DISTURBED = later(" The machine had other work while they were trained: the seconds are too long.")
 NOT_TOLD_APART = later(" (not told apart)")
 
 
@@ -210,7 +212,8 @@ def steps(
     times: dict[str, Any], sides: Sequence[Sequence[str]], length: int, controls: Sequence[float]
 ) -> tuple[str, str]:
     """Who is quicker at a length, all at once or one after the other, and the ratios."""
-    found, said = set(), []
+    found: set[Verdict] = set()
+    said = []
     level = LEVEL / (2 * len(sides[0]) * len(sides[1]))  # of all pairs, and of two lengths
     for one, other in itertools.product(*sides):
         ratio = times[one][length] / times[other][length]
@@ -290,24 +293,26 @@ def of_remedies(known: Measured) -> tuple[dict[str, dict[str, Verdict]], str]:
     ``ONE for OTHER``, the verdicts on ``step``, ``sentence`` and ``quality``; and in words."""
     found: dict[str, dict[str, Verdict]] = {}
     words = []
-    parallel, hybrids = pairs_of(known.traits)
-    for one, other in (*parallel, *hybrids):
-        said, verdicts = [], {}
-        if step := _step_case(known, one, other):
-            length, ratio, case = step
-            verdicts["step"] = case.verdict(LEVEL / 2)
-            values = {"ratio": ratio, "length": f"{length:,}", "verdict": say(QUICKER[verdicts["step"]])}
+    pairs = [pair for kind in pairs_of(known.traits) for pair in kind]
+    level = LEVEL / (2 * max(1, len(pairs)))  # of all pairs, and of two times
+    for one, other in pairs:
+        said: list[str] = []
+        verdicts: dict[str, Verdict] = {}
+        if step := _step_case(known, one, other, level):
+            length, shown, case = step
+            verdicts["step"] = case.verdict(level)
+            values = {"ratio": shown, "length": f"{length:,}", "verdict": say(QUICKER[verdicts["step"]])}
             said.append(say(STEP_RATIO, **values))
         if one in known.milliseconds and other in known.milliseconds:
-            times = known.milliseconds[one] / known.milliseconds[other]
-            estimate = Estimate.by_control(math.log(times), known.controls)
-            verdicts["sentence"] = Case("", estimate, BELOW).verdict(LEVEL / 2)
-            values = {"ratio": _with_bounds(times, estimate), "verdict": say(QUICKER[verdicts["sentence"]])}
+            ratio = known.milliseconds[one] / known.milliseconds[other]
+            estimate = Estimate.by_control(math.log(ratio), known.controls)
+            verdicts["sentence"] = Case("", estimate, BELOW).verdict(level)
+            values = {"ratio": _with_bounds(ratio, estimate, level), "verdict": say(QUICKER[verdicts["sentence"]])}
             said.append(say(SENTENCE_RATIO, **values))
         if one in known.parameters and other in known.parameters:
             said.append(say(PARAMETER_RATIO, ratio=f"{known.parameters[one] / known.parameters[other]:.2g}"))
         if known.metric:
-            verdicts["quality"] = close(known.entry, one, other).verdict()
+            verdicts["quality"] = close(known.entry, one, other, len(pairs)).verdict()
             gap = known.gap(one, other, "+")
             verdict = say(NEAR[verdicts["quality"]])
             said.append(say(GAP_TO, metric=metrics.label(known.metric), gap=gap, verdict=verdict))
@@ -316,7 +321,7 @@ def of_remedies(known: Measured) -> tuple[dict[str, dict[str, Verdict]], str]:
     return found, f"{some(words)}." if words else ""
 
 
-def _step_case(known: Measured, one: str, other: str) -> tuple[int, str, Case] | None:
+def _step_case(known: Measured, one: str, other: str, level: float) -> tuple[int, str, Case] | None:
     """Of the training steps of two models' kinds: at what length, the ratio with its interval, and the case."""
     result = known.measures.get("data_handling")
     times = series_of(result["devices"][-1])["model"] if result else {}
@@ -327,10 +332,10 @@ def _step_case(known: Measured, one: str, other: str) -> tuple[int, str, Case] |
     length = _nearest(lengths, typical_length(known))
     ratio = times[kinds[0]][length] / times[kinds[1]][length]
     estimate = Estimate.by_control(math.log(ratio), controls_of(result["devices"][-1]))
-    return length, _with_bounds(ratio, estimate), Case("", estimate, BELOW)
+    return length, _with_bounds(ratio, estimate, level), Case("", estimate, BELOW)
 
 
-def _with_bounds(ratio: float, estimate: Estimate | None, level: float = LEVEL / 2) -> str:
+def _with_bounds(ratio: float, estimate: Estimate | None, level: float) -> str:
     """A ratio with its interval, of the logarithm's."""
     return with_interval(ratio, [math.exp(bound) for bound in estimate.interval(level)] if estimate else None)
 
@@ -385,6 +390,8 @@ def of_cost(known: Measured, first: Sequence[str]) -> str:
     if not said:
         return say(UNKNOWN_COST)
     words = f"{'; '.join(said)}."
+    if any(share < BUSY for name in shown for share in known.cpu_shares(name)):
+        words += say(DISTURBED)
     if len(known.milliseconds) > 1:
         quickest, behind = told_apart(known.milliseconds, known.controls)
         if behind:

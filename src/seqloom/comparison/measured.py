@@ -75,6 +75,12 @@ class Measured:
                 found[name] = known
         return found
 
+    def cpu_shares(self, name: str) -> list[float]:
+        """How much of its time each of a candidate's trainings was at work, where it was watched."""
+        curves = self.measures.get("learning_curves", {}).get("curves", {})
+        models = self.measures.get("weight", {}).get("models", {})
+        return (curves.get(name) or models.get(name) or {}).get("cpu_shares", [])
+
     @property
     def milliseconds(self) -> dict[str, float]:
         """A sentence's, one a call, written as the outputs that were scored where such a number of beams was timed."""

@@ -22,6 +22,8 @@ from seqloom.support.wording import together, with_interval
 
 CLOSE = 1.0
 """Points of a metric that a remedy may cost."""
+WORTH = 10.0
+"""Points that the other has at least; of less there is nothing to keep."""
 COUNTED = {
     "parameters": later("parameters"),
     "training_flops": later("training FLOPs a target token"),
@@ -177,4 +179,5 @@ def close(entry: dict[str, Any], one: str, other: str, number: int = 1) -> Case:
     gap, widening = sign * pair["difference"], student_quantile(LEVEL / number, 1e5) / student_quantile(LEVEL, 1e5)
     text = say("{one} {gap} against {other}", one=one, gap=with_interval(gap, (low, high), "+"), other=other)
     bounds = (gap - widening * (gap - low), gap + widening * (high - gap))
-    return Case(text, None if pair["p"] is None else bounds, (-CLOSE, math.inf))
+    is_known = pair["p"] is not None and not (entry["higher_is_better"] and entry["scores"][other]["score"] < WORTH)
+    return Case(text, bounds if is_known else None, (-CLOSE, math.inf))
