@@ -5,6 +5,7 @@ The loss is cross-entropy with the label smoothing of Szegedy et al. 2016 (arXiv
 it: sum over the target tokens / their number.
 """
 
+import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -319,7 +320,15 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         """A limit that the caller gives goes before the model's own, also where the two are counted differently.
 
         `generate` itself prefers the ``max_new_tokens`` that is saved with a model to the ``max_length`` of a call.
+
+        Raises:
+            RuntimeError: `generate` hands the decoder's memory over by another name than these models know.
         """
+        if "cache" in inspect.signature(super().prepare_inputs_for_generation).parameters:
+            raise RuntimeError(
+                "this version of transformers hands a decoder's memory over as cache, which these models do not know: "
+                "their outputs would be wrong. Install one below 5.24: pip install 'transformers<5.24'"
+            )
         # Its stub wants a self with attributes that no `nn.Module` declares.
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):

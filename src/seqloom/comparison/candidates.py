@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from seqloom.comparison.traits import Traits, traits_of
 from seqloom.decoding.loading import Seq2SeqLM, load_model, tokenizer_of
 from seqloom.settings.schema import Settings
+from seqloom.support.machine import default_device
 
 
 @dataclass(frozen=True)
@@ -60,4 +61,4 @@ class Options:
     @property
     def device(self) -> torch.device:
         """The machine's accelerator if it has one."""
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return default_device()

@@ -26,6 +26,7 @@ from seqloom.data.tokenization import check_matches, load_tokenizer, target_toke
 from seqloom.decoding.exported import ExportedModel, open_exported
 from seqloom.decoding.values import check_value
 from seqloom.modeling import CONFIG_CLASSES
+from seqloom.support.machine import default_device
 from seqloom.support.xet import with_cure
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def load_model(name: str, revision: str | None = None, trust_remote_code: bool =
         ValueError: There is no such model, it is not an encoder-decoder, or what is there is damaged.
     """
     model = whole_model(name, revision, trust_remote_code)
-    return model.to(torch.accelerator.current_accelerator() or "cpu").eval()
+    return model.to(default_device()).eval()
 
 
 def whole_model(

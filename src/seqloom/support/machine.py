@@ -110,6 +110,12 @@ def total_memory() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def default_device() -> torch.device:
+    """The machine's accelerator, if it has one that works: a torch built for GPUs names one where there is none."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
 def synchronise(device: torch.device) -> None:
     """Waits for the accelerator, which works on after its calls have returned."""
     if device.type != "cpu":

@@ -29,7 +29,7 @@ from seqloom.comparison.instruments.flops import generate, typical_batch
 from seqloom.decoding.loading import Seq2SeqLM
 from seqloom.modeling import RnnSeq2SeqConfig, TransformerSeq2SeqConfig
 from seqloom.settings.schema import TrainingSettings
-from seqloom.support.machine import keep_freed_memory, peak_memory, synchronise
+from seqloom.support.machine import default_device, keep_freed_memory, peak_memory, synchronise
 from seqloom.training.initialisation import fresh_model
 
 POWERCAP = Path("/sys/class/powercap")
@@ -78,7 +78,7 @@ def watch(work: Work) -> dict[str, Any]:
 
 def work_here(work: Work) -> Iterator[dict[str, Any]]:
     """What `watch` returns, piece by piece, measured in this process."""
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = default_device()
     torch.set_num_threads(work.num_threads)
     training = TrainingSettings(**work.training)
     config = AutoConfig.from_pretrained(work.folder, trust_remote_code=False)
