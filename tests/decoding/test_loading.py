@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from helpers.scored import make_tokenizer, scored_folder
 from helpers.tiny import TRANSFORMERS, tiny
 from huggingface_hub import create_repo, upload_folder
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedModel
 
 from seqloom import run_folder
 from seqloom.__main__ import main
@@ -225,3 +226,14 @@ def test_exported_models_of_the_hub(hub, tmp_path):
             open_pair("me/compiled")
         with pytest.raises(ValueError, match=r"was compiled for torch 9\.0"):  # trusted, it is looked at
             open_pair("me/compiled", trust_remote_code=True)
+
+
+def test_several_at_once(tmp_path):
+    """Threads that load leave transformers as it was: what is made afterwards is tied."""
+    tiny("post-norm").save_pretrained(tmp_path)
+    before = PreTrainedModel.tie_weights
+    with ThreadPoolExecutor(8) as pool:
+        models = list(pool.map(lambda _: load_model(str(tmp_path)), range(24)))
+    assert PreTrainedModel.tie_weights is before
+    for model in (*models, tiny("post-norm")):
+        assert model.lm_head.weight is model.model.shared.weight

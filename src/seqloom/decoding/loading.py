@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -52,6 +53,9 @@ IDS = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
 FORCED = ("forced_bos_token_id", "forced_eos_token_id")
 LISTED = 3
 """Names that a message gives in full."""
+LOADING = threading.Lock()
+"""While transformers loads a model, functions of its classes and of torch are others. Two that threads load at once
+would leave them so: what is made afterwards has no matrix tied."""
 
 
 class GenerativeModel(Protocol):
@@ -174,10 +178,11 @@ def whole_model(
     check_files(name, revision)
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     try:
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True,
-            ignore_mismatched_sizes=True, **options,
-        )  # fmt: skip
+        with LOADING:
+            model, info = AutoModelForSeq2SeqLM.from_pretrained(
+                name, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True,
+                ignore_mismatched_sizes=True, **options,
+            )  # fmt: skip
     except UNREADABLE as error:
         raise ValueError(f"no seq2seq model can be loaded from {name!r}: {with_cure(error)}") from None
     check_complete(name, info, is_of_ours(model))
