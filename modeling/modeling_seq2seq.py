@@ -324,12 +324,13 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         Raises:
             RuntimeError: `generate` hands the decoder's memory over by another name than these models know.
         """
-        if "cache" in inspect.signature(super().prepare_inputs_for_generation).parameters:
+        # Its stub wants a self with attributes that no `nn.Module` declares.
+        prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
+        if "cache" in inspect.signature(prepare).parameters:
             raise RuntimeError(
                 "this version of transformers hands a decoder's memory over as cache, which these models do not know: "
                 "their outputs would be wrong. Install one below 5.24: pip install 'transformers<5.24'"
             )
-        # Its stub wants a self with attributes that no `nn.Module` declares.
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             for given in (kwargs, {} if generation_config is None else vars(generation_config)):

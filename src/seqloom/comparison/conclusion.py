@@ -45,6 +45,7 @@ NO_WINNER = later("no winner, because no difference in {metric} was found betwee
 ALONE = later("nothing to choose, because {model} alone was scored ({metric} {score}).")
 NONE_WORTH = later("none of these models, because the best {metric} is {score}.")
 UNSCORED = later("not decided, because the outputs were not scored: take the measure quality.")
+WORTHLESS = later("not decided, because the best {metric} is {score}.")
 ONE_OF = later("{first} or {last}")
 GAP = later("{one} {gap} ahead of {other}")
 UNTESTED = later("{one} and {other} not tested, one run against several")
@@ -269,8 +270,12 @@ def of_weight(known: Measured, first: Sequence[str]) -> tuple[str | None, str]:
     if max(sizes.values()) <= math.exp(SAME) * min(sizes.values()):
         return None, say(EQUALLY_HEAVY, share=f"{100 * math.expm1(SAME):.0f}")
     best = [name for name in first if name in sizes]
-    if known.metric is None or not best or is_worthless(known.entry, best[0]):
+    if known.metric is None or not best:
         return None, say(UNSCORED)
+    if is_worthless(known.entry, best[0]):
+        one = known.entry["scores"][best[0]]
+        score = with_interval(one["score"], one["interval"])
+        return None, say(WORTHLESS, metric=metrics.label(known.metric), score=score)
     middle = min(best, key=sizes.__getitem__)
     lighter = [name for name in sizes if sizes[name] * math.exp(SAME) < sizes[middle]]
     heavier = [name for name in sizes if sizes[name] > sizes[middle] * math.exp(SAME)]

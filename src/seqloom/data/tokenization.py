@@ -192,7 +192,8 @@ def _train(texts: Iterable[str], kind: str, size: int, size_name: str, settings:
         )
     if entries < size and kind in SUBWORD_KINDS:
         raise ValueError(
-            f"{size_name} is {size}, but the training data gives only {entries} entries: set it to {entries} or less."
+            f"{size_name} is {size}, but the training data gives only {entries} entries: set it to {entries} or less "
+            f"(--{size_name} {entries})."
         )
     return tokenizer
 

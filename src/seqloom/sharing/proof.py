@@ -173,7 +173,9 @@ def find_proof(name: str) -> Proof:
     if not (folder / run_folder.RECORD).is_file():
         known = sorted(path.parent.name for path in cards.glob(f"*/{run_folder.RECORD}"))
         near = nearest(name, known)
-        said = f"did you mean {near}?" if near else f"there are {listing(known)}." if known else "there are none."
+        said = (
+            f"did you mean {near}?" if near else f"there are {listing(known)}." if known else "seqloom comes with none."
+        )
         raise ValueError(f"no card with its run's record is called {name}, and there is no such run's folder; {said}")
     record = run_folder.read_record(folder)
     if record["evaluation"] is None:
