@@ -19,7 +19,10 @@ for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE
     del os.environ[name]
 os.environ |= {"HF_HOME": HOME, "HF_DATASETS_CACHE": os.path.join(HOME, "datasets"), "HF_HUB_OFFLINE": "1"}
 
-# The Hugging Face libraries read the environment when they are imported.
+# Libraries below torch have threads of their own, which wait busily for each other while all cores are at work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The Hugging Face libraries read the environment when they are imported, and so does torch.
 import datasets  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState, GradientState  # noqa: E402
