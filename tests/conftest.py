@@ -58,6 +58,8 @@ def pytest_runtest_protocol(item):
 def seed():
     random.seed(0)
     torch.manual_seed(0)
+    if torch.get_num_threads() != 1:  # a run before had its own
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(params=list(EVERY))
