@@ -38,6 +38,7 @@ def findings(result: dict[str, Any]) -> list[str]:
 
 
 def factor_of(norms: Sequence[float]) -> str:
+    """`factor_per_step` as a table has it; a dash where there is none."""
     factor = factor_per_step(norms)
     return "–" if factor is None else f"{factor:.3f}"
 
