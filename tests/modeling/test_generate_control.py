@@ -8,11 +8,10 @@ import pytest
 import torch
 from helpers.features import EVERY_COLUMN, STEPS, greedy
 from helpers.generating import END, generate, sentences, trained
-from helpers.tiny import SOURCES, START, TARGETS, close, pad, tiny
+from helpers.tiny import SOURCES, START, TARGETS, close, pad
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     GenerationConfig,
-    GenerationMixin,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerFast,
@@ -334,15 +333,3 @@ def test_inputs_embeds(model):
         assert torch.equal(found, generate(model, **options).sequences)
     flipped = model.generate(inputs_embeds=embeds.flip(0), attention_mask=attention_mask.flip(0), max_new_tokens=STEPS)
     assert sentences(flipped) == TARGETS[::-1]
-
-
-@pytest.mark.parametrize("name", ["lstm-luong", "hybrid", "post-norm"])
-def test_a_generate_that_calls_the_cache_otherwise(name, monkeypatch):
-    """What would be decoded wrongly in silence is refused."""
-
-    def renamed(self, input_ids, cache=None, **kwargs):
-        raise AssertionError("it is not asked")
-
-    monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", renamed)
-    with pytest.raises(RuntimeError, match=r"pip install 'transformers<5\.24'$"):
-        tiny(name).generate(torch.tensor(SOURCES[:1]))

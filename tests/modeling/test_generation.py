@@ -20,6 +20,7 @@ from helpers.tiny import (
     pad,
     tiny,
 )
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 pytestmark = pytest.mark.slow
@@ -404,3 +405,15 @@ def test_loaded_model_generates_the_same(model, tmp_path):
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         assert getattr(loaded.generation_config, name) == getattr(model.config, name)
     assert sentences(generate(loaded)) == TARGETS
+
+
+@pytest.mark.parametrize("name", ["lstm-luong", "hybrid", "post-norm"])
+def test_a_generate_that_calls_the_cache_otherwise(name, monkeypatch):
+    """What would be decoded wrongly in silence is refused."""
+
+    def renamed(self, input_ids, cache=None, **kwargs):
+        raise AssertionError("it is not asked")
+
+    monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", renamed)
+    with pytest.raises(RuntimeError, match=r"pip install 'transformers<5\.24'$"):
+        tiny(name).generate(torch.tensor(SOURCES[:1]))

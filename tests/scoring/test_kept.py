@@ -132,6 +132,7 @@ class TestFullDisk:
         assert main(words) == 0
         before = contents(small_disk)
         fill(small_disk)
+        capsys.readouterr()
         assert main([*words, "--overwrite", "--max_new_tokens", "3"]) == 1
         error = capsys.readouterr().err
         assert error.startswith("error: the disk is full: new-predictions.jsonl was not saved in ")
