@@ -396,6 +396,7 @@ class TestLogs:
         runs["broken"] = [broken]
         assert budgets.worth_reaching(runs, "chrf") == 0.9 * 80
         assert budgets.worth_reaching(runs, "loss") < 40
+        assert budgets.worth_reaching({"broken": [broken]}, "chrf") is None  # all are there before they begin
         assert budgets.to_quality([broken], "chrf", 72, 1.0)["seconds"]["runs"] == [None]
         assert budgets.to_quality([broken], "loss", 30, 1.0)["seconds"]["runs"] == [None]
 

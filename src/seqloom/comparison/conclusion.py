@@ -26,15 +26,15 @@ from seqloom.support.wording import digits, together, with_interval
 
 ABOUT = {
     "model": later("For your data"),
+    "undecided": later("Not decided"),
+    "cost": later("Cost"),
     "data_handling": later("Sequential or parallel"),
     "attention": later("Without or with attention"),
     "weight": later("Light or heavy"),
     "remedied": later("Remedied"),
     "matched": later("Of equal weight"),
-    "undecided": later("Not decided"),
-    "cost": later("Cost"),
 }
-"""The sentences in their order, and what each is headed by."""
+"""The sentences in their order, what one must know first, and what each is headed by."""
 SHOWN = 3
 """Pairs or models that a sentence names; the sections have all."""
 WINNER = later(
@@ -99,7 +99,7 @@ NO_ACCELERATOR = later("what a GPU would change (none was used)")
 NOT_MEASURED = later("what was not measured ({measures})")
 NOTHING_OPEN = later("nothing of what was asked.")
 COSTS_OF = later("{model}: {costs}")
-SECONDS, MILLISECONDS = later("{value} s of training"), later("{value} ms a sentence")
+SECONDS, MILLISECONDS = later("{value} s of training without validations"), later("{value} ms a sentence")
 PARAMETERS = later("{value} parameters")
 UNKNOWN_COST = later("not measured: take the measures weight, generation and learning_curves.")
 FASTEST = later("Quickest to write: {models}{told}.")

@@ -25,11 +25,12 @@ COSTS = {
 }
 """By the names of a conclusion's ranking."""
 CAPTION = later(
-    "{metric} against what each model costs, with 95 % intervals where they are known; costs are logarithmic."
+    "{metric} against what each model costs, with 95 % intervals where they are known; costs are logarithmic, and "
+    "seconds of training leave validations out."
 )
 TABLE = later(
     "The models by {metric}. A place is 1 more than the number of models that are told to be better: those of "
-    "one place are not told apart from the best of it."
+    "one place are not told apart from the best of it. Seconds of training leave validations out."
 )
 HEADER = (
     later("model"), later("place"), later("kind"), later("{metric} [95 %]"), later("s of training"),

@@ -114,18 +114,18 @@ def over_seeds(values: Sequence[float]) -> dict[str, float] | None:
     return {"mean": statistics.fmean(values), "low": min(values), "high": max(values)}
 
 
-def worth_reaching(runs: dict[str, list[Validations]], metric: str) -> float:
+def worth_reaching(runs: dict[str, list[Validations]], metric: str) -> float | None:
     """A score that has most of what the best model gained: `SHARE` of the way from nothing learnt to its best.
 
     The worst model's best would be no mark: one that is broken makes it 0. Nothing learnt is a score of 0; where less
-    is better, the median of the runs' first validations.
+    is better, the median of the runs' first validations. None where no model gained anything.
     """
     is_higher_better = metrics.higher_is_better(metric)
     best = max if is_higher_better else min
     found = best(statistics.fmean(best(_numbers(run.scores[metric])) for run in group) for group in runs.values())
     first = [run.scores[metric][0] for group in runs.values() for run in group]
     start = 0.0 if is_higher_better else max(found, statistics.median(_numbers(first)))
-    return start + SHARE * (found - start)
+    return start + SHARE * (found - start) if found != start else None
 
 
 def _numbers(values: Sequence[float]) -> list[float]:
