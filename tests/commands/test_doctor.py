@@ -6,10 +6,11 @@ import threading
 
 import pytest
 from huggingface_hub import constants
+from transformers import GenerationMixin
 
 from seqloom.__main__ import main
 from seqloom.commands import checkup
-from seqloom.commands.checkup import BROKEN, OK, TO_MEND, Finding
+from seqloom.commands.checkup import BROKEN, OK, OPTIONAL, TO_MEND, Finding
 from seqloom.commands.doctor import in_a_line
 
 
@@ -42,7 +43,7 @@ def test_here(capsys, monkeypatch):
         "extra trackers",
     } <= {*by_name}
     for one in found["findings"]:
-        assert one["status"] in (OK, TO_MEND)
+        assert one["status"] in (OK, OPTIONAL, TO_MEND)
         assert (one["mend"] is None) == (one["status"] == OK), one
     assert "GFLOP/s in float32" in by_name["its speed"]["says"]
     assert by_name["Hub"] == {"name": "Hub", "status": OK, "mend": None, "says": by_name["Hub"]["says"]}
@@ -63,9 +64,24 @@ def test_broken(capsys, monkeypatch):
     assert "next: " not in said.err
 
 
+def test_models_that_decode_otherwise(monkeypatch):
+    """As a version of transformers would make them that calls the cache by another name."""
+    assert checkup.models().status == OK
+    whole = GenerationMixin.prepare_inputs_for_generation
+
+    def without_cache(self, input_ids, **kwargs):
+        return whole(self, input_ids, **kwargs) | {"past_key_values": None}
+
+    monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", without_cache)
+    found = checkup.models()
+    assert found.status == BROKEN
+    assert "by transformers' generate" in found.says
+
+
 def test_lines():
     assert in_a_line(Finding("fonts", OK, "all")) == "ok       fonts: all"
     assert in_a_line(Finding("x", TO_MEND, "y", "do z")) == "to mend  x: y\n         mend: do z"
+    assert in_a_line(Finding("x", OPTIONAL, "y", "get z")) == "optional x: y\n         to have it: get z"
     assert in_a_line(Finding("x", BROKEN, "y")).startswith("broken   x")
 
 
@@ -98,7 +114,7 @@ class TestHub:
 
     def test_without_a_token(self, hub, asked):
         found = asked(hub.url, None)
-        assert (found.status, found.mend) == (TO_MEND, "hf auth login")
+        assert (found.status, found.mend) == (OPTIONAL, "hf auth login")
 
     def test_does_not_answer(self, asked):
         found = asked("http://127.0.0.1:9", None)

@@ -25,6 +25,8 @@ from seqloom.support.wording import listing, together
 from seqloom.version import __version__
 
 OK: Final = "ok"
+OPTIONAL: Final = "optional"
+"""Something that is not there, and that nobody needs who does not ask for it."""
 TO_MEND: Final = "to mend"
 BROKEN: Final = "broken"
 """Something that seqloom needs is."""
@@ -46,10 +48,10 @@ class Finding:
     """What one look found."""
 
     name: str
-    status: Literal["ok", "to mend", "broken"]
+    status: Literal["ok", "optional", "to mend", "broken"]
     says: str
     mend: str | None = None
-    """The command that mends it."""
+    """The command that mends it, or gets what is not there."""
 
 
 def checkup() -> Iterator[Finding]:
@@ -148,25 +150,36 @@ def on_the_path() -> Finding:
 
 
 def models() -> Finding:
-    """Whether a model of each kind, however small, is made and decodes."""
+    """Whether a model of each kind, however small, is made, and decodes alike by `generate` and by our own search."""
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
+    from seqloom.decoding.asked import options_for
+    from seqloom.decoding.engine import decoder_for
+    from seqloom.decoding.search import search
     from seqloom.modeling import CONFIG_CLASSES
 
     sizes = {"hidden_size": 8, "embedding_size": 8, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
     sizes |= {f"{side}_{what}": 1 for side in ("encoder", "decoder") for what in ("attention_heads", "ffn_dim")}
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)  # found once, or never
             for config in CONFIG_CLASSES.values():
                 fields: dict[str, Any] = {
                     name: value for name, value in sizes.items() if name in config.__dataclass_fields__
                 }
-                model = AutoModelForSeq2SeqLM.from_config(config(vocab_size=9, **fields))
-                model.generate(torch.tensor([[4, 5, 2]]), max_new_tokens=2, min_new_tokens=2)
+                model = AutoModelForSeq2SeqLM.from_config(config(vocab_size=99, **fields)).eval()
+                for parameter in model.parameters():
+                    torch.nn.init.normal_(parameter)  # so that what comes before decides about what follows
+                source, asked = [4, 5, 6, 2], {"max_new_tokens": 6, "min_new_tokens": 6}
+                theirs = model.generate(torch.tensor([source]), **asked)[0, 1:].tolist()
+                ((_, (ours, *_)),) = search(decoder_for(model), [source], options_for(model, asked))
+                if ours.tokens != theirs:
+                    says = f"{config.model_type} decodes {ours.tokens} by itself and {theirs} by transformers' generate"
+                    return Finding("models", BROKEN, says, pip("--force-reinstall", "seqloom"))
     except CANNOT_IMPORT as error:
         return Finding("models", BROKEN, " ".join(str(error).split())[:200], pip("--force-reinstall", "seqloom"))
-    return Finding("models", OK, f"{listing(CONFIG_CLASSES)} are made and decode")
+    return Finding("models", OK, f"{listing(CONFIG_CLASSES)} are made, and decode as generate does")
 
 
 def processor() -> Iterator[Finding]:
@@ -302,7 +315,7 @@ def compiler() -> Finding:
     if found:
         return Finding("compiler", OK, f"{found}, for --compile and exports to torch")
     mend = "apt-get install -y g++" if shutil.which("apt-get") else "xcode-select --install"
-    return Finding("compiler", TO_MEND, "no C++ compiler, which --compile and exports to torch need", mend)
+    return Finding("compiler", OPTIONAL, "no C++ compiler, which --compile and exports to torch need", mend)
 
 
 def ask_hub() -> list[Any]:
@@ -350,7 +363,7 @@ def hub(asked: Sequence[Any]) -> Finding:
         return Finding("Hub", TO_MEND, says, "export HF_HUB_OFFLINE=1")
     status, name = answer[0]
     if get_token() is None:
-        return Finding("Hub", TO_MEND, f"{where} answers; not logged in, which pushing needs", "hf auth login")
+        return Finding("Hub", OPTIONAL, f"{where} answers; not logged in, which pushing needs", "hf auth login")
     if status == 200 and name:
         return Finding("Hub", OK, f"{where} knows you as {name}")
     return Finding("Hub", TO_MEND, f"{where} answers {status}: it does not take your token", "hf auth login --force")
@@ -386,7 +399,7 @@ def imported(extras: dict[str, subprocess.Popen[bytes]], until: float) -> Iterat
     for name in every_extra():
         install, title = pip(f"seqloom[{name}]"), f"extra {name}"
         if name not in extras:
-            yield Finding(title, TO_MEND, f"{together(lacking(name))}; nothing else needs it", install)
+            yield Finding(title, OPTIONAL, f"{together(lacking(name))}; nothing else needs it", install)
             continue
         versions = ", ".join(f"{one.name} {metadata.version(one.name)}" for one in requirements(name))
         try:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from seqloom.commands.checkup import BROKEN, Finding, checkup
+from seqloom.commands.checkup import BROKEN, OK, OPTIONAL, Finding, checkup
 from seqloom.commands.command import Command
 from seqloom.commands.following import tell_next, typed
 from seqloom.commands.shell import say
@@ -19,8 +19,8 @@ class Doctor(Command):
     """Looks whether everything is there, and says what mends the rest.
 
     The installation and its extras, the devices and their speed, threads, the Hub, the disk, fonts: a line each, and
-    where something is to be mended, the command that mends it. The exit status is 0 unless something is broken that
-    seqloom needs.
+    where something is to be mended, the command that mends it, or gets what is optional. The exit status is 0 unless
+    something is broken that seqloom needs.
     """
 
     name = "doctor"
@@ -43,16 +43,17 @@ class Doctor(Command):
         if self.json:
             say(as_json(found))
         else:
-            mends = sum(finding.mend is not None for finding in found)
+            mends = sum(finding.status not in (OK, OPTIONAL) for finding in found)
             say(f"\n{'seqloom cannot work so' if broken else 'seqloom works'}; {plural(mends, 'line')} to mend")
             tell_next(None if broken else typed("demo"))
         return 1 if broken else None
 
 
 def in_a_line(finding: Finding) -> str:
-    """What was found, and below it what mends it."""
+    """What was found, and below it what mends it, or gets it."""
     line = f"{finding.status:<8} {finding.name}: {finding.says}"
-    return line if finding.mend is None else f"{line}\n         mend: {finding.mend}"
+    way = "to have it" if finding.status == OPTIONAL else "mend"
+    return line if finding.mend is None else f"{line}\n         {way}: {finding.mend}"
 
 
 def as_json(found: Sequence[Finding]) -> str:
