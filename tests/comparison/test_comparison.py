@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import comparison_chapter
 import pytest
 from helpers.patience import HANGS
 from helpers.reports import attention_result
@@ -19,7 +20,7 @@ from seqloom.commands.compare import Compare, main
 from seqloom.comparison import report
 from seqloom.comparison.compare import Request, commit, compare, overrides_for, recipes, scoring_overrides
 from seqloom.comparison.measures import generalisation
-from seqloom.comparison.sections import Passage, Section, Table
+from seqloom.comparison.sections import MEASURES, Passage, Section, Table
 from seqloom.comparison.trainings import disturbed, train_all, watched_share
 from seqloom.settings.reading import load_scoring_settings, load_settings
 
@@ -457,14 +458,32 @@ class TestReport:
         assert (mixed.header, mixed.rows) == (["", "a", "GRU"], [["BLEU", "1", "2"]])
 
 
-def test_the_shipped_record_still_renders(tmp_path):
-    """Of an earlier version, which kept nothing of how sure it was of its numbers: not clear, where that is asked."""
-    record = json.loads((Path(__file__).parents[2] / "docs" / "comparison" / "report.json").read_text())
-    report.write(tmp_path, record)
-    text = (tmp_path / "report.md").read_text()
-    assert all(
-        section in text for section in ("## Quality", "## Light or heavy", "## Generation", "## Learning curves")
-    )
+class TestShipped:
+    """The report in docs/comparison and the chapter about it are what its values give."""
+
+    @pytest.fixture(scope="class")
+    def record(self):
+        return json.loads(comparison_chapter.RECORD.read_text(encoding="utf-8"))
+
+    def test_report(self, tmp_path, record):
+        report.write(tmp_path, record)
+        shipped = comparison_chapter.HERE
+        assert (tmp_path / "report.md").read_text(encoding="utf-8") == (shipped / "report.md").read_text(
+            encoding="utf-8"
+        )
+        figures = {path.name for path in (tmp_path / "figures").iterdir()}
+        assert figures == {path.name for path in (shipped / "figures").iterdir()} - {"multi30k_attention_or_none.png"}
+
+    @pytest.mark.parametrize("language", list(comparison_chapter.PAGES))
+    def test_chapter(self, record, language):
+        """Written by ``python docs/comparison/comparison_chapter.py``."""
+        shipped = comparison_chapter.PAGES[language].read_text(encoding="utf-8")
+        assert comparison_chapter.page(record, language) == shipped
+
+    def test_of_these_sources(self, record):
+        """An interval or a control stands behind what it says: it is of no version that kept none."""
+        assert record["measures"].keys() == set(MEASURES)
+        assert record["commit"]
 
 
 def test_no_network_needed(tmp_path):

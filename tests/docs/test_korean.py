@@ -40,7 +40,10 @@ def rows(page: Path) -> list[list[list[str]]]:
 
 
 def measured(page: Path) -> set[str]:
-    return set(MEASURED.findall(re.sub(r"`[^`]+`|\]\([^)]*\)|arXiv:\S+", "", prose(page))))
+    text = re.sub(r"`[^`]+`|\]\([^)]*\)|arXiv:\S+", "", prose(page))
+    if page.name.startswith("comparison."):  # a report's sentences, which say 742 thousand as 74.2만
+        text = re.sub(r"[\d.,]+(?:[만억]| (?:thousand|million|billion)\b)", "", text)
+    return set(MEASURED.findall(text))
 
 
 def links(page: Path) -> set[str]:

@@ -144,27 +144,27 @@ def markdown(
     """The report as Markdown; its pictures are files in ``figures``."""
     lines = [f"# {say(TITLE)}", "", provenance(record), "", f"    {' '.join(record['command'].split())}", ""]
     lines += [*_markdown_screen(screen, sections), f"## {say('In short')}", ""]
-    lines += [*(f"- {_plain(caution)}" for caution in cautions_of(sections)), ""] if cautions_of(sections) else []
+    lines += [*(f"- {plain(caution)}" for caution in cautions_of(sections)), ""] if cautions_of(sections) else []
     for table in summary:
         lines += [*_markdown_table(table), ""]
     for name, section in sections.items():
         lines += [f"## {section.title}", "", f"*{section.question}*", ""]
-        lines += [*(f"- {_plain(finding)}" for finding in section.findings), ""]
+        lines += [*(f"- {plain(finding)}" for finding in section.findings), ""]
         for part in section.parts:
             if isinstance(part, Plot):
-                lines += [f"![{_plain(part.caption)}](figures/{part.name}.png)", ""]
+                lines += [f"![{plain(part.caption)}](figures/{part.name}.png)", ""]
             elif isinstance(part, Table):
                 lines += [*_markdown_table(part), ""]
             elif isinstance(part, Examples):
                 lines += [say("The page report.html shows sentences, to be filtered and sorted."), ""]
             else:
                 lines += [
-                    f"### {_plain(part.heading)}",
+                    f"### {plain(part.heading)}",
                     "",
-                    *(line for text in part.lines for line in (_plain(text), "")),
+                    *(line for text in part.lines for line in (plain(text), "")),
                 ]
-        lines += [f"**{say('How it was measured.')}** {_plain(section.how)}", ""]
-        lines += [f"**{say('What it does not show.')}** {_plain(section.limits)}", ""]
+        lines += [f"**{say('How it was measured.')}** {plain(section.how)}", ""]
+        lines += [f"**{say('What it does not show.')}** {plain(section.limits)}", ""]
         lines += [f"({_seconds(record, name)})", ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -172,13 +172,13 @@ def markdown(
 def _markdown_screen(screen: FirstScreen, sections: dict[str, Section]) -> list[str]:
     """Answers, picture, ranking, and where to read on."""
     lines = [f"## {say('The conclusion')}", ""]
-    lines += [part for head, sentence in screen.lines for part in (f"**{head}:** {_plain(sentence)}", "")]
+    lines += [part for head, sentence in screen.lines for part in (f"**{head}:** {plain(sentence)}", "")]
     if screen.plot:
-        lines += [f"![{_plain(screen.plot.caption)}](figures/{screen.plot.name}.png)", ""]
+        lines += [f"![{plain(screen.plot.caption)}](figures/{screen.plot.name}.png)", ""]
     if screen.ranking:
         lines += [*_markdown_table(screen.ranking), ""]
     asked = screen.questions(sections)
-    lines += [f"- [{_plain(question)}](#{_slug(sections[name].title)})" for name, question in asked.items()]
+    lines += [f"- [{plain(question)}](#{_slug(sections[name].title)})" for name, question in asked.items()]
     return [*lines, ""] if asked else lines
 
 
@@ -269,11 +269,11 @@ def _numeric(table: Table) -> list[bool]:
 def _markdown_table(table: Table) -> list[str]:
     numeric = _numeric(table)
     rows = [table.header, *table.rows]
-    lines = [f"| {' | '.join(_plain(cell) for cell in row)} |" for row in rows]
+    lines = [f"| {' | '.join(plain(cell) for cell in row)} |" for row in rows]
     lines.insert(1, f"|{'|'.join(' ---: ' if is_number else ' --- ' for is_number in numeric)}|")
-    return [_plain(table.caption), "", *lines] if table.caption else lines
+    return [plain(table.caption), "", *lines] if table.caption else lines
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text of a test set, say, as Markdown that shows it letter for letter."""
     return re.sub(r"([\\`*_{}\[\]<>|#$&~])", r"\\\1", " ".join(text.split()))
