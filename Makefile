@@ -1,11 +1,11 @@
 # make demo: train and score an RNN and a Transformer on the built-in task.  make compare: a report on both families,
 # every question asked, within a quarter of an hour.  make bench: speed and costs, side by side with others.
-# make test: the tests; make test-fast: those of a minute.  make docs: the documentation as a site.
+# make test: the tests; make test-fast: those of a minute; make test-long: the rest, over more models.  make docs: the documentation as a site.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo compare bench test test-fast test-faults check docs resolve package format clean
+.PHONY: demo compare bench test test-fast test-long test-faults check docs resolve package format clean
 
 # Installs once; again only when what to install has changed.
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
@@ -29,7 +29,11 @@ test: $(VENV)/installed
 
 # Without the tests that start processes, train models or take more than a second.
 test-fast: $(VENV)/installed
-	$(RUN) -m pytest -q -n auto -m "not slow and not faults"
+	$(RUN) -m pytest -q -n auto -m "not slow and not long and not faults"
+
+# More models, dtypes and engines of what `make test` tries with some.
+test-long: $(VENV)/installed
+	$(RUN) -m pytest -q -n auto --dist loadfile -m long
 
 # A hundred kills at random moments, and thousands of wrong inputs over every command: half an hour.
 test-faults: $(VENV)/installed

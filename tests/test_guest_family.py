@@ -185,8 +185,7 @@ class TestCompared:
             settings = load_settings(place / "settings.yaml")
             predictions = place / "evaluation" / "test" / "predictions.jsonl"
             candidates.append(Candidate(name, (place,), settings, (42,), (predictions,)))
-        options = Options(folder / "report", num_jobs=2, bootstrap_samples=20)
-        alone = dataclasses.replace(options, num_jobs=1)
+        options = Options(folder / "report", num_jobs=1, bootstrap_samples=20)
         tasks = {"updates": 3, "hidden_size": 8, "batch_size": 4, "lengths": {"adding": (4, 6), "copy": (2,)}}
         quick = ["--max_steps", "2", "--eval_steps", "2", "--max_new_tokens", "2", "--eval_metric", "null",
                  "--warmup_steps", "0"]  # fmt: skip
@@ -200,7 +199,7 @@ class TestCompared:
         }
         for module, changes in small.items():
             asked = [on_scan(one, quick) for one in candidates] if module is generalisation else candidates
-            result = module.measure(asked, alone if module is memory_tasks else options, **changes)
+            result = module.measure(asked, options, **changes)
             kept = kept_in(folder / "report", module.__name__.rpartition(".")[2])
             kept.write_text(json.dumps({"seconds": 1.0, "result": result}))
         assert main([*words, *MEASURES, "--resume"]) == 0

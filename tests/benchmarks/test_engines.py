@@ -47,7 +47,14 @@ class TestOutputs:
         assert all(0 < len(ids) <= 8 for ids in found)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("name", [name for name, engine in ENGINES.items() if engine.packages])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=[pytest.mark.long] if engine.dtype == "int8" else [])
+            for name, engine in ENGINES.items()
+            if engine.packages
+        ],
+    )
     def test_of_what_is_exported(self, name, tmp_path):
         save_random(TransformerSeq2SeqConfig(vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=2,
                                              encoder_attention_heads=2, decoder_attention_heads=2, **SPECIAL),

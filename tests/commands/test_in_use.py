@@ -50,7 +50,7 @@ class TestInUse:
             "overwrite": ("train", config, "--output_dir", place, "--overwrite"),
             "evaluate": ("evaluate", model, "--output_dir", place),
             "against": ("evaluate", model, "--against", other, "--output_dir", place),
-            "compare": ("compare", model, other, "--output", place, "--measures", "weight"),
+            "compare": ("compare", model, other, "--output", place, "--measures", "quality"),
             "push": ("push", place, "me/model"),
         }[command]
         with Lock(place / run_folder.LOCK) as lock:
@@ -133,7 +133,7 @@ class TestFullDisk:
             "train": ("train", config, "--output_dir", place),
             "evaluate": ("evaluate", model, "--output_dir", place),
             "against": ("evaluate", model, "--against", other, "--output_dir", place),
-            "compare": ("compare", model, other, "--output", place, "--measures", "weight"),
+            "compare": ("compare", model, other, "--output", place, "--measures", "quality"),
         }[command]
         before = fill()
         line = said(capsys, *words)

@@ -81,7 +81,7 @@ ALL_OF = ("rnn", "gru-bahdanau", "lstm-luong-fed", "post-norm", "rotary-swiglu-p
     ("name", "kind"), [(name, kind) for name in MODELS for kind in (SEARCHES if name in ALL_OF else FEW)]
 )
 def test_as_generate(name, kind):
-    model, given = tiny(name), sources(10)
+    model, given = tiny(name), sources(6)
     expected = [generated(model, source, **SEARCHES[kind]) for source in given]
     assert searched(model, given, batch_tokens=30, **SEARCHES[kind]) == expected
 
@@ -91,13 +91,13 @@ class TestSameTokens:
     @pytest.mark.slow
     @pytest.mark.parametrize("kind", ["greedy", "beams", "n best, long ones"])
     def test_as_generate_when_trained(self, name, kind):
-        model, given = trained(name), sources(12)
+        model, given = trained(name), sources(7)
         assert searched(model, given, **SEARCHES[kind]) == [
             generated(model, source, **SEARCHES[kind]) for source in given
         ]
 
     def test_company_does_not_matter(self, name):
-        model, given = tiny(name), sources(15)
+        model, given = tiny(name), sources(9)
         for kind in ("greedy", "beams"):
             together = searched(model, given, batch_tokens=10_000, **SEARCHES[kind])
             assert searched(model, given, batch_tokens=1, **SEARCHES[kind]) == together

@@ -12,9 +12,17 @@ from seqloom.decoding.engine import decoder_for
 from seqloom.export import graphs as graphs_of
 from seqloom.export.graphs import check_model, graphs
 
+OFTEN = {
+    "lstm-bahdanau", "gru-luong-dot", "rnn-luong-fed", "ssru", "min-lstm-bahdanau", "hybrid-lstm", "pre-norm",
+    "gelu-separate", "rotary-swiglu-pre-norm", "relative",
+}  # fmt: skip
+"""Every cell, attention, position and feed-forward network once."""
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    "name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.long) for name in EVERY]
+)
 def test_search_finds_what_generate_finds(name):
     model = tiny(name)
     assert_finds_the_same(eager(model), model)

@@ -19,8 +19,11 @@ from seqloom.export.export import Request, export
 
 onnx = pytest.importorskip("onnx")
 pytestmark = pytest.mark.slow
-TRIED = ("lstm-bahdanau", "min-gru-luong", "rotary-swiglu-pre-norm", "relative")
-"""One of each family, a parallel cell, a mask that is computed; the graphs themselves are tried over all models."""
+TRIED = (
+    "lstm-bahdanau", "relative",
+    *(pytest.param(name, marks=pytest.mark.long) for name in ("min-gru-luong", "rotary-swiglu-pre-norm")),
+)  # fmt: skip
+"""One of each family; the graphs themselves are tried over all models."""
 
 
 def exported(folder: Path, name: str, dtype: str = "float32") -> tuple:
@@ -67,7 +70,9 @@ def test_int8_is_near(name, tmp_path):
     assert len(searched(decoders[1], model, sources(), num_beams=3)) == len(sources())
 
 
-@pytest.mark.parametrize("name", ["lstm-luong", "hybrid", "gelu-separate"])
+@pytest.mark.parametrize(
+    "name", ["hybrid", *(pytest.param(name, marks=pytest.mark.long) for name in ("lstm-luong", "gelu-separate"))]
+)
 def test_card_says_how_to_run_it_without_seqloom(name, tmp_path):
     model, about = exported(tmp_path, name)
     assert about["checked"]["largest_difference"] < 1e-4

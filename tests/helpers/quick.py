@@ -17,7 +17,7 @@ is_slow = True
 
 def enter(item: pytest.Item) -> None:
     global is_slow  # noqa: PLW0603
-    is_slow = any(item.get_closest_marker(name) for name in ("slow", "faults"))
+    is_slow = any(item.get_closest_marker(name) for name in ("slow", "long", "faults"))
 
 
 def leave() -> None:

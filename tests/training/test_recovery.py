@@ -15,6 +15,7 @@ import torch
 from accelerate.state import AcceleratorState
 from helpers.patience import HANGS
 from helpers.runs import SMALL, Killed, configure, kill_in, read_log, read_losses, run, same, weights, write_pairs
+from helpers.unbroken import RUNS
 from transformers import AutoModelForSeq2SeqLM
 
 from seqloom.commands import train
@@ -211,18 +212,6 @@ class TestMemory:
 
 
 # As train.py, for one command after the other; the processes' group cannot be left and joined again.
-RUNS = """
-import json, sys
-from accelerate import Accelerator
-from seqloom.commands.train import main
-
-end_training, Accelerator.end_training = Accelerator.end_training, lambda accelerator: None
-for command in json.loads(sys.argv[1]):
-    if status := main(command):
-        sys.exit(status)
-"""
-
-
 @pytest.mark.slow
 def test_resumed_with_two_processes_or_another_number(tmp_path, data):
     """Two go on as two, bit for bit; one as two and two as one do the same updates."""

@@ -16,7 +16,7 @@ from helpers.runs import (
     read_log,
     run,
 )
-from helpers.unbroken import assert_same_run, last, without_clock
+from helpers.unbroken import RUNS, assert_same_run, last, without_clock
 
 from seqloom.training import checkpoints, loop
 from seqloom.training.signals import SIGNALS, Stopped, StopSignals
@@ -196,13 +196,12 @@ class TestStopping:
 
     @pytest.mark.slow
     def test_two_processes_stop_after_the_same_update(self, tmp_path, data, train):
-        changes = {"training": {"max_steps": 201, "eval_steps": 100, "logging_steps": 3, "save_total_limit": 1}}
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "train.py"]
+        changes = {"training": {"max_steps": 101, "eval_steps": 50, "logging_steps": 3, "save_total_limit": 1}}
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         options = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "text": True}
         whole, stopped = (configure(tmp_path / name, data, "rnn", **changes) for name in ("whole", "stopped"))
-        done = subprocess.run([*launch, whole], capture_output=True, check=False, timeout=HANGS, **options)
-        assert done.returncode == 0, done.stderr
-        process = subprocess.Popen([*launch, stopped], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        command = [*launch, "train.py", stopped]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
         wait_for_lines(tmp_path / "stopped", process, 2)
         process.terminate()
         output, _ = process.communicate(timeout=HANGS)
@@ -212,8 +211,9 @@ class TestStopping:
         assert sorted(path.name for path in checkpoint.glob("random_states_*")) == [
             "random_states_0.pkl", "random_states_1.pkl",
         ]  # fmt: skip
-        again = [*launch, stopped, "--resume"]
-        done = subprocess.run(again, capture_output=True, check=False, timeout=HANGS, **options)
+        (tmp_path / "runs.py").write_text(RUNS)
+        both = [*launch, str(tmp_path / "runs.py"), json.dumps([[stopped, "--resume"], [whole]])]
+        done = subprocess.run(both, capture_output=True, check=False, timeout=HANGS, **options)
         assert done.returncode == 0, done.stderr
         assert "resuming" in done.stdout
         assert_same_run(tmp_path / "stopped", tmp_path / "whole")
