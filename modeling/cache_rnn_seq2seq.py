@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from .modeling_seq2seq import CACHE
+
 
 class RecurrentStateLayer(CacheLayerMixin):
     """The decoder's state as a layer of a transformers `Cache`: a few vectors a sentence, however long it gets.
@@ -171,7 +173,7 @@ class RecurrentGenerationMixin:
                 f"cache_implementation={generation_config.cache_implementation!r} is for keys and values that grow; a "
                 "recurrent decoder keeps one state of constant size: leave cache_implementation out."
             )
-        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = self.new_cache()
+        if generation_config.use_cache and model_kwargs.get(CACHE) is None:
+            model_kwargs[CACHE] = self.new_cache()
             if generation_config.is_assistant:
-                model_kwargs["past_key_values"].activate_past_recording()
+                model_kwargs[CACHE].activate_past_recording()

@@ -58,7 +58,7 @@ class Seq2SeqConfig(PreTrainedConfig):
         ValueError: Fields that contradict each other; the message says which and what to do.
     """
 
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]  # by transformers' version
 
     vocab_size: int = 32000
     decoder_vocab_size: DerivedInt = DERIVED

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils import can_return_tuple
 
@@ -36,6 +37,8 @@ else:
 
 SIDES = ("encoder", "decoder")
 IGNORED = -100  # the label of a position that carries no loss, as everywhere in transformers
+# What transformers calls a decoder's memory: from 5.24 on ``cache``. These models take it by either name.
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 
 
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
@@ -320,17 +323,8 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         """A limit that the caller gives goes before the model's own, also where the two are counted differently.
 
         `generate` itself prefers the ``max_new_tokens`` that is saved with a model to the ``max_length`` of a call.
-
-        Raises:
-            RuntimeError: `generate` hands the decoder's memory over by another name than these models know.
         """
         # Its stub wants a self with attributes that no `nn.Module` declares.
-        prepare: Any = super().prepare_inputs_for_generation  # type: ignore[misc]
-        if "cache" in inspect.signature(prepare).parameters:
-            raise RuntimeError(
-                "this version of transformers hands a decoder's memory over as cache, which these models do not know: "
-                "their outputs would be wrong. Install one below 5.24: pip install 'transformers<5.24'"
-            )
         prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # type: ignore[misc]
         for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             for given in (kwargs, {} if generation_config is None else vars(generation_config)):
@@ -365,6 +359,7 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         label_smoothing: float | None = None,
         loss_chunk_tokens: int | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> Seq2SeqLMOutput:
         """Scores of every next target token, and the loss where labels are given.
@@ -383,6 +378,7 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
             label_smoothing: Default: the config's.
             loss_chunk_tokens: With labels, compute the scores of so many target tokens at a time, and return none: the
                 same loss in less memory.
+            cache: ``past_key_values`` as transformers calls them from 5.24 on.
 
         Returns:
             `Seq2SeqLMOutput` with ``logits`` (batch, target, vocab).
@@ -397,7 +393,7 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
             decoder_input_ids=decoder_input_ids,
             decoder_attention_mask=decoder_attention_mask,
             encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
+            past_key_values=cache if past_key_values is None else past_key_values,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
@@ -418,7 +414,7 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: getattr(outputs, CACHE)},
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

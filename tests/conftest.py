@@ -1,5 +1,6 @@
 """What every test shares: no network, nothing of the user's caches, one thread, tiny models of all families."""
 
+import gc
 import os
 import random
 import resource
@@ -35,6 +36,15 @@ torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a script, where a shell has it ignored
     signal.signal(signal.SIGINT, signal.default_int_handler)
 quick.reserve_all()
+
+
+gc.set_threshold(100_000, 50, 100)  # a fifth of the suite's time was the search for garbage among libraries' objects
+
+
+def pytest_collection_finish():
+    """What is there now stays: nobody looks through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,5 +1,6 @@
 """A folder that somebody else made runs nothing of its own: every command says so in a sentence, and ends with 1."""
 
+import contextlib
 import json
 import pickle
 import shutil
@@ -11,6 +12,7 @@ import torch.distributed.checkpoint as dist_cp
 import yaml
 from accelerate.state import AcceleratorState
 from helpers.runs import configure, write_pairs
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, TensorProperties
 
 from seqloom.__main__ import main
 from seqloom.commands import train
@@ -268,3 +270,27 @@ class TestCheckpoints:
         with pytest.raises(ValueError, match="reading it could run code, so it is not read"):
             states.check_states(tmp_path / "checkpoint")
         assert not marker.exists()
+
+    def test_members_of_enumerations(self, tmp_path):
+        """Pythons pickle them in several ways, one of which asks for ``getattr``; it gets nothing else by that."""
+
+        class Attribute:
+            def __init__(self, *of):
+                self.of = of
+
+            def __reduce__(self):
+                return getattr, self.of
+
+        state = {"weight": torch.ones(3)}
+        dist_cp.save(state, storage_writer=dist_cp.FileSystemWriter(tmp_path), no_dist=True)
+        written = (tmp_path / ".metadata").read_bytes()
+        for of, message in (
+            ((_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT"), None),
+            ((_MEM_FORMAT_ENCODING, "mro"), "attribute, 'mro'"),
+            ((TensorProperties, "__init__"), "attribute, '__init__'"),
+        ):
+            metadata = pickle.loads(written)
+            metadata.planner_data = Attribute(*of)
+            (tmp_path / ".metadata").write_bytes(pickle.dumps(metadata))
+            with contextlib.nullcontext() if message is None else pytest.raises(ValueError, match=message):
+                states.check_states(tmp_path)

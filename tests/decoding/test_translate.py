@@ -269,7 +269,7 @@ class TestStream:
         assert text == alone(model, tokenizer, "abc", do_sample=True)[0]
 
     def test_reader_may_leave(self):
-        """Then the writing ends. A piece ends with its word, so words it must be."""
+        """Then the writing ends. In some versions of transformers a piece ends with its word, so words it must be."""
         model = tiny("gru")
         settings = TokenizerSettings(kind="word", vocab_size=20)
         tokenizer = train_tokenizer([" ".join(LETTERS)], [" ".join(LETTERS)], settings)
@@ -277,7 +277,7 @@ class TestStream:
         forward = model.model.decoder.forward
         model.model.decoder.forward = lambda *args, **kwargs: steps.append(1) or forward(*args, **kwargs)
         pieces = stream(model, tokenizer, "a b c", max_new_tokens=3000, min_new_tokens=2999)
-        assert next(pieces).endswith(" ")
+        assert next(pieces).strip() in LETTERS
         pieces.close()
         assert len(steps) < 2000
 

@@ -20,7 +20,6 @@ from helpers.tiny import (
     pad,
     tiny,
 )
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 
 pytestmark = pytest.mark.slow
@@ -408,12 +407,16 @@ def test_loaded_model_generates_the_same(model, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lstm-luong", "hybrid", "post-norm"])
-def test_a_generate_that_calls_the_cache_otherwise(name, monkeypatch):
-    """What would be decoded wrongly in silence is refused."""
-
-    def renamed(self, input_ids, cache=None, **kwargs):
-        raise AssertionError("it is not asked")
-
-    monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", renamed)
-    with pytest.raises(RuntimeError, match=r"pip install 'transformers<5\.24'$"):
-        tiny(name).generate(torch.tensor(SOURCES[:1]))
+def test_memory_by_another_name(name):
+    """transformers 5.24 says ``cache``."""
+    model, given = tiny(name), {"decoder_input_ids": torch.tensor([[START]]), "use_cache": True}
+    encoded = model.get_encoder()(torch.tensor(SOURCES[:1]))
+    logits = []
+    for key in ("past_key_values", "cache"):
+        first = model(encoder_outputs=encoded, **given)
+        given_again = given | {"decoder_input_ids": torch.tensor([[5]]), key: first.past_key_values}
+        logits.append(model(encoder_outputs=encoded, **given_again).logits)
+    assert torch.equal(*logits)
+    assert not torch.equal(
+        logits[0], model(encoder_outputs=encoded, **given | {"decoder_input_ids": torch.tensor([[5]])}).logits
+    )

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation import GenerateBeamEncoderDecoderOutput
 
 from seqloom.decoding.loading import GenerativeModel, eager_attention
+from seqloom.modeling.modeling_seq2seq import CACHE
 
 SMALLEST = 1e-9  # a token's coverage, where it has none: the penalty stays finite
 
@@ -127,7 +128,7 @@ def log_coverage(
     columns = torch.arange(sequences.shape[1] - 1, device=sequences.device)  # column j reads token j, predicts j + 1
     is_counted = columns < (lengths - 1 - is_ended.int())[:, None]  # (rows, length - 1)
 
-    model_kwargs = {**model_kwargs, "past_key_values": None, "use_cache": False, "output_attentions": True}
+    model_kwargs = {**model_kwargs, CACHE: None, "use_cache": False, "output_attentions": True}
     prefix_mask = model_kwargs.get("decoder_attention_mask")
     if prefix_mask is not None:
         is_token = torch.ones_like(sequences[:, :-1])

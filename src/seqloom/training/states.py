@@ -12,6 +12,7 @@ import io
 import pickle
 import re
 from collections.abc import Mapping
+from enum import EnumMeta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,6 +102,13 @@ def _check_metadata(path: Path) -> None:
                 torch.load(io.BytesIO(part.read(place.length)), map_location="cpu", weights_only=True)
 
 
+def _member(kind: object, name: object) -> object:
+    """What ``getattr`` may be asked for: some versions of Python (3.11.2) pickle an enumeration's members by it."""
+    if isinstance(kind, EnumMeta) and name in kind.__members__:
+        return kind.__members__[name]
+    raise pickle.UnpicklingError(f"it asks for an attribute, {name!r}")
+
+
 class _MetadataReader(pickle.Unpickler):
     """Knows the classes of such metadata, and no other thing."""
 
@@ -108,4 +116,6 @@ class _MetadataReader(pickle.Unpickler):
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if is_dtype or name in STORED.get(module, ()):
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")

@@ -428,8 +428,8 @@ def check_initialization():
 
 @leans_on(
     "module", "transformers", "transformers.masking_utils",
-    "modeling_hybrid_seq2seq modeling_transformer_seq2seq positions_transformer_seq2seq",
-    "makes the mask that every attention implementation wants, each another",
+    "modeling_hybrid_seq2seq modeling_seq2seq modeling_transformer_seq2seq positions_transformer_seq2seq",
+    "makes the mask that every attention implementation wants, each another; says how a decoder's memory is called",
 )  # fmt: skip
 def check_masking_utils():
     """Masks hide the padding and, the causal one, the future."""

@@ -15,6 +15,7 @@ from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.loading import GenerativeModel, Seq2SeqLM
 from seqloom.decoding.search import search
 from seqloom.decoding.translate import GREEDY
+from seqloom.modeling.modeling_seq2seq import CACHE
 
 LIMITS = (
     "max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings",
@@ -114,7 +115,7 @@ def weigh(model: Seq2SeqLM, ids: torch.Tensor, lengths: Sequence[int]) -> dict[s
     def held(source: int, target: int) -> tuple[int | None, int | None]:
         sources, outputs = encoded(source)
         written = writing(model, sources, target, 1, encoder_outputs=outputs)()  # which a cache may share tensors with
-        cache = getattr(written, "past_key_values", None)
+        cache = getattr(written, CACHE, None)
         if cache is None:
             return None, None
         return num_bytes([cache, outputs.last_hidden_state] if is_read else cache), num_bytes(cache)
@@ -144,7 +145,7 @@ def reads_on(model: Seq2SeqLM, sources: torch.Tensor, encoded: Any) -> bool:
     told = {"attention_mask": torch.ones_like(sources), "use_cache": True}
     first = model(encoder_outputs=encoded, decoder_input_ids=step, **told)
     spoilt = type(encoded)(**{**encoded, "last_hidden_state": torch.full_like(encoded.last_hidden_state, math.nan)})
-    second = model(encoder_outputs=spoilt, decoder_input_ids=step, past_key_values=first.past_key_values, **told)
+    second = model(encoder_outputs=spoilt, decoder_input_ids=step, **told, **{CACHE: getattr(first, CACHE)})
     return bool(second.logits.isnan().any())
 
 
