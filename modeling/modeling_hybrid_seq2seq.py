@@ -30,7 +30,7 @@ from .cache_rnn_seq2seq import (
 )
 from .cells_rnn_seq2seq import CELLS, State
 from .configuration_hybrid_seq2seq import HybridSeq2SeqConfig
-from .modeling_seq2seq import CACHE, token_mask
+from .modeling_seq2seq import memory, token_mask
 from .modeling_transformer_seq2seq import (
     TransformerSeq2SeqAttention,
     TransformerSeq2SeqForConditionalGeneration,
@@ -215,7 +215,7 @@ class HybridSeq2SeqDecoder(HybridSeq2SeqPreTrainedModel, TransformerSeq2SeqStack
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.layer_norm(hidden_states), **{CACHE: past_key_values}
+            last_hidden_state=self.layer_norm(hidden_states), **memory(past_key_values)
         )
 
 

@@ -38,7 +38,7 @@ from .cache_rnn_seq2seq import (
 )
 from .cells_rnn_seq2seq import CELLS, State, fill_matrix
 from .configuration_rnn_seq2seq import RnnSeq2SeqConfig
-from .modeling_seq2seq import CACHE, Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
+from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, memory, memory_of, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
 
 
@@ -343,7 +343,7 @@ class RnnSeq2SeqDecoder(RnnSeq2SeqPreTrainedModel):
         )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=self.dropout(readout),
-            **{CACHE: past_key_values},
+            **memory(past_key_values),
             hidden_states=cast(State, (embeds, *outputs)) if output_hidden_states else None,
             cross_attentions=(weights[:, None],) if output_attentions and weights is not None else None,
         )
@@ -396,7 +396,7 @@ class RnnSeq2SeqModel(Seq2SeqEmbeddingsMixin, RnnSeq2SeqPreTrainedModel):
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            **{CACHE: getattr(outputs, CACHE)},
+            **memory_of(outputs),
             decoder_hidden_states=outputs.hidden_states,
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,

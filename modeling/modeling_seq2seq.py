@@ -41,6 +41,16 @@ IGNORED = -100  # the label of a position that carries no loss, as everywhere in
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 
 
+def memory(past_key_values: Cache | None) -> dict[str, Any]:
+    """A decoder's memory under the name that this version of transformers has for it."""
+    return {CACHE: past_key_values}
+
+
+def memory_of(outputs: Any) -> dict[str, Any]:
+    """What a model returned of it, under that name."""
+    return memory(getattr(outputs, CACHE))
+
+
 def shift_tokens_right(labels: torch.Tensor, pad_token_id: int, decoder_start_token_id: int) -> torch.Tensor:
     """The decoder's inputs under teacher forcing: the labels, one step late. Ignored labels become padding."""
     shifted = labels.new_full(labels.shape, decoder_start_token_id)  # (batch, target)
@@ -414,7 +424,7 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            **{CACHE: getattr(outputs, CACHE)},
+            **memory_of(outputs),
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

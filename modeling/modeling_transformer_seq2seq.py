@@ -31,7 +31,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_transformer_seq2seq import TransformerSeq2SeqConfig
-from .modeling_seq2seq import CACHE, Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, seq2seq_loss, token_mask
+from .modeling_seq2seq import Seq2SeqEmbeddingsMixin, Seq2SeqHeadMixin, memory, memory_of, seq2seq_loss, token_mask
 from .pipeline_seq2seq import at_least_float32
 from .positions_transformer_seq2seq import Angles, RelativePositions, adds_to_scores, count_positions, place, rotate
 
@@ -334,7 +334,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            **{CACHE: None if past_key_values is None else past_key_values.self_attention_cache},
+            **memory(None if past_key_values is None else past_key_values.self_attention_cache),
             allow_is_causal_skip=not adds_to_scores(self.config),
         )
         cross_mask = create_bidirectional_mask(
@@ -358,7 +358,7 @@ class TransformerSeq2SeqDecoder(TransformerSeq2SeqStack):
                 **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.layer_norm(hidden_states), **{CACHE: past_key_values}
+            last_hidden_state=self.layer_norm(hidden_states), **memory(past_key_values)
         )
 
 
@@ -411,7 +411,7 @@ class TransformerSeq2SeqModel(Seq2SeqEmbeddingsMixin, TransformerSeq2SeqPreTrain
         )
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            **{CACHE: getattr(outputs, CACHE)},
+            **memory_of(outputs),
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,

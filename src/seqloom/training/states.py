@@ -102,7 +102,7 @@ def _check_metadata(path: Path) -> None:
                 torch.load(io.BytesIO(part.read(place.length)), map_location="cpu", weights_only=True)
 
 
-def _member(kind: object, name: object) -> object:
+def _member(kind: object, name: str) -> object:
     """What ``getattr`` may be asked for: some versions of Python (3.11.2) pickle an enumeration's members by it."""
     if isinstance(kind, EnumMeta) and name in kind.__members__:
         return kind.__members__[name]
