@@ -78,7 +78,7 @@ class TestPages:
         assert path not in READMES or checked >= {"train", "evaluate", "compare", "attend", "push"}
 
     def test_links(self, path):
-        for link in re.findall(r"\]\(([^)#:]+)[)#]", path.read_text(encoding="utf-8")):
+        for link in re.findall(r"(?<!\\)\]\(([^)#:]+)[)#]", path.read_text(encoding="utf-8")):
             assert (path.parent / link).exists(), link
 
     def test_settings(self, path):

@@ -34,7 +34,7 @@ def test_links():
     outside = [
         f"{path.name}: {link}"
         for path in DOCS.rglob("*.md")
-        for link in re.findall(r"\]\(([^)#:]+)[)#]", path.read_text(encoding="utf-8"))
+        for link in re.findall(r"(?<!\\)\]\(([^)#:]+)[)#]", path.read_text(encoding="utf-8"))
         if not (path.parent / link).resolve().is_relative_to(DOCS) or not (path.parent / link).is_file()
     ]
     assert not outside
