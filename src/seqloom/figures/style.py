@@ -105,8 +105,8 @@ def look(number: int) -> dict[str, Any]:
 def share_legend(figure: Figure, panel: Axes) -> None:
     """One legend above all panels, of the lines of one of them."""
     handles, labels = panel.get_legend_handles_labels()
-    widths = [len(label) + 8 for label in labels]  # in letters, of which a line has room for about 120
-    ncols = len(labels) if sum(widths) <= 120 else max(1, 120 // max(widths))
+    widths = [len(label) + 8 for label in labels]  # in letters, of which a line has room for about 110
+    ncols = len(labels) if sum(widths) <= 110 else max(1, 110 // max(widths))
     figure.legend(handles, labels, loc="outside upper center", ncols=ncols, frameon=False)
 
 
