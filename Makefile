@@ -25,7 +25,7 @@ bench: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/bench.py $(BENCH)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -q -n auto --dist loadfile
+	$(RUN) -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 # Without the tests that start processes, train models or take more than a second.
 test-fast: $(VENV)/installed

@@ -47,9 +47,19 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+LONG = (
+    "test_guest_family", "test_distributed", "test_recovery", "test_signals", "test_search", "test_to_onnx",
+    "test_shell", "test_in_use", "test_checkpoints", "test_comparison", "test_comparison_weight", "test_notebooks",
+    "test_generation", "test_translate", "test_generate_engine", "test_comparison_attention", "test_restoring",
+    "test_trainer", "test_jobs", "test_sharing", "test_pushed_models", "test_to_torch", "test_export", "test_models",
+)  # fmt: skip
+"""Files of a minute or so, which begin first, so that none of them is left to one process at the end."""
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Comparisons train and measure throughout."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         if "comparison" in item.path.parts or item.path.stem == "test_guest_family":
             item.add_marker("slow")

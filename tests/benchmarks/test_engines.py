@@ -50,7 +50,7 @@ class TestOutputs:
     @pytest.mark.parametrize(
         "name",
         [
-            pytest.param(name, marks=[pytest.mark.long] if engine.dtype == "int8" else [])
+            pytest.param(name, marks=[pytest.mark.long] if engine.dtype == "int8" or "onnx" in name else [])
             for name, engine in ENGINES.items()
             if engine.packages
         ],

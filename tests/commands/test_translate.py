@@ -106,7 +106,7 @@ class TestCommand:
             assert message in capsys.readouterr().err
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("engine", ["ctranslate2", "onnx"])
+    @pytest.mark.parametrize("engine", ["ctranslate2", pytest.param("onnx", marks=pytest.mark.long)])
     def test_several_outputs_of_an_exported_model(self, engine, tmp_path, monkeypatch, capsys):
         exported(tmp_path, lively(1), engine)
         found = []

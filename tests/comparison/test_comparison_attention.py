@@ -148,7 +148,7 @@ class TestAttentionOrNone:
         folder = tmp_path / "run"
         candidate = Candidate("mine", (folder,), None, (42,), (folder / "evaluation" / "test" / "predictions.jsonl",))
         result = attention_module.measure(
-            [candidate], Options(tmp_path, num_jobs=2), num_buckets=2, longest=8, updates=2, num_pairs=100,
+            [candidate], Options(tmp_path, num_jobs=1), num_buckets=2, longest=8, updates=2, num_pairs=100,
             overrides=["--max_new_tokens", "3", "--warmup_steps", "0"],
         )  # fmt: skip
         assert sum(result["data"]["counts"]) == 31

@@ -71,7 +71,7 @@ sys.exit(main([last]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_learn_the_same(tmp_path, data):
     """Losses, norms, validations with decoding, the mean's validation and the final scores; and they end."""
     changes = {
