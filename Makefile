@@ -1,6 +1,7 @@
 # make demo: train and score an RNN and a Transformer on the built-in task.  make compare: a report on both families,
 # every question asked, within a quarter of an hour.  make bench: speed and costs, side by side with others.
-# make test: the tests; make test-fast: those of a minute; make test-long: the rest, over more models.  make docs: the documentation as a site.
+# make test: the tests; make test-fast: those of a minute; make test-long: some of them over more models.
+# make docs: the documentation as a site.
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python

@@ -58,7 +58,7 @@ LONG = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Comparisons train and measure throughout."""
+    """Long files first; comparisons train and measure throughout."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         if "comparison" in item.path.parts or item.path.stem == "test_guest_family":

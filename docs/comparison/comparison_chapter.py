@@ -12,21 +12,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from seqloom.comparison.report import contents, plain, provenance, summary_tables
-from seqloom.comparison.sections import Table
+from seqloom.comparison.report import contents, markdown_table, plain, provenance, summary_tables
 from seqloom.support import disk
 from seqloom.support.language import Language, speaking
-from seqloom.support.wording import table
 
 HERE = Path(__file__).parent
 RECORD = HERE / "report.json"
 PAGES: dict[Language, Path] = {"en": HERE.parent / "comparison.md", "ko": HERE.parent / "comparison.ko.md"}
-
-
-def drawn(one: Table) -> str:
-    """A table of the report; columns of numbers to the right."""
-    headers = [one.header[0], *(f"{header}:" for header in one.header[1:])]
-    return table(headers, [[plain(cell) for cell in row] for row in one.rows])
 
 
 def page(record: dict[str, Any], language: Language) -> str:
@@ -42,7 +34,7 @@ def page(record: dict[str, Any], language: Language) -> str:
         return environment.get_template(f"chapter.{language}.md.jinja").render(
             command=record["command"], provenance=provenance(record),
             conclusion="\n\n".join(f"**{heading}:** {plain(said)}" for heading, said in screen.lines),
-            ranking=drawn(screen.ranking), summary=drawn(own),
+            ranking="\n".join(markdown_table(screen.ranking)), summary="\n".join(markdown_table(own)),
             found={name: "\n".join(f"- {plain(one)}" for one in part.findings) for name, part in sections.items()},
             limits={name: plain(part.limits) for name, part in sections.items()},
         )  # fmt: skip

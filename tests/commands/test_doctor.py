@@ -12,6 +12,7 @@ from seqloom.__main__ import main
 from seqloom.commands import checkup
 from seqloom.commands.checkup import BROKEN, OK, OPTIONAL, TO_MEND, Finding
 from seqloom.commands.doctor import in_a_line
+from seqloom.modeling.modeling_seq2seq import CACHE
 
 
 @pytest.mark.slow
@@ -70,7 +71,7 @@ def test_models_that_decode_otherwise(monkeypatch):
     whole = GenerationMixin.prepare_inputs_for_generation
 
     def without_cache(self, input_ids, **kwargs):
-        return whole(self, input_ids, **kwargs) | {"past_key_values": None}
+        return whole(self, input_ids, **kwargs) | {CACHE: None}
 
     monkeypatch.setattr(GenerationMixin, "prepare_inputs_for_generation", without_cache)
     found = checkup.models()

@@ -316,10 +316,7 @@ SHELLS = [
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
-@pytest.mark.parametrize(
-    ("line", "status", "message"),
-    [pytest.param(*case, marks=[] if place % 2 else [pytest.mark.long]) for place, case in enumerate(SHELLS)],
-)
+@pytest.mark.parametrize(("line", "status", "message"), SHELLS)
 def test_streams(tmp_path, line, status, message):
     """Readers that leave, streams that are closed, full disks: as the shell has them."""
     pairs = {name: write_pairs(tmp_path, name, 40) for name in ("few", "validation", "test")}

@@ -146,7 +146,7 @@ def markdown(
     lines += [*_markdown_screen(screen, sections), f"## {say('In short')}", ""]
     lines += [*(f"- {plain(caution)}" for caution in cautions_of(sections)), ""] if cautions_of(sections) else []
     for table in summary:
-        lines += [*_markdown_table(table), ""]
+        lines += [*markdown_table(table), ""]
     for name, section in sections.items():
         lines += [f"## {section.title}", "", f"*{section.question}*", ""]
         lines += [*(f"- {plain(finding)}" for finding in section.findings), ""]
@@ -154,7 +154,7 @@ def markdown(
             if isinstance(part, Plot):
                 lines += [f"![{plain(part.caption)}](figures/{part.name}.png)", ""]
             elif isinstance(part, Table):
-                lines += [*_markdown_table(part), ""]
+                lines += [*markdown_table(part), ""]
             elif isinstance(part, Examples):
                 lines += [say("The page report.html shows sentences, to be filtered and sorted."), ""]
             else:
@@ -176,7 +176,7 @@ def _markdown_screen(screen: FirstScreen, sections: dict[str, Section]) -> list[
     if screen.plot:
         lines += [f"![{plain(screen.plot.caption)}](figures/{screen.plot.name}.png)", ""]
     if screen.ranking:
-        lines += [*_markdown_table(screen.ranking), ""]
+        lines += [*markdown_table(screen.ranking), ""]
     asked = screen.questions(sections)
     lines += [f"- [{plain(question)}](#{_slug(sections[name].title)})" for name, question in asked.items()]
     return [*lines, ""] if asked else lines
@@ -266,7 +266,8 @@ def _numeric(table: Table) -> list[bool]:
     return [all(re.match(r"[-−+±<≈]?\s?\d|[–-]?$", cell) for cell in column) for column in columns]
 
 
-def _markdown_table(table: Table) -> list[str]:
+def markdown_table(table: Table) -> list[str]:
+    """A table's lines, below its caption."""
     numeric = _numeric(table)
     rows = [table.header, *table.rows]
     lines = [f"| {' | '.join(plain(cell) for cell in row)} |" for row in rows]
