@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from common import FEWEST, Result, check_rounds, end_in_one_sentence, ratio_of, save, speeds_of, take_turns
 from common import versions as versions_of
-from engines import ENGINES, SOURCES, STOCK, Decode, Ids, NotHere, Search, export_all, load_engine
+from engines import ENGINES, SOURCES, STOCK, Decode, Ids, NotHere, Search, export_all, load_engine, load_ours
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -45,7 +45,8 @@ LENGTHS = {"short": 10, "long": 40}
 SOURCES_A_ROUND = {"random": {1: 2}, "real": {1: 4, 64: 128}}
 """Sentences in a round, by the number that is decoded together; by default that number."""
 MOST_DIFFERENT = 0.05
-"""Share of sentences in which what must give the same tokens may differ: where two scores are all but equal."""
+"""Share of sentences in which what must give the same tokens may differ for the worse: where two scores are all but
+equal, a search goes on with one or the other, and as often finds a better output by it as a worse one."""
 EXTRA = ("ctranslate2", "onnxruntime")
 
 
@@ -73,6 +74,10 @@ SHAPES = {
     "gru": partial(recurrent, "gru"),
     "lstm": partial(recurrent, "lstm"),
 }
+
+
+Pair = tuple[list[int], list[int], list[int]]
+"""A source, an engine's output for it and `generate`'s."""
 
 
 @dataclass
@@ -266,7 +271,7 @@ def measure(
         for batch in args.batches:
             for beams in args.beams:
                 search = Search(beams, batch, **limits)
-                result = measure_case(engines, subject.rounds[batch, length], search, args)
+                result = measure_case(subject.folder, engines, subject.rounds[batch, length], search, args)
                 result = {
                     "model": subject.name, "words": subject.words, "batch": batch, "beams": beams, "length": length,
                     "limits": limits, "missing": missing, **result,
@@ -276,11 +281,13 @@ def measure(
     return results
 
 
-def measure_case(engines: dict[str, Decode], inputs: Sequence[Ids], search: Search, args: Any) -> Result:
+def measure_case(
+    folder: Path, engines: dict[str, Decode], inputs: Sequence[Ids], search: Search, args: argparse.Namespace
+) -> Result:
     """All engines in turn, each with every number of threads, on the same sentences.
 
     Raises:
-        ValueError: What must give the tokens of `generate` gives others.
+        ValueError: What must give the tokens of `generate` gives others, of lower scores.
     """
     keys = [(name, threads) for name in engines for threads in args.threads]
     sides = {label(*key): partial(engines[key[0]], search=search, threads=key[1]) for key in keys}
@@ -298,32 +305,49 @@ def measure_case(engines: dict[str, Decode], inputs: Sequence[Ids], search: Sear
             return {"rounds": 0, "engines": {}, "left_out": f"{why}: more than --most_seconds {args.most_seconds:g}"}
     rounds = max(FEWEST, min(args.most_rounds, round(args.seconds / taken)))
     counted: dict[str, list[int]] = {name: [] for name in sides}
-    other = dict.fromkeys(sides, 0)
+    others: dict[str, list[Pair]] = {name: [] for name in sides}
     stock = label(STOCK, args.threads[0])
 
     def check(outputs: dict[str, Ids]) -> None:
+        sources = inputs[len(counted[stock]) % len(inputs)]
         for name, found in outputs.items():
             counted[name].append(sum(map(len, found)))
-            other[name] += sum(a != b for a, b in zip(found, outputs[stock], strict=True))
+            pairs = zip(sources, found, outputs[stock], strict=True)
+            others[name] += [pair for pair in pairs if pair[1] != pair[2]]
 
     laps = take_turns(search.words, sides, inputs, rounds=rounds, warmup=0, check=check)
     num_sentences = rounds * len(inputs[0])
     measured: dict[str, dict[str, Result]] = {name: {} for name in engines}
     for name, threads in keys:
         side, base = label(name, threads), label(STOCK, threads)
-        if ENGINES[name].same_tokens and other[side] > MOST_DIFFERENT * num_sentences:
+        most = MOST_DIFFERENT * num_sentences
+        if ENGINES[name].same_tokens and len(others[side]) > most and (worse := num_worse(folder, others[side])) > most:
             raise ValueError(
-                f"{side}: {other[side]:,} of {num_sentences:,} outputs are not those of {STOCK}, which must be the "
-                "same: nothing that is timed would mean anything."
+                f"{side}: {len(others[side]):,} of {num_sentences:,} outputs are not those of {STOCK}, and {worse:,} "
+                "have a lower score: nothing that is timed would mean anything."
             )
         measured[name][str(threads)] = {
             "tokens_per_second": statistics.median(speeds_of(counted[side], laps.seconds[side])),
             **ratio_of(laps.seconds[base], laps.seconds[side]),  # of time, since it is the same sentences
-            "other_outputs": other[side],
+            "other_outputs": len(others[side]),
             "cpu_share": laps.cpu_share[side],
             "seconds": laps.seconds[side],
         }
     return {"rounds": rounds, "sentences": num_sentences, "engines": measured, "left_out": None}
+
+
+def num_worse(folder: Path, pairs: Sequence[Pair]) -> int:
+    """How many outputs have a lower score than `generate`'s: the mean log-probability of a token, in float64."""
+    model = load_ours(folder).double()
+    start = model.config.decoder_start_token_id
+
+    @torch.inference_mode()
+    def score(source: list[int], output: list[int]) -> float:
+        asked = {"input_ids": torch.tensor([source]), "decoder_input_ids": torch.tensor([[start, *output[:-1]]])}
+        log_probs = model(**asked).logits[0].log_softmax(-1)  # (output, vocab)
+        return float(log_probs.gather(-1, torch.tensor(output)[:, None]).mean())
+
+    return sum(score(source, found) < score(source, stock) for source, found, stock in pairs)
 
 
 def label(engine: str, threads: int) -> str:

@@ -3,14 +3,16 @@
 import argparse
 import json
 import sys
+from pathlib import Path
 
 import decoding_speed
 import pytest
 from decoding_speed import measure, measure_case, measure_quality, parse, speed_table, trained_subject
-from engines import STOCK, Search
+from engines import STOCK, Search, load_engine
 from helpers.tiny import tiny
 
 SEARCH = Search(1, 2, max_new_tokens=3)
+NONE = Path("no model is asked")
 INPUTS = [[[5, 2], [6, 7, 2]], [[8, 2], [9, 2]]]
 ARGS = {"threads": [1], "seconds": 0.01, "most_seconds": 60.0, "most_rounds": 8, "batches": [2], "beams": [1]}
 
@@ -28,6 +30,10 @@ def backwards(sources, search, threads):
     return [ids[::-1] for ids in sources]
 
 
+def nines(sources, search, threads):
+    return [[9, 9, 9]] * len(sources)
+
+
 def parsed(monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["decoding_speed.py", *words.split()])
     return parse()
@@ -35,7 +41,7 @@ def parsed(monkeypatch, words):
 
 class TestCases:
     def test_every_side_is_measured(self):
-        found = measure_case({STOCK: copy, "seqloom float32": copy}, INPUTS, SEARCH, args(threads=[1, 2]))
+        found = measure_case(NONE, {STOCK: copy, "seqloom float32": copy}, INPUTS, SEARCH, args(threads=[1, 2]))
         assert found["rounds"] == 8
         assert found["sentences"] == 16
         for of_threads in found["engines"].values():
@@ -44,15 +50,20 @@ class TestCases:
         assert found["engines"][STOCK]["2"]["ratio"] == 1
 
     def test_other_outputs_are_counted(self):
-        found = measure_case({STOCK: copy, "seqloom int8": backwards}, INPUTS, SEARCH, args())
+        found = measure_case(NONE, {STOCK: copy, "seqloom int8": backwards}, INPUTS, SEARCH, args())
         assert found["engines"]["seqloom int8"]["1"]["other_outputs"] == 16
 
-    def test_what_must_be_the_same_is_refused(self):
-        with pytest.raises(ValueError, match=r"seqloom float32, 1 thread: 16 of 16 outputs are not those of generate"):
-            measure_case({STOCK: copy, "seqloom float32": backwards}, INPUTS, SEARCH, args())
+    def test_what_must_be_the_same_is_refused(self, tmp_path):
+        """But where its scores are not lower: two beams were all but equal, and it went on with the other."""
+        decoding_speed.save_random(small(), tmp_path)
+        greedy = load_engine(STOCK, tmp_path, tmp_path, [1])
+        with pytest.raises(ValueError, match=r"float32, 1 thread: (\d+) of \1 outputs .* and \1 have a lower score"):
+            measure_case(tmp_path, {STOCK: greedy, "seqloom float32": nines}, INPUTS, SEARCH, args())
+        found = measure_case(tmp_path, {STOCK: nines, "seqloom float32": greedy}, INPUTS, SEARCH, args())
+        assert found["engines"]["seqloom float32"]["1"]["other_outputs"] == found["sentences"]
 
     def test_what_takes_too_long_is_left_out(self):
-        found = measure_case({STOCK: copy}, INPUTS, SEARCH, args(most_seconds=0.0))
+        found = measure_case(NONE, {STOCK: copy}, INPUTS, SEARCH, args(most_seconds=0.0))
         assert found["engines"] == {}
         assert "more than --most_seconds 0" in found["left_out"]
         assert speed_table({**found, "missing": {}}).startswith("Left out: 1 run of 1")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import bench
 import costs
@@ -58,6 +59,7 @@ def decoded():
             "limits": {"max_new_tokens": 12},
             "missing": {"CTranslate2 int8": "ctranslate2 is not installed"}}  # fmt: skip
     measured = measure_case(
+        Path("no model is asked"),
         {name: lambda ids, search, threads, run=run: run(ids, search, threads) for name, run in engines.items()},
         [[[5, 2], [6, 2]]], Search(5, 2, 12), args,
     )  # fmt: skip
