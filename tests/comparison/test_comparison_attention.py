@@ -59,9 +59,9 @@ class TestAttentionOrNone:
     def test_seen_and_not_seen(self):
         result = attention_result()
         first, second = attention_module.section(result).findings
-        more = "18.0 [14.1, 21.9] more"
-        assert f" SEEN: plain is 1.0 points behind looking on the shortest and 19.0 on the longest, {more}." in first
-        assert " SEEN: GRU, no attention is 0.0 points behind Transformer" in second
+        ends = "-1.0 points on the shortest and -19.0 on the longest, a change of -18.0 [-21.9, -14.1]"
+        assert f" SEEN: plain minus looking: {ends}." in first
+        assert " SEEN: GRU, no attention minus Transformer: +0.0 points" in second
         assert "NOT" not in first + second.replace("and not of", "")
         for part in (result["data"], result["recall"]):
             part["gaps"][0]["change"]["value"] = -18.0
@@ -71,13 +71,13 @@ class TestAttentionOrNone:
         """Farther behind on long sources than on short ones, but no farther than chance may have it."""
         result = attention_result()
         result["data"]["gaps"][0]["change"]["error"] = 12.0
-        assert "NOT CLEAR: plain is 1.0 points behind looking" in attention_module.section(result).findings[0]
+        assert "NOT CLEAR: plain minus looking: -1.0 points" in attention_module.section(result).findings[0]
         for part in (result["data"], result["recall"]):
             del part["gaps"]  # as an earlier version kept it
         for finding in attention_module.section(result).findings:
             assert "NOT CLEAR: " in finding
             assert "SEEN" not in finding
-        assert "and 19.0 on the longest, 18.0 more" in attention_module.section(result).findings[0]
+        assert "and -19.0 on the longest, a change of -18.0" in attention_module.section(result).findings[0]
 
     def test_gaps(self):
         """In points, by the runs' means; each model without attention against each one with it; less may be better."""

@@ -58,13 +58,13 @@ def cases_of(found: Sequence[dict[str, Any]]) -> list[Case]:
     return [
         Case(
             say(
-                "{without} is {short:.1f} points behind {other} on the shortest and {long:.1f} on the longest, "
-                "{growth} more",
+                "{without} minus {other}: {short:+.1f} points on the shortest and {long:+.1f} on the longest, a change "
+                "of {change}",
                 without=in_words(gap["without"]),
-                short=gap["short"],
                 other=in_words(gap["with"]),
-                long=gap["long"],
-                growth=in_points(gap["long"] - gap["short"], estimate_of(gap["change"])),
+                short=-gap["short"] + 0.0,  # 0.0 and not -0.0
+                long=-gap["long"] + 0.0,
+                change=in_points(gap["short"] - gap["long"], estimate_of(gap["change"])),
             ),
             estimate_of(gap["change"]),
         )
@@ -72,9 +72,10 @@ def cases_of(found: Sequence[dict[str, Any]]) -> list[Case]:
     ]
 
 
-def in_points(change: float, known: Estimate | None) -> str:
-    """``12.3 [8.0, 16.6]``, the interval where there is one."""
-    return f"{change:.1f}" + ("" if known is None else " [{:.1f}, {:.1f}]".format(*known.interval()))
+def in_points(change: float, growth: Estimate | None) -> str:
+    """``-12.3 [-16.6, -8.0]`` of a gap that grows so much; the interval where there is one."""
+    bounds = "" if growth is None else " [{:+.1f}, {:+.1f}]".format(*sorted(-bound for bound in growth.interval()))
+    return f"{change + 0.0:+.1f}{bounds}"
 
 
 def recall_finding(probe: dict[str, Any]) -> str:
