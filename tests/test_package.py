@@ -68,7 +68,9 @@ INSIDE = {
         "tokenization", "scan",
     ),
     "figures": ("pages", "curves", "style", "fonts"),
-    "support": ("console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "xet"),
+    "support": (
+        "console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "hub_files", "xet",
+    ),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""
 

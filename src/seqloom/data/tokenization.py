@@ -29,6 +29,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from seqloom import run_folder
 from seqloom.modeling.tokenization_seq2seq_pair import Seq2SeqPairTokenizer
 from seqloom.settings.schema import TokenizerSettings
+from seqloom.support.hub_files import is_only_here
 from seqloom.support.wording import listing
 from seqloom.support.xet import with_cure
 
@@ -101,7 +102,9 @@ def load_tokenizer(
         ValueError: There is none, it cannot be read, or it lacks padding or an end to its texts.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code, local_files_only=is_only_here(path)
+        )
         ids = tokenizer("a").input_ids
     except Exception as error:  # OSError, ValueError, KeyError, TypeError, and the Rust library's, a plain Exception
         kind = "a folder without" if Path(path).is_dir() else "neither a folder nor a Hub name with"

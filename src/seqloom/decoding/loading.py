@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -27,6 +27,7 @@ from seqloom.data.tokenization import check_matches, load_tokenizer, target_toke
 from seqloom.decoding.exported import ExportedModel, open_exported
 from seqloom.decoding.values import check_value
 from seqloom.modeling import CONFIG_CLASSES
+from seqloom.support.hub_files import file_of, is_only_here, out_of_reach
 from seqloom.support.machine import default_device
 from seqloom.support.xet import with_cure
 
@@ -107,18 +108,16 @@ def exported_on_hub(name: str, revision: str | None = None, trust_remote_code: b
     Raises:
         ValueError: It is compiled code, and ``trust_remote_code`` is not given.
     """
-    try:
-        about = Path(hf_hub_download(name, run_folder.EXPORT, revision=revision))
-    except (OSError, ValueError):  # it has none, or there is no such name, which loading says
-        return None
-    if not run_folder.is_exported(about.parent):
+    about = file_of(name, run_folder.EXPORT, revision)
+    if about is None or not run_folder.is_exported(about.parent):
         return None
     if run_folder.read_object(about).get("engine") == "torch" and not trust_remote_code:
         raise ValueError(
             f"{name} is compiled code that somebody shared: if you trust whoever compiled it, give --trust_remote_code "
             "(in Python, trust_remote_code=True)."
         )
-    return Path(snapshot_download(name, revision=about.parent.name))  # the commit that it was found in
+    commit = about.parent.name
+    return Path(snapshot_download(name, revision=commit, local_files_only=is_only_here(name)))
 
 
 def open_pair(
@@ -169,7 +168,7 @@ def whole_model(
     Raises:
         ValueError: As for `load_model`; the message says what is wrong with which file.
     """
-    check_exists(name)
+    check_exists(name, revision)
     if run_folder.is_exported(Path(name)):
         raise ValueError(
             f"{name} is an exported model, which seqloom translate, seqloom evaluate and seqloom.translate decode "
@@ -181,7 +180,7 @@ def whole_model(
         with LOADING:
             model, info = AutoModelForSeq2SeqLM.from_pretrained(
                 name, revision=revision, trust_remote_code=trust_remote_code, output_loading_info=True,
-                ignore_mismatched_sizes=True, **options,
+                ignore_mismatched_sizes=True, local_files_only=is_only_here(name), **options,
             )  # fmt: skip
     except UNREADABLE as error:
         raise ValueError(f"no seq2seq model can be loaded from {name!r}: {with_cure(error)}") from None
@@ -207,13 +206,7 @@ def check_files(name: str, revision: str | None = None) -> None:
         raise ValueError(f"{name} holds no model: it has no {run_folder.CONFIG}; give the folder of one that is saved.")
     found = {}
     for file in (run_folder.CONFIG, "generation_config.json", "model.safetensors.index.json"):
-        path = folder / file
-        if not folder.is_dir():
-            try:
-                path = Path(hf_hub_download(name, file, revision=revision))
-            except (OSError, ValueError):  # it is not there, or no name of the Hub's, which loading says
-                continue
-        if path.is_file():
+        if (path := file_of(name, file, revision)) is not None:  # else it is no name of the Hub's, which loading says
             found[file] = run_folder.read_object(path)
     shards = found.get("model.safetensors.index.json", {"weight_map": {}}).get("weight_map")
     if not isinstance(shards, dict):
@@ -333,12 +326,23 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(first[:LISTED]) + (f" and {len(first) - LISTED:,} more" if len(first) > LISTED else "")
 
 
-def check_exists(name: str) -> None:
-    """Makes sure that what looks like a folder is one; the Hub knows whether it has the others."""
+def check_exists(name: str, revision: str | None = None) -> None:
+    """Refuses what looks like a folder and is none, and what only a Hub that is out of reach could tell more about.
+
+    Raises:
+        ValueError: It is such a name.
+    """
+    if Path(name).exists():
+        return
     parent = Path(name).parent
-    is_path = name.startswith((".", "/", "~", "\\")) or (parent != Path() and parent.is_dir())
-    if is_path and not Path(name).exists():
+    if name.startswith((".", "/", "~", "\\")) or (parent != Path() and parent.is_dir()):
         raise ValueError(f"there is no folder {name}; give the output folder of a run, or a name on the Hub.")
+    why = out_of_reach()
+    if why and not any(file_of(name, file, revision) for file in (run_folder.CONFIG, run_folder.EXPORT)):
+        raise ValueError(
+            f"there is no folder {name} here, and the Hub, which may have a model of that name, is out of reach "
+            f"({why}); nor was it fetched before: give the output folder of a run, or try again with a network."
+        )
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, hf_hub_download
+from huggingface_hub import ModelCard
 from transformers import PreTrainedTokenizerBase
 
 from seqloom import run_folder
@@ -18,6 +18,7 @@ from seqloom.decoding.engine import decoder_for
 from seqloom.decoding.loading import Seq2SeqLM, load_model, tokenizer_of
 from seqloom.decoding.search import Decoder
 from seqloom.decoding.translate import translate
+from seqloom.support.hub_files import file_of
 
 MOST_EXAMPLES = 6
 
@@ -102,17 +103,6 @@ def examples_of(name: str, revision: str | None, header: dict[str, Any]) -> list
         return [] if record is None else texts_of(run_folder.read_object(record).get("example"))
     except ValueError:
         return []
-
-
-def file_of(name: str, file: str, revision: str | None) -> Path | None:
-    """A file that lies beside a model, if it does."""
-    if Path(name).is_dir():
-        path = Path(name) / file
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(name, file, revision=revision))
-    except (OSError, ValueError):  # there is none, or the Hub is out of reach
-        return None
 
 
 def texts_of(value: Any) -> list[str]:

@@ -33,6 +33,7 @@ from seqloom.scoring.trials import try_metrics
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
 from seqloom.support import disk
 from seqloom.support.foreign import from_json
+from seqloom.support.hub_files import is_only_here
 from seqloom.support.language import say
 from seqloom.support.wording import listing, p_value, value_in_words, with_interval
 
@@ -161,7 +162,9 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         return False
     scores = read_scores(folder)
     try:
-        config = GenerationConfig.from_pretrained(name, revision=settings.revision or "main")
+        config = GenerationConfig.from_pretrained(
+            name, revision=settings.revision or "main", local_files_only=is_only_here(name)
+        )
     except OSError:  # only the model itself tells
         config = open_model(name, settings.revision, settings.trust_remote_code).generation_config
     generation = decoding_of(config, generate_kwargs, settings.seed)

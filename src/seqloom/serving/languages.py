@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from seqloom import run_folder
 from seqloom.decoding.loading import check_exists
 from seqloom.settings.reading import load_run_settings
+from seqloom.support.hub_files import file_of
 from seqloom.support.wording import plural
 
 
@@ -71,13 +72,9 @@ def own_pair(model: str, revision: str | None = None) -> tuple[str, str]:
 def of_card(model: str, revision: str | None = None) -> list[str]:
     """The languages in the header of a model's card; none where it has none."""
     try:
-        if Path(model).is_dir():
-            card = ModelCard.load(Path(model) / run_folder.CARD, ignore_metadata_errors=True)
-        else:
-            from huggingface_hub import hf_hub_download
-
-            path = hf_hub_download(model, run_folder.CARD, revision=revision)
-            card = ModelCard.load(path, ignore_metadata_errors=True)
+        if (path := file_of(model, run_folder.CARD, revision)) is None:
+            return []
+        card = ModelCard.load(path, ignore_metadata_errors=True)
     except (OSError, ValueError, HfHubHTTPError, yaml.YAMLError):
         return []
     said = card.data.to_dict().get("language") or []

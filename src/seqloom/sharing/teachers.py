@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import ModelCard, try_to_load_from_cache
 from transformers import PreTrainedConfig
 
 from seqloom import run_folder
@@ -14,6 +14,7 @@ from seqloom.modeling import Seq2SeqConfig
 from seqloom.scoring import metrics
 from seqloom.sharing.privacy import last_part
 from seqloom.support.disk import sha256
+from seqloom.support.hub_files import file_of
 from seqloom.support.wording import as_code, in_markdown, together
 
 NO_PART = {
@@ -56,12 +57,11 @@ def commit_of(name: str, revision: str | None = None) -> str | None:
 
 def _of_card(name: str, revision: str | None) -> dict[str, Any]:
     """Licence and languages that a model's own card states."""
-    path = Path(name) / run_folder.CARD
+    if (path := file_of(name, run_folder.CARD, revision)) is None:
+        return {}
     try:
-        if not Path(name).is_dir():
-            path = Path(hf_hub_download(name, run_folder.CARD, revision=revision))
         header = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
-    except (OSError, ValueError, yaml.YAMLError):  # there is none, it is damaged, or the Hub is out of reach
+    except (OSError, ValueError, yaml.YAMLError):  # it is damaged
         return {}
     return {key: header[key] for key in ("license", "language") if header.get(key) not in (None, "unknown", [])}
 

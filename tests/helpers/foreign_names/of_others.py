@@ -526,7 +526,7 @@ def check_words_of_bleu(monkeypatch):
 
 
 @leans_on(
-    "module", "huggingface_hub", "huggingface_hub.constants", "checkup",
+    "module", "huggingface_hub", "huggingface_hub.constants", "checkup hub_files",
     "ENDPOINT and HF_HUB_OFFLINE are what the Hub is asked by",
 )  # fmt: skip
 def check_constants_of_hub():
