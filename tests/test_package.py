@@ -44,7 +44,7 @@ INSIDE = {
     "distillation": ("sequences", "choosing", "folder", "students"),
     "training": (
         "reproduction", "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material",
-        "refusals", "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "states", "devices",
+        "refusals", "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "r_drop", "states", "devices",
         "signals",
     ),
     "sharing": (
@@ -69,7 +69,8 @@ INSIDE = {
     ),
     "figures": ("pages", "curves", "style", "fonts"),
     "support": (
-        "console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "hub_files", "xet",
+        "console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "hub_files",
+        "xet",
     ),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""

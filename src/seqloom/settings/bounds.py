@@ -17,7 +17,7 @@ LEAST = {
         "early_stopping_patience": 1, "num_threads": 1, "average_checkpoints": 0, "logging_steps": 1,
         "save_steps": 1, "save_total_limit": 1, "loss_chunk_tokens": 1,
         "max_skipped_updates": 0,
-        "weight_decay": 0, "label_smoothing_factor": 0, "seed": 0,
+        "weight_decay": 0, "label_smoothing_factor": 0, "r_drop_alpha": 0, "seed": 0,
     },
     "distillation": {"alpha": 0, "top_k": 1},
     "generation": {"num_beams": 1, "max_new_tokens": 1, "decode_batch_tokens": 1, "coverage_penalty": 0},

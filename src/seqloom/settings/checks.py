@@ -127,11 +127,17 @@ def _check_distillation(settings: Settings) -> None:
         raise ValueError(
             f"distillation.temperature is {distillation.temperature}; it must be more than 0 (1 or 2, say)."
         )
-    if distillation.teacher is not None and settings.training.loss_chunk_tokens is not None:
-        raise ValueError(
-            f"training.loss_chunk_tokens is {settings.training.loss_chunk_tokens}, which keeps no scores, but "
-            "distillation.teacher is held against the student's scores: leave one of them out."
-        )
+    training = settings.training
+    held = {
+        "distillation.teacher is held against the student's scores": distillation.teacher is not None,
+        "training.r_drop_alpha holds scores against each other": training.r_drop_alpha > 0,
+    }
+    for what, is_so in held.items():
+        if is_so and training.loss_chunk_tokens is not None:
+            raise ValueError(
+                f"training.loss_chunk_tokens is {training.loss_chunk_tokens}, which keeps no scores, but {what}: leave "
+                "one of them out."
+            )
 
 
 def _check_options(settings: Settings) -> None:

@@ -133,6 +133,7 @@ def hyper_parameters(settings: Settings, record: dict[str, Any], config: Seq2Seq
         f"{plan['target_tokens_per_update']:,.0f} target tokens an update, {plan['padding']:.1%} padding{of_buffer}",
         "dropout": f"{config.dropout:g}",
         "label smoothing": f"{training.label_smoothing_factor:g}",
+        **({"R-Drop": f"α {training.r_drop_alpha:g} (Wu et al. 2021)"} if training.r_drop_alpha else {}),
         "precision": PRECISIONS.get(record["precision"], record["precision"]),
         "seed": str(training.seed),
     }
@@ -166,6 +167,10 @@ def curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[di
     notes = ["Losses are nats per target token."]
     if smoothing:
         notes.append(f"The training loss is taken with label smoothing {smoothing:g}, the validation loss without.")
+    if settings.training.r_drop_alpha:
+        notes.append(
+            "The training loss holds two passes with dropout against each other; the validation loss does not."
+        )
     if settings.distillation.teacher:
         notes.append("The training loss is that of the labels mixed with the teacher's; the validation loss is not.")
     if metric:

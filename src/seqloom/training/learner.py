@@ -24,6 +24,7 @@ from seqloom.support.console import say
 from seqloom.training.devices import prepare
 from seqloom.training.initialisation import fresh_model, frozen_parameters, initialise
 from seqloom.training.material import Material
+from seqloom.training.r_drop import check_dropout
 from seqloom.training.state import Progress, Run
 from seqloom.training.teaching import make_teacher
 
@@ -87,6 +88,7 @@ def make_model(settings: Settings, tokenizer: PreTrainedTokenizerBase, train_str
     """A model of the settings' family, for the tokenizer's vocabularies, with its generation config."""
     config = make_config(settings, tokenizer)
     check_matches(tokenizer, config)
+    check_dropout(config, settings.training.r_drop_alpha)
     model = fresh_model(config, settings.training)
     generation = settings.generation
     longest = generation.max_new_tokens
@@ -138,7 +140,11 @@ def use_fast_layers(run: Run) -> None:
         choice = layers.NOTHING
         if accelerator.is_main_process and accelerator.device.type == "cpu":
             tokens = training.batch_tokens or layers.MOST_ROWS
-            rows = tokens // (accelerator.num_processes * training.gradient_accumulation_steps)
+            rows = (
+                tokens
+                * (2 if training.r_drop_alpha else 1)
+                // (accelerator.num_processes * training.gradient_accumulation_steps)
+            )
             choice = layers.measure(model, rows, in_float32=accelerator.mixed_precision == "no")
         (progress.fast_layers,) = broadcast_object_list([choice])
     layers.speed_up(model, progress.fast_layers)

@@ -16,6 +16,7 @@ from seqloom.data.tokenization import target_tokenizer
 from seqloom.data.updates import EpochPosition
 from seqloom.support.console import say
 from seqloom.support.machine import peak_memory
+from seqloom.training.r_drop import disagreement, twice
 from seqloom.training.state import Run
 
 
@@ -52,15 +53,20 @@ def accumulate_gradients(run: Run, position: EpochPosition) -> float:
     """Forward and backward of all micro-batches; the update's loss over all processes."""
     accelerator, total = run.accelerator, torch.zeros((), device=run.accelerator.device)
     micro_batches = [piece for batch in position.micro_batches for piece in cut(batch, run.pieces)]
-    last = len(micro_batches) - 1
+    last, alpha = len(micro_batches) - 1, run.settings.training.r_drop_alpha
     for index, batch in enumerate(micro_batches):
         # Gradients travel between processes once, with the last micro-batch.
         with contextlib.nullcontext() if index == last else accelerator.no_sync(run.model):
             inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            outputs = run.model(**inputs, num_items_in_batch=position.num_tokens, use_cache=False, **run.loss_options)
+            num_tokens = position.num_tokens
+            if alpha:
+                inputs, num_tokens = twice(inputs), 2 * num_tokens
+            outputs = run.model(**inputs, num_items_in_batch=num_tokens, use_cache=False, **run.loss_options)
             loss = outputs.loss
             if run.teacher is not None:
-                loss = run.teacher.mixed(loss, outputs.logits, inputs, position.num_tokens)
+                loss = run.teacher.mixed(loss, outputs.logits, inputs, num_tokens)
+            if alpha:
+                loss = loss + alpha * disagreement(outputs.logits, inputs["labels"]) / position.num_tokens
             # DistributedDataParallel takes the mean over processes where a sum is wanted.
             accelerator.backward(loss * accelerator.num_processes)
             total += loss.detach()
