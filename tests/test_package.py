@@ -44,8 +44,8 @@ INSIDE = {
     "distillation": ("sequences", "choosing", "folder", "students"),
     "training": (
         "reproduction", "run", "loop", "ending", "restoring", "learner", "update", "tracking", "validation", "material",
-        "refusals", "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "r_drop", "states", "devices",
-        "signals",
+        "refusals", "clearing", "initialisation", "checkpoints", "stopping", "state", "teaching", "r_drop", "states",
+        "devices", "signals",
     ),
     "sharing": (
         "proof", "push", "handler", "card", "history", "sources", "teachers", "verify", "hub", "files", "code",
