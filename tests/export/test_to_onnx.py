@@ -74,6 +74,7 @@ def test_int8_is_near(name, tmp_path):
     "name", ["hybrid", *(pytest.param(name, marks=pytest.mark.long) for name in ("lstm-luong", "gelu-separate"))]
 )
 def test_card_says_how_to_run_it_without_seqloom(name, tmp_path):
+    """And a folder that was damaged since says so."""
     model, about = exported(tmp_path, name)
     assert about["checked"]["largest_difference"] < 1e-4
     code = (tmp_path / "made" / "README.md").read_text().split("```python\n")[1].split("```")[0]
@@ -87,10 +88,6 @@ def test_card_says_how_to_run_it_without_seqloom(name, tmp_path):
     assert translate(open_model(str(tmp_path / "made")), tokenizer, ["abcde", "b"], num_beams=3) == translate(
         model, tokenizer, ["abcde", "b"], num_beams=3
     )
-
-
-def test_damage_is_said(tmp_path):
-    exported(tmp_path, "gru-bahdanau")
     path = tmp_path / "made" / "decoder.onnx"
     path.write_bytes(b"x" * path.stat().st_size)
     with pytest.raises(ValueError, match=r"onnxruntime cannot read .*made \(decoder\.onnx: .*; the files are damaged"):

@@ -164,7 +164,8 @@ class TestMemory:
     @pytest.mark.slow
     def test_a_model_that_no_machine_holds(self, tmp_path, data, little_memory, capsys):
         """As the system itself refuses it."""
-        config = configure(tmp_path / "new", data, "rnn", model={"hidden_size": 280, "embedding_size": 2**20})
+        wide = {"hidden_size": 345, "embedding_size": 2**20, "bidirectional": False}  # the first matrix is too large
+        config = configure(tmp_path / "new", data, "rnn", model=wide)
         assert train.main([config, "--dry_run"]) == 1
         (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
         assert line.startswith("error: there is not enough memory (")
