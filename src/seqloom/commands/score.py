@@ -57,7 +57,8 @@ class Evaluate(Command):
             say(comparison_text(results))
             are_models = all((Path(name) / run_folder.CONFIG).is_file() for name in (self.model, self.against))
             if are_models and not Path("report").exists():
-                tell_next(typed("compare", self.model, self.against, "--output", "report"))
+                split = [] if results["split"] == "test" else ["--split", results["split"]]
+                tell_next(typed("compare", self.model, self.against, *split, "--output", "report"))
             return
         scores = evaluate_model(self.model, self.overrides, overwrite=self.overwrite)
         say(report(scores))

@@ -109,7 +109,7 @@ def compare_models(name: str, other: str, overrides: Sequence[str] = (), *, over
     folder = Path(settings.output_dir) if settings.output_dir else paths[name].parent
     with alone_in(folder):
         path = _write_beside(folder, f"against-{_short_name(other)}", results, overwrite)
-    return results | {"file": str(path)}
+    return results | {"file": str(path), "split": settings.split_to_score()}
 
 
 def _predictions_in(name: str) -> str:
