@@ -215,7 +215,7 @@ class TestRefusals:
         refused("the data has no test split", str(folder))
 
     def test_models(self, refused, folder, tmp_path):
-        refused("no seq2seq model can be loaded from 'someone/something'", "someone/something")
+        refused("there is no folder someone/something here, and the Hub, which may have", "someone/something")
         refused(f"there is no folder {tmp_path / 'nowhere'}", str(tmp_path / "nowhere"))
         config = GPT2Config(vocab_size=12, n_embd=8, n_layer=1, n_head=1)
         GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
