@@ -45,8 +45,8 @@ LENGTHS = {"short": 10, "long": 40}
 SOURCES_A_ROUND = {"random": {1: 2}, "real": {1: 4, 64: 128}}
 """Sentences in a round, by the number that is decoded together; by default that number."""
 MOST_DIFFERENT = 0.05
-"""Share of sentences in which what must give the same tokens may differ for the worse: where two scores are all but
-equal, a search goes on with one or the other, and as often finds a better output by it as a worse one."""
+"""Share of sentences in which what must give the same tokens may differ for the worse: of two scores that are equal to
+the last digits of a float32 a search may go on with either, and what comes of it in the end may be better or worse."""
 EXTRA = ("ctranslate2", "onnxruntime")
 
 

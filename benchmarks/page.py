@@ -34,8 +34,9 @@ HOW = f"""
   statistics); where it holds 1, no difference was shown. *Tokens/s* are output tokens, the end included, by the
   median.
 - *Equal outputs.* In every round outputs are held against `generate`'s. MarianMTModel, and seqloom's search in
-  float32, must write the same: a measurement is refused where more than 5 % of the sentences differ. int8 and
-  bfloat16 may write others, and CTranslate2 ends its beams by other rules: how many sentences differ is counted.
+  float32, must write the same: a measurement is refused where more than 5 % of the sentences differ and have a
+  lower score. int8 and bfloat16 may write others, and CTranslate2 ends its beams by other rules: how many sentences
+  differ is counted.
 - *{STOCK}* is transformers' own, called on seqloom's model. *seqloom* is what `seqloom.translate` searches with, its
   decoder made once. MarianMTModel has the same weights. CTranslate2 and onnxruntime run what `seqloom export` wrote;
   CTranslate2 searches by itself, over onnxruntime seqloom's search asks.

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import shlex
+import shutil
 import sys
 
 import pytest
@@ -59,6 +60,11 @@ def test_from_a_dry_run_to_beams(tmp_path, data, monkeypatch, capsys):
     assert type_in(after[2], monkeypatch) == [opening("it's mine-attention.html")]
     assert type_in(beams, monkeypatch) == []
     assert (tmp_path / "it's mine-beam5" / "scores.json").is_file()
+    shutil.copytree("it's mine", "theirs")
+    line = typed("evaluate", "it's mine", "--against", "theirs", "--split", "validation")
+    (comparing,) = type_in(line.replace("seqloom", program(), 1), monkeypatch)
+    type_in(f"{comparing} --measures quality", monkeypatch)
+    assert (tmp_path / "report" / "report.html").is_file()
 
 
 def test_says_three_lines_once(monkeypatch, capsys):

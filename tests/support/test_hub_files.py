@@ -1,4 +1,4 @@
-"""A Hub that is out of reach is asked once: what is in the cache is taken, for the rest the message says why."""
+"""A Hub that is out of reach is asked once a while: what is in the cache is taken, of the rest the message says why."""
 
 import socket
 import threading
@@ -33,7 +33,6 @@ def nobody(hub, monkeypatch):
         thread.start()
         hub.create(NAME).add("card", {"README.md": File(b"---\nlanguage: [en, de]\n---\n", False)})
         assert of_card(NAME) == ["en", "de"]
-        hub_files._no_answer.cache_clear()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         yield asked
         server.shutdown(socket.SHUT_RDWR)
@@ -64,6 +63,16 @@ def test_out_of_reach(nobody):
     with pytest.raises(ValueError, match=r"no folder a/model here, and the Hub, .* is out of reach \(.+\)"):
         open_pair("a/model")
     assert len(nobody) == 1
+
+
+def test_a_network_that_comes_back(nobody, hub, monkeypatch):
+    monkeypatch.setattr(hub_files, "REMEMBERED", 0.0)
+    assert hub_files.out_of_reach()
+    assert hub_files.out_of_reach()
+    assert len(nobody) == 2
+    monkeypatch.setitem(hub_files._answers, hub.url, hub_files._answers[constants.ENDPOINT])
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    assert hub_files.out_of_reach() is None
 
 
 def test_switched_off(nobody, monkeypatch):

@@ -160,6 +160,16 @@ class TestUpdates:
             assert mixed == pytest.approx(0.75 * label + 0.25 * soft, rel=1e-5)
             assert abs(label - soft) > 1e-3
 
+    def test_with_r_drop(self, tmp_path, data, teacher):
+        """Both parts are means over the two passes: where hardly a unit is dropped out, they are those of one."""
+        losses = []
+        for alpha in (0.0, 5.0):
+            options = {"r_drop_alpha": alpha, "label_smoothing_factor": 0.2}
+            changes = taught(teacher, alpha=0.6, temperature=2) | {"model": {**SMALL["transformer"], "dropout": 1e-9}}
+            run(tmp_path / str(alpha), data, training=options, **changes)
+            losses.append(read_losses(tmp_path / str(alpha)))
+        assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
     def test_accumulation_changes_nothing(self, tmp_path, data, teacher):
         found = []
         for pieces in (1, 3):

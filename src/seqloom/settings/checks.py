@@ -74,6 +74,7 @@ def check_settings(settings: Settings) -> None:
     check_shared(settings)
     _check_options(settings)
     _check_distillation(settings)
+    _check_chunks(settings)
     for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
         value = getattr(training, name)
         if value is not None and value <= 0:
@@ -127,9 +128,13 @@ def _check_distillation(settings: Settings) -> None:
         raise ValueError(
             f"distillation.temperature is {distillation.temperature}; it must be more than 0 (1 or 2, say)."
         )
+
+
+def _check_chunks(settings: Settings) -> None:
+    """Refuses chunks where the scores of a batch are held together."""
     training = settings.training
     held = {
-        "distillation.teacher is held against the student's scores": distillation.teacher is not None,
+        "distillation.teacher is held against the student's scores": settings.distillation.teacher is not None,
         "training.r_drop_alpha holds scores against each other": training.r_drop_alpha > 0,
     }
     for what, is_so in held.items():

@@ -187,7 +187,7 @@ class TrainingSettings:
     """Label smoothing of the training loss (0.1 in Vaswani et al. 2017). Validation losses are not smoothed."""
     r_drop_alpha: float = 0.0
     """R-Drop: weight of the disagreement between two passes with dropout (Wu et al. 2021, who take 5 for translation).
-    An update takes about twice as long. 0: one pass."""
+    Every batch is computed twice. 0: one pass."""
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     """Precision of the computation; default: what ``accelerate launch`` was told."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flex_attention"] | None = None

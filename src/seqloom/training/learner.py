@@ -139,12 +139,9 @@ def use_fast_layers(run: Run) -> None:
     if progress.fast_layers is None:
         choice = layers.NOTHING
         if accelerator.is_main_process and accelerator.device.type == "cpu":
-            tokens = training.batch_tokens or layers.MOST_ROWS
-            rows = (
-                tokens
-                * (2 if training.r_drop_alpha else 1)
-                // (accelerator.num_processes * training.gradient_accumulation_steps)
-            )
+            passes = 2 if training.r_drop_alpha else 1
+            tokens = passes * (training.batch_tokens or layers.MOST_ROWS)
+            rows = tokens // (accelerator.num_processes * training.gradient_accumulation_steps)
             choice = layers.measure(model, rows, in_float32=accelerator.mixed_precision == "no")
         (progress.fast_layers,) = broadcast_object_list([choice])
     layers.speed_up(model, progress.fast_layers)
