@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from seqloom import run_folder
 from seqloom.__main__ import main
-from seqloom.decoding.loading import load_exported, load_model, open_pair, tokenizer_of, whole_model
+from seqloom.decoding.loading import eager_attention, load_exported, load_model, open_pair, tokenizer_of, whole_model
 from seqloom.decoding.run_torch import machine
 from seqloom.decoding.translate import translate
 
@@ -237,3 +238,23 @@ def test_several_at_once(tmp_path):
     assert PreTrainedModel.tie_weights is before
     for model in (*models, tiny("post-norm")):
         assert model.lm_head.weight is model.model.shared.weight
+
+
+def test_attention_is_switched_in_one_thread_at_a_time():
+    """The first to be done does not switch it back under the other."""
+    model, entered, left = tiny("post-norm"), threading.Event(), threading.Event()
+    assert model.config._attn_implementation == "sdpa"
+
+    def other():
+        with eager_attention(model):
+            entered.set()
+            left.wait()
+            return model.config._attn_implementation
+
+    with ThreadPoolExecutor() as pool:
+        with eager_attention(model):
+            found = pool.submit(other)
+            entered.wait(timeout=0.2)  # which it should not
+        left.set()
+        assert found.result() == "eager"
+    assert model.config._attn_implementation == "sdpa"

@@ -57,6 +57,8 @@ LISTED = 3
 LOADING = threading.Lock()
 """While transformers loads a model, functions of its classes and of torch are others. Two that threads load at once
 would leave them so: what is made afterwards has no matrix tied."""
+ATTENDING = threading.RLock()
+"""While a model's attention is switched: the thread that ends first would switch it back under the other one."""
 
 
 class GenerativeModel(Protocol):
@@ -347,13 +349,14 @@ def check_exists(name: str, revision: str | None = None) -> None:
 
 @contextlib.contextmanager
 def eager_attention(model: GenerativeModel) -> Iterator[None]:
-    """The one implementation of attention that returns its weights, for a while."""
-    implementation = model.config._attn_implementation
-    is_switched = implementation not in (None, "eager")
-    if is_switched:
-        model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
+    """The one implementation of attention that returns its weights, for a while, in one thread at a time."""
+    with ATTENDING:
+        implementation = model.config._attn_implementation
+        is_switched = implementation not in (None, "eager")
         if is_switched:
-            model.set_attn_implementation(implementation)
+            model.set_attn_implementation("eager")
+        try:
+            yield
+        finally:
+            if is_switched:
+                model.set_attn_implementation(implementation)
