@@ -14,6 +14,7 @@ from seqloom.support.layers import (
     PRODUCTS,
     FastDropout,
     FastLinear,
+    gain_of_bfloat16,
     has_onednn,
     in_words,
     measure,
@@ -181,6 +182,13 @@ class TestMeasure:
     def test_what_need_not_be_measured(self):
         assert measure(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.0)), 100, in_float32=True) == NOTHING
         assert measure(nn.Sequential(nn.Linear(300, 300)), 100, in_float32=False) == NOTHING
+
+    def test_the_gain_of_bfloat16_draws_nothing_either(self):
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        torch.manual_seed(5)
+        assert 0.001 < gain_of_bfloat16() < 1000
+        assert torch.equal(torch.rand(3), expected)
 
     def test_in_words(self):
         assert in_words(NOTHING) is None

@@ -11,7 +11,7 @@ from seqloom.settings.schema import TrainingSettings
 from seqloom.support import disk, layers
 from seqloom.support.layers import NOTHING, PRODUCTS, has_onednn
 from seqloom.training import loop
-from seqloom.training.learner import short_of_warmup
+from seqloom.training.learner import short_of_warmup, slow_in_bfloat16
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
@@ -126,3 +126,21 @@ def test_a_warmup_that_is_longer_than_the_run(warmup, max_steps, is_short):
     if said:
         assert said.startswith(f"training.warmup_steps is {warmup}, but the run ends after {max_steps} updates")
         assert "(--warmup_steps 6, say)" in said
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(1.7, None), (0.9, None), (0.5, "2 times"), (0.126, "7.9 times")])
+def test_a_processor_that_is_slow_in_bfloat16(gain, expected):
+    said = slow_in_bfloat16(gain)
+    assert (said is None) == (expected is None)
+    if said:
+        assert f"multiplies {expected} slower than in float32" in said
+        assert "--mixed_precision no" in said
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="a CPU's")
+@pytest.mark.parametrize(("precision", "is_measured"), [("bf16", True), ("no", False)])
+def test_a_run_in_bf16_says_so(tmp_path, data, monkeypatch, capsys, precision, is_measured):
+    monkeypatch.setattr(layers, "gain_of_bfloat16", lambda: 0.1)
+    run(tmp_path, data, training={"mixed_precision": precision, "max_steps": 1})
+    told = "warning: training.mixed_precision is bf16, in which this processor multiplies 10 times slower"
+    assert (told in capsys.readouterr().out) == is_measured

@@ -160,6 +160,18 @@ def faster_products(shape: tuple[int, ...], rows: int) -> list[str]:
     return faster
 
 
+def gain_of_bfloat16() -> float:
+    """How many times as fast as in float32 this processor multiplies in bfloat16; far below 1 where it has no
+    instructions for it."""
+    rows, width = 256, 512
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        inputs, weight = torch.randn(rows, width), torch.randn(width, width)
+        pairs = [(False, inputs, weight), (False, inputs.bfloat16(), weight.bfloat16())]
+        pairs += [(True, inputs, weight)] if has_onednn(inputs.device) else []
+        single, half, *others = fastest([partial(product, "forward", *pair) for pair in pairs])
+    return min(single, *others) / half
+
+
 def fastest(ways: Sequence[Callable[[], object]]) -> list[float]:
     """Seconds that each takes when least disturbed; they take turns."""
     seconds: list[list[float]] = [[] for _ in ways]

@@ -64,6 +64,9 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     if material.checkpoint is None:
         if told := short_of_warmup(settings.training, run.max_steps):
             say(accelerator, f"warning: {told}")
+        if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
+            if told := slow_in_bfloat16(layers.gain_of_bfloat16()):
+                say(accelerator, f"warning: {told}")
         use_fast_layers(run)
     return run
 
@@ -124,6 +127,16 @@ def short_of_warmup(training: TrainingSettings, max_steps: int | None) -> str | 
         f"training.warmup_steps is {warmup:,}, but the run ends after {max_steps:,} updates, while the learning rate "
         f"still rises to {training.learning_rate:g}: warm up for less (--warmup_steps {max_steps // 10}, say), or "
         "train for longer."
+    )
+
+
+def slow_in_bfloat16(gain: float) -> str | None:
+    """What is to be said of a CPU that multiplies in bfloat16 ``gain`` times as fast as in float32."""
+    if gain > 0.8:
+        return None
+    return (
+        f"training.mixed_precision is bf16, in which this processor multiplies {1 / gain:.2g} times slower than in "
+        "float32: with --mixed_precision no the run should be over sooner ('seqloom doctor' shows both speeds)."
     )
 
 
