@@ -64,9 +64,9 @@ def make_learner(settings: Settings, accelerator: Accelerator, folder: Path, mat
     if material.checkpoint is None:
         if told := short_of_warmup(settings.training, run.max_steps):
             say(accelerator, f"warning: {told}")
-        if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16":
-            if told := slow_in_bfloat16(layers.gain_of_bfloat16()):
-                say(accelerator, f"warning: {told}")
+        halved = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
+        if halved and (told := slow_in_bfloat16(layers.gain_of_bfloat16())):
+            say(accelerator, f"warning: {told}")
         use_fast_layers(run)
     return run
 
