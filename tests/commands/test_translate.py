@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -66,7 +67,7 @@ class TestCommand:
 
     def test_several_outputs_with_scores(self, folder, monkeypatch, capsys):
         """In groups, as a table and as JSON; the same outputs and scores each time."""
-        sources, given = ["abc", "", "de"], {"num_beams": 4, "num_return_sequences": 3}
+        sources, given = ["abc", "fe", "de"], {"num_beams": 4, "num_return_sequences": 3}
         how = {"return_hypotheses": True, "max_new_tokens": 8, **given}
         expected = translate(tiny("lstm-luong"), make_tokenizer(), sources, **how)
 
@@ -104,6 +105,41 @@ class TestCommand:
         ):
             assert main(["translate", str(folder), "--num_beams", "4", *words]) == 1
             assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("words", "empty"),
+        [
+            ([], ""),
+            (["--tsv"], "1\t0.0000\t{source}\t"),
+            (["--json"], '{{"source": "{source}", "outputs": [{{"text": "", "score": 0.0, "tokens": 0}}]}}'),
+            (["--num_beams", "2", "--num_return_sequences", "2"], "{source}\n    0.000  \n"),
+            (["--num_jobs", "2"], ""),
+            (["--target_prefix", "a"], ""),
+        ],
+    )
+    def test_nothing_gives_nothing(self, folder, monkeypatch, capsys, words, empty):
+        """Not what a model makes up; the other lines are as each is alone."""
+
+        def said(*lines):
+            monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+            assert main(["translate", str(folder), *words]) == 0
+            out = capsys.readouterr().out.removeprefix("line\trank\tscore\tsource\toutput\n")
+            return re.sub(r"^\d+\t", "", out, flags=re.MULTILINE)  # the number of the line
+
+        lines = ["", "abc", "", "  ", "de", " "]
+        alone = [said(line) if line.strip() else f"{empty.format(source=line)}\n" for line in lines]
+        assert said(*lines) == "".join(alone)
+
+    def test_says_what_is_not_to_be_relied_on(self, folder, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("abc\n" * 3 + "ab漢字\n\n"))
+        assert main(["translate", str(folder), "--max_new_tokens", "1"]) == 0
+        told = capsys.readouterr().err.splitlines()
+        assert told == [
+            "warning: 1 of 5 lines had words that the model does not know, so their outputs say nothing of these: line 4 "
+            "'漢'.",
+            "warning: the outputs of 4 of 5 lines were cut at their greatest length (lines 1, 2, 3, 4); --max_new_tokens "
+            "allows more.",
+        ]
 
     @pytest.mark.slow
     @pytest.mark.parametrize("engine", ["ctranslate2", pytest.param("onnx", marks=pytest.mark.long)])

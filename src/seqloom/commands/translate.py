@@ -17,7 +17,7 @@ from seqloom.settings.schema import ScoringSettings
 from seqloom.support.wording import plural
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from seqloom.decoding.translate import Hypothesis
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 class Translate(Command):
     """Translates lines of text.
 
-    Sources come from standard input, outputs go to standard output: a line each, as they come. Of several outputs, or
-    with --tsv or --json, each has its score: log p of the output given the source, in nats, a sum over its tokens.
+    Sources come from standard input, outputs go to standard output: a line each, as they come; an empty line for an
+    empty one. Of several outputs, or with --tsv or --json, each has its score: log p of the output given the source, in
+    nats, a sum over its tokens. At the end it says where sources had words that the model does not know, and which
+    outputs were cut at their greatest length.
     """
 
     name = "translate"
@@ -79,12 +81,12 @@ class Translate(Command):
         check_options(model.generation_config, generate_kwargs, several=True, is_own=is_of_ours(model))
         try_options(model, tokenizer, generate_kwargs)
         torch.manual_seed(settings.seed)
-        sources = lines_of(sys.stdin)
+        kept = deque[str]()  # sources whose outputs are still to come
+        sources = noted(lines_of(sys.stdin), kept)
         has_scores = number > 1 or self.tsv or self.json
-        if has_scores:
-            kept = deque[str]()  # sources whose outputs are still to come
-            sources = noted(sources, kept)
         told = {"target_prefix": self.target_prefix, "return_hypotheses": has_scores, **generate_kwargs}
+        told["return_tokens"] = not has_scores
+        doubts = Doubts(tokenizer, model.generation_config.eos_token_id)
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
         batch_tokens, dtype = settings.generation.decode_batch_tokens, settings.generation.decode_dtype
@@ -100,14 +102,17 @@ class Translate(Command):
             )
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # whatever the locale says, as they are read
-        form = as_tsv if self.tsv else as_json if self.json else as_group
+        form = as_tsv if self.tsv else as_json if self.json else as_group if has_scores else as_line
         with reader_may_leave():
             if self.tsv:
                 print("line\trank\tscore\tsource\toutput")
             for place, output in enumerate(outputs, start=1):
-                found = output if isinstance(output, list) else [output]
-                said = form(place, kept.popleft(), found) if has_scores else one_line(output)
-                print(said, flush=read_ahead == 1)
+                source, found = kept.popleft(), output if isinstance(output, list) else [output]
+                outs = [Output.of(one) for one in found] if source.strip() else [NOTHING]
+                print(form(place, source, outs), flush=read_ahead == 1)
+                doubts.note(source, outs[0])
+        for doubt in doubts.in_words():
+            print(f"warning: {doubt}", file=sys.stderr)
 
     def _number(self, config: GenerationConfig, generate_kwargs: dict[str, Any]) -> int:
         """Outputs of each source, as they are asked for here or in the arguments of ``generate``, to which they go."""
@@ -161,21 +166,96 @@ def noted(sources: Iterator[str], kept: deque[str]) -> Iterator[str]:
         yield source
 
 
-def as_group(place: int, source: str, found: Sequence[Hypothesis]) -> str:
+@dataclass(frozen=True)
+class Output:
+    """One output of a source."""
+
+    text: str
+    tokens: Sequence[int] | Sequence[str]
+    """Its end included, where it was reached."""
+    score: float = 0.0
+
+    @classmethod
+    def of(cls, found: Hypothesis | tuple[str, list[int]]) -> Output:
+        """What `seqloom.translate` gave."""
+        return cls(*found) if isinstance(found, tuple) else cls(found.text, found.target_tokens, found.score)
+
+
+NOTHING = Output("", ())
+"""Of a source without a word, whatever a model would make of it."""
+
+
+class Doubts:
+    """Outputs that are not to be relied on, counted as they come."""
+
+    NAMED = 5
+    """Lines that are named."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_token_id: int | list[int] | None) -> None:
+        from seqloom.data.tokenization import target_tokenizer
+
+        ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or []
+        self.tokenizer = tokenizer
+        self.ends = {*ends, *target_tokenizer(tokenizer).convert_ids_to_tokens(ends)}
+        self.lines = self.num_unknown = self.num_cut = 0
+        self.unknown, self.cut = list[str](), list[str]()
+
+    def note(self, source: str, output: Output) -> None:
+        """One more line and its output."""
+        self.lines += 1
+        if words := unknown_words(self.tokenizer, source):
+            self.num_unknown += 1
+            self.unknown += [f"line {self.lines:,} {words[0]!r}"] if self.num_unknown <= self.NAMED else []
+        if output.tokens and self.ends and output.tokens[-1] not in self.ends:
+            self.num_cut += 1
+            self.cut += [f"{self.lines:,}"] if self.num_cut <= self.NAMED else []
+
+    def in_words(self) -> Iterator[str]:
+        """A sentence for each kind that there was."""
+        of = f"of {plural(self.lines, 'line')}"
+        if self.unknown:
+            more = ", …" if self.num_unknown > self.NAMED else ""
+            yield (
+                f"{self.num_unknown:,} {of} had words that the model does not know, so their outputs say nothing of "
+                f"these: {', '.join(self.unknown)}{more}."
+            )
+        if self.cut:
+            more = ", …" if self.num_cut > self.NAMED else ""
+            yield (
+                f"the outputs of {self.num_cut:,} {of} were cut at their greatest length "
+                f"(line{'s' * (self.num_cut > 1)} {', '.join(self.cut)}{more}); --max_new_tokens allows more."
+            )
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The pieces of a text that its tokens do not tell, in their order."""
+    if tokenizer.unk_token_id is None or not tokenizer.is_fast:
+        return []
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return [text[first:last] for token, (first, last) in places if token == tokenizer.unk_token_id]
+
+
+def as_line(place: int, source: str, found: Sequence[Output]) -> str:
+    """The best output alone."""
+    return one_line(found[0].text)
+
+
+def as_group(place: int, source: str, found: Sequence[Output]) -> str:
     """A source, its outputs with their scores, an empty line."""
     return "\n".join([one_line(source), *(f"{one.score:9.3f}  {one_line(one.text)}" for one in found), ""])
 
 
-def as_tsv(place: int, source: str, found: Sequence[Hypothesis]) -> str:
+def as_tsv(place: int, source: str, found: Sequence[Output]) -> str:
     """A row for each output; a tab in a text is a space."""
     source, *texts = (one_line(text).replace("\t", " ") for text in (source, *(one.text for one in found)))
     ranked = enumerate(zip(found, texts, strict=True), start=1)
     return "\n".join(f"{place}\t{rank}\t{one.score:.4f}\t{source}\t{text}" for rank, (one, text) in ranked)
 
 
-def as_json(place: int, source: str, found: Sequence[Hypothesis]) -> str:
+def as_json(place: int, source: str, found: Sequence[Output]) -> str:
     """A source with its outputs; the tokens include the end, where it was reached."""
-    outputs = [{"text": one.text, "score": round(one.score, 4), "tokens": len(one.token_scores)} for one in found]
+    outputs = [{"text": one.text, "score": round(one.score, 4), "tokens": len(one.tokens)} for one in found]
     return json.dumps({"source": source, "outputs": outputs}, ensure_ascii=False)
 
 
