@@ -69,8 +69,8 @@ INSIDE = {
     ),
     "figures": ("pages", "curves", "style", "fonts"),
     "support": (
-        "console", "disk", "layers", "locks", "machine", "foreign", "starting", "wording", "language", "hub_files",
-        "xet",
+        "console", "disk", "layers", "int8", "locks", "machine", "foreign", "starting", "wording", "language",
+        "hub_files", "xet",
     ),
 }  # fmt: skip
 """The same within a room, where its files build on each other."""

@@ -135,10 +135,10 @@ class TestCommand:
         assert main(["translate", str(folder), "--max_new_tokens", "1"]) == 0
         told = capsys.readouterr().err.splitlines()
         assert told == [
-            "warning: 1 of 5 lines had words that the model does not know, so their outputs say nothing of these: line 4 "
-            "'漢'.",
-            "warning: the outputs of 4 of 5 lines were cut at their greatest length (lines 1, 2, 3, 4); --max_new_tokens "
-            "allows more.",
+            "warning: 1 of 5 lines had words that the model does not know, so their outputs say nothing of these: "
+            "line 4 '漢'.",
+            "warning: the outputs of 4 of 5 lines were cut at their greatest length (lines 1, 2, 3, 4); "
+            "--max_new_tokens allows more.",
         ]
 
     @pytest.mark.slow

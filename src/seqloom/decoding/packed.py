@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from seqloom.support.int8 import pack_int8, saturates
 from seqloom.support.layers import has_onednn, onednn_linear
 
 SMALL, LARGE = 2**20, 2**19
@@ -25,7 +25,7 @@ class PackedLinear:
     Args:
         layers: Their weights are taken as they are now.
         dtype: ``torch.float32`` (the layers' own arithmetic, by oneDNN where torch has it), ``torch.bfloat16``, or
-            ``torch.int8``: weights by output, x by tensor and call (dynamic).
+            ``torch.int8``: weights by output, x by tensor and call (dynamic), in seven bits where eight overflow.
         activation: ``"none"`` or ``"relu"``, after it.
     """
 
@@ -48,7 +48,7 @@ class PackedLinear:
         self.packed: torch.Tensor | None = None
         self.run: Callable[[torch.Tensor], torch.Tensor] = self.plain
         if dtype == torch.int8:
-            self.quantized = quantize(self.weight, self.bias)
+            self.quantized = pack_int8(self.weight, self.bias)
             self.run = self.dynamic
             return
         self.weight = self.weight.to(dtype)  # (outputs, inputs)
@@ -76,20 +76,10 @@ class PackedLinear:
 
     def dynamic(self, inputs: torch.Tensor) -> torch.Tensor:
         """In int8."""
-        outputs = torch.ops.quantized.linear_dynamic(inputs, self.quantized, False)
+        outputs = torch.ops.quantized.linear_dynamic(inputs, self.quantized, saturates())
         return outputs.relu_() if self.activation == "relu" else outputs
 
 
 def beside(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
     """Side by side; one stays what it is."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim)
-
-
-def quantize(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.ScriptObject:
-    """A weight in int8, symmetric, with a scale for each output."""
-    scales = (weight.abs().amax(1) / 127).clamp(min=1e-12)  # (outputs,)
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    with warnings.catch_warnings():  # of quantized tensors, which `linear_prepack` takes: to go, in torch's future
-        warnings.simplefilter("ignore", UserWarning)
-        quantized = torch.quantize_per_channel(weight.float(), scales.double(), zeros, 0, torch.qint8)
-    return torch.ops.quantized.linear_prepack(quantized, bias)

@@ -25,6 +25,7 @@ import torch
 from seqloom.decoding.asked import NotOurs
 from seqloom.decoding.targets import Candidate, SearchOptions
 from seqloom.support.foreign import from_json
+from seqloom.support.int8 import let_ctranslate2_be_exact
 
 FOLDER = "ctranslate2"
 """Where its files lie in an exported folder: it has a config.json of its own."""
@@ -34,6 +35,7 @@ AHEAD = 8
 """Steps by which searches are made longer."""
 Output: TypeAlias = tuple[list[int], float]
 """Tokens, with the end if it was reached, and their score."""
+let_ctranslate2_be_exact()
 
 
 def open_engine(folder: Path, about: dict[str, Any]) -> CTranslate2Searcher:

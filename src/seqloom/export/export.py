@@ -24,7 +24,7 @@ from seqloom.decoding.exported import ENGINES, FORMAT, require
 from seqloom.decoding.loading import Seq2SeqLM, is_of_ours, tokenizer_of, whole_model
 from seqloom.export.card import card_of, is_as_made
 from seqloom.export.checking import check, sample_of
-from seqloom.export.forms import FORMS, Form, form
+from seqloom.export.forms import FORMS, TRACED, Form, form
 from seqloom.support import disk
 from seqloom.support.locks import Lock
 from seqloom.support.wording import listing
@@ -87,6 +87,8 @@ def export(request: Request, say: Callable[[str], None] = print) -> dict[str, An
             model.config.save_pretrained(aside)
             model.generation_config.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
+            traced = ": its graphs are traced, which takes from some seconds to minutes" if request.to in TRACED else ""
+            say(f"writing the model for {request.to} in {dtype}{traced}")
             about = {
                 "seqloom": __version__,
                 "format": FORMAT,

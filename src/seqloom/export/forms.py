@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 FORMS = ("marian", "ctranslate2", "onnx", "torch")
 """What stands behind ``--to``."""
+TRACED = ("onnx", "torch")
+"""Those that are made from the model's graphs, which takes its time."""
 
 
 class Form(Protocol):

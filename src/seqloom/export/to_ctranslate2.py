@@ -90,6 +90,11 @@ def write(model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: s
     if (computed := compute_type(dtype)) != dtype:
         note = f"It was checked on a processor without arithmetic in {dtype}, which computed in {computed}."
         about["notes"].append(note)
+    if dtype.startswith("int8"):
+        about["notes"].append(
+            "On x86 processors without VNNI, CTranslate2's products of eight bits overflow unless CT2_USE_MKL=1 is in "
+            "the environment when it is loaded; seqloom sets it there."
+        )
     if model.config.position_embedding_type == "sinusoidal":
         about |= {"max_source_positions": POSITIONS, "max_target_positions": POSITIONS}
     return about
