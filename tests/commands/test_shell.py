@@ -222,7 +222,7 @@ class TestEnvelope:
             run(Sow, ["a"])
 
     def test_interrupted(self, monkeypatch, capsys):
-        for command, words in ((Sow, ["a"]), (Train, ["a"]), (COMMANDS["compare"], ["a"])):
+        for command, words in ((Sow, ["scan-rnn"]), (Train, ["a"]), (COMMANDS["compare"], ["a"])):
             monkeypatch.setattr(command, "run", raiser(KeyboardInterrupt()))
             assert run(command, words) == 130
             assert capsys.readouterr() == ("", f"{command.interrupted}\n")
@@ -235,10 +235,10 @@ class TestEnvelope:
         error = ValueError("all alike")
         monkeypatch.setattr(Train, "run", raiser(error))
         monkeypatch.setenv("RANK", "1")
-        assert run(Train, ["a"]) == 1
+        assert run(Train, ["scan-rnn"]) == 1
         assert capsys.readouterr().err == ""
         error.is_own = True
-        assert run(Train, ["a"]) == 1
+        assert run(Train, ["scan-rnn"]) == 1
         assert capsys.readouterr().err == "error: process 1: all alike\n"
         monkeypatch.setattr(Evaluate, "run", raiser(ValueError("alone")))
         assert run(Evaluate, ["a"]) == 1
@@ -340,3 +340,25 @@ def test_a_terminal_of_ascii(tmp_path):
     done = subprocess.run(words, capture_output=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 1
     assert done.stderr.decode("ascii").startswith("error: there is no folder \\ud55c")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train scan-rn", "did you mean the recipe scan-rnn?"),
+        ("train scan-rnn --max_stepz 3", "--max_stepz is unknown; did you mean --max_steps?"),
+        ("distill teacher scan-rn", "did you mean the recipe scan-rnn?"),
+        ("evaluate model --num_beem 3", "--num_beem is unknown; did you mean --num_beams?"),
+    ],
+)
+def test_a_slip_is_answered_before_torch_is_loaded(words, message):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['seqloom', *{words.split()!r}]\n"
+        "try:\n    runpy.run_module('seqloom', run_name='__main__', alter_sys=False)\n"
+        "finally:\n    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=False)
+    assert (done.returncode, done.stdout) == (1, "False\n")
+    assert message in done.stderr

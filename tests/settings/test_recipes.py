@@ -40,6 +40,25 @@ def test_no_such_recipe(word, message):
         load_settings(word)
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("number.yaml", r"there is no configuration file number\.yaml; did you mean numbers\.yaml\?"),
+        ("deep/mien.yml", r"did you mean deep/mine\.yml\?"),
+        ("pairs.csv", r"pairs\.csv is a file of data, and a configuration was expected: .* --train_files pairs\.csv"),
+        ("long.yaml", r"must hold sections such as .*, but holds 'word word [word ]* …\.$"),
+    ],
+)
+def test_something_else_of_ones_own(word, message):
+    Path("deep").mkdir()
+    for name in ("numbers.yaml", "deep/mine.yml"):
+        Path(name).touch()
+    Path("pairs.csv").write_text("english,german\n", encoding="utf-8")
+    Path("long.yaml").write_text("word " * 1000, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_settings(word)
+
+
 def test_a_file_of_the_name(tmp_path):
     """The same recipe is no question; another one is; a file is always called by its whole name."""
     Path("scan-rnn.yaml").write_text(recipes.recipe_text("scan-rnn"), encoding="utf-8")

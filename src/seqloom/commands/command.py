@@ -48,6 +48,9 @@ class Command:
     overrides: Sequence[str] = ()
     """Those that are for the settings."""
 
+    def check(self) -> None:
+        """Refuses what can be seen before the libraries are loaded, which takes seconds."""
+
     def run(self) -> int | None:
         """Does the work; returns the exit status, unless that is 0."""
         raise NotImplementedError

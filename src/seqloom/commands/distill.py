@@ -66,6 +66,11 @@ class Distill(Command):
     overwrite: bool = False
     """Delete the data set and the student's run first, and nothing else."""
 
+    def check(self) -> None:
+        from seqloom.settings.reading import read_recipe
+
+        read_recipe(self.config)
+
     def run(self) -> int | None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(

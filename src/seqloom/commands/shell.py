@@ -33,6 +33,7 @@ def run(command: type[Command], argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"{' and '.join(lacking)} cannot be used: closed by whoever started this; leave it open.")
         call = parse(command, argv)
         check_keys(command, call.overrides)
+        call.check()
         if command.needs_models:
             load_libraries()
         status = call.run() or 0
@@ -72,12 +73,11 @@ def load_libraries() -> None:
 
 
 def check_keys(command: type[Command], overrides: Sequence[str]) -> None:
-    """Refuses a word that looks like a misspelt option; the settings refuse what is no key of theirs."""
-    own = {f"--{name}" for name in fields_of(command)[1]}
-    known = own | {f"--{key}" for key in known_keys(command)}
+    """Refuses a word that looks like a misspelt option or key; whatever else is no key, the settings refuse."""
+    known = {f"--{name}" for name in (*fields_of(command)[1], *known_keys(command))}
     for word in overrides:
         name = word.partition("=")[0]
-        if name.startswith("--") and "." not in name and name not in known and nearest(name, known) in own:
+        if name.startswith("--") and "." not in name and name not in known and nearest(name, known):
             raise ValueError(unknown(name, known))
 
 

@@ -46,6 +46,11 @@ class Train(Command):
     dry_run: bool = False
     """Check settings, data, plan and, with --resume, the checkpoint; make the largest update, and write nothing."""
 
+    def check(self) -> None:
+        from seqloom.settings.reading import read_recipe
+
+        read_recipe(self.config)
+
     def run(self) -> int | None:
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")

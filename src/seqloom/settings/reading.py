@@ -6,6 +6,7 @@ Unknown keys are errors that name the nearest right one.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from seqloom import run_folder
 from seqloom.settings.checks import check_settings, check_shared, model_fields
 from seqloom.settings.recipes import find_recipe
-from seqloom.settings.replaced import leave_out, pairs_of, take_place
+from seqloom.settings.replaced import kind_of, leave_out, pairs_of, take_place
 from seqloom.settings.schema import DERIVED, EvaluationSettings, ScoringSettings, Settings
 from seqloom.settings.typed import build, field_types, from_words, from_yaml, is_section
 from seqloom.settings.unused import check_generate_kwargs, check_metric_kwargs, check_place, check_scored
@@ -39,7 +40,7 @@ def load_settings(
         ValueError: The file is missing, is not YAML or could be one of two; a key is unknown or stands twice; a value
             has the wrong type or makes no sense.
     """
-    raw = _read(find_recipe(path))
+    raw = read_recipe(path)
     given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
     before = pairs_of(raw)
     for key, words in given:
@@ -117,6 +118,15 @@ def load_scoring_settings(
     return settings, generate_kwargs | settings.generation.generate_kwargs
 
 
+def read_recipe(word: str | Path) -> dict[str, Any]:
+    """The sections of a YAML file or of a recipe by its name, as plain values.
+
+    Raises:
+        ValueError: There is none, or it holds something else.
+    """
+    return _read(find_recipe(word))
+
+
 def _of_run(path: Path) -> dict[str, Any]:
     """What a file holds, where that is a run's settings and not another tool's of that name."""
     written = _read(path)
@@ -136,12 +146,18 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is no YAML, or no sections.
     """
+    if kind_of(str(path)) is not None and path.suffix != ".json":  # which YAML reads
+        raise ValueError(
+            f"{path} is a file of data, and a configuration was expected: take a recipe (seqloom recipes lists some) "
+            f"and name the data in it or behind it: --train_files {path} --source COLUMN --target COLUMN."
+        )
     try:
         raw = from_yaml(path.read_text(encoding="utf-8"), str(path), Settings)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
-        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {raw!r}.")
+        held = textwrap.shorten(repr(raw), 100, placeholder=" …")
+        raise ValueError(f"{path} must hold sections such as model:, data: and training:, but holds {held}.")
     return raw
 
 

@@ -81,6 +81,9 @@ def find_recipe(word: str | Path) -> Path:
             f"there is no configuration file {word}; the recipe that comes with seqloom is called by its name alone, "
             f"{name}."
         )
+    here = [str(own) for ending in YAML for own in path.parent.glob(f"*{ending}")]
+    if near := nearest(text, here, cutoff=0.8):
+        raise ValueError(f"there is no configuration file {word}; did you mean {near}?")
     if near := nearest(name, names()):
         raise ValueError(f"there is no configuration file {word}; did you mean the recipe {near}?")
     raise ValueError(
