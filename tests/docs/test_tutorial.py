@@ -1,4 +1,4 @@
-"""The tutorial's commands, in its order, on its own data and recipe, with two updates in place of 300."""
+"""The tutorial's commands, in its order, on its own data and recipe, with two updates in place of 1,500."""
 
 import io
 import sys
