@@ -108,6 +108,24 @@ class TestCells:
         )
         assert pairs_of("a.csv", source="german", target="english") == [("b", "a")]
 
+    @pytest.mark.parametrize(
+        ("name", "text", "said"),
+        [
+            ("a.csv", "source;target\na;b\n", "parted by ';', and those of a .csv are by commas; write them so."),
+            ("a.csv", "source\ttarget\na\tb\n", r"parted by '\t', and those of a .csv are by commas"),
+            ("a.csv", '"source"|"target"\na|b\n', "parted by '|', and those of a .csv are by commas"),
+            ("a.tsv", "source,target\na,b\n", "parted by ',', and those of a .tsv are by tabs; write them so."),
+            (
+                "a.csv",
+                "one,eins\ntwo,zwei\n",
+                "are one, eins, by its first line; if that is a pair already, put a line",
+            ),
+            ("a.csv", "sources;targets\na;b\n", "are sources;targets, by its first line"),
+        ],
+    )
+    def test_why_a_column_is_not_named(self, write, name, text, said):
+        assert said in refusal(write(name, text))
+
 
 class TestJson:
     @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])

@@ -74,9 +74,9 @@ def _unit(path: str) -> str:
     return "row" if kind_of(path) == "parquet" else "line"
 
 
-def _unknown(path: str, side: str, name: str, columns: Any) -> ValueError:
+def _unknown(path: str, side: str, name: str, columns: Any, why: str = "") -> ValueError:
     known = textwrap.shorten(listing(columns), 500, placeholder=" …")
-    return ValueError(f"data.{side} is {name!r}, but the columns of {path} are {known}.")
+    return ValueError(f"data.{side} is {name!r}, but the columns of {path} are {known}{why}.")
 
 
 def _no_text(path: str, place: str, side: str, name: str, kind: str) -> ValueError:
@@ -95,7 +95,7 @@ def _cell_rows(path: str, names: dict[str, str], rows: Iterator[tuple[int, list[
     _, header = next(rows, (0, []))
     for side, name in names.items():
         if name not in header:
-            raise _unknown(path, side, name, header)
+            raise _unknown(path, side, name, header, _why_unnamed(path, header, name))
         if header.count(name) > 1:
             raise ValueError(f"{path} has {header.count(name)} columns {name!r}; give each a name of its own.")
     places, width = {side: header.index(name) for side, name in names.items()}, len(header)
@@ -107,6 +107,16 @@ def _cell_rows(path: str, names: dict[str, str], rows: Iterator[tuple[int, list[
                 f"take out what is too much{quotes}, or give the further column a name in the header."
             )
         yield number, {side: cells[at] if at < len(cells) else None for side, at in places.items()}
+
+
+def _why_unnamed(path: str, header: list[str], name: str) -> str:
+    """What a first line that does not name a column may be, and what to do."""
+    kind = kind_of(path)
+    for other in (";", "|", "," if kind == "tsv" else "\t"):
+        if len(header) == 1 and name in (cell.strip(' "') for cell in header[0].split(other)):
+            wanted = "tabs" if kind == "tsv" else "commas"
+            return f": its cells are parted by {other!r}, and those of a .{kind} are by {wanted}; write them so"
+    return ", by its first line; if that is a pair already, put a line with the columns' names above it"
 
 
 def _tabbed(path: str) -> Iterator[tuple[int, list[str]]]:
