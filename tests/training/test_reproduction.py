@@ -43,7 +43,10 @@ def test_what_is_kept(place):
     folder = place / "cards" / "letters"
     names = {"record.json", "settings.yaml", "training_log.jsonl.gz", "predictions.jsonl.gz", "seeds.json"}
     assert {path.name for path in folder.iterdir()} == names
-    assert (place / "cards" / "letters.md").read_text(encoding="utf-8").startswith("---\n")
+    card = (place / "cards" / "letters.md").read_text(encoding="utf-8")
+    assert card.startswith("---\n")
+    assert "| update |" in card
+    assert "training_curve.png" not in card  # which lies elsewhere
     for path in folder.iterdir():
         content = path.read_bytes()
         assert str(place) not in (gzip.decompress(content) if path.suffix == ".gz" else content).decode()

@@ -67,7 +67,9 @@ def write_card(folder: Path) -> None:
         disk.write_aside(card, disk.text(make_card(folder)), disk.RESUME)
 
 
-def make_card(folder: Path, name: str | None = None, with_scores: bool = True, check: str = "") -> str:
+def make_card(
+    folder: Path, name: str | None = None, with_scores: bool = True, check: str = "", with_picture: bool = True
+) -> str:
     """The text of a finished run's model card.
 
     Args:
@@ -77,6 +79,7 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         with_scores: Whether scores, those of the validations too, are in the card. Without them it says that they await
             verification.
         check: How the scores were verified; a sentence below them.
+        with_picture: Whether the card lies where the curve does; a table has its validations where it does not.
 
     Raises:
         ValueError: The folder is that of no finished run.
@@ -124,7 +127,9 @@ def make_card(folder: Path, name: str | None = None, with_scores: bool = True, c
         data=data_section(settings, record, data_name),
         hyper_parameters=hyper_parameters(settings, record, config),
         course=course(settings, record, with_scores),
-        curve=curve(folder, settings, record, log) if with_scores else "The curve awaits verification with the scores.",
+        curve=curve(folder if with_picture else None, settings, record, log)
+        if with_scores
+        else "The curve awaits verification with the scores.",
         settings=fenced(
             yaml.safe_dump(_settings(settings, record), sort_keys=False, allow_unicode=True).strip(), "yaml"
         ),
@@ -264,8 +269,8 @@ def _scores(settings: Settings, record: dict[str, Any]) -> str:
     if has_intervals:
         note += (
             f" Intervals are the percentiles 2.5 and 97.5 of {evaluation['bootstrap_samples']:,} bootstrap resamples "
-            "of these pairs (Koehn 2004): they tell how far the choice of the test sentences matters, not the seed of "
-            "the training."
+            "of these pairs (Koehn 2004), of shares of right outputs or tokens Wilson's (1927): they tell how far "
+            "the choice of the test sentences matters, not the seed of the training."
         )
     notes = [note, *(in_markdown(without_places(said)) for said in evaluation.get("notes", []))]
     return "\n\n".join([table(headers, rows), *notes])

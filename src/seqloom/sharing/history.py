@@ -161,7 +161,7 @@ def course(settings: Settings, record: dict[str, Any], with_scores: bool) -> str
     return table(["", ""], [[key, value] for key, value in rows.items()])
 
 
-def curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[dict[str, Any]]) -> str:
+def curve(folder: Path | None, settings: Settings, record: dict[str, Any], log: list[dict[str, Any]]) -> str:
     """The picture where there is one, else a table of ten validations; and what its numbers are."""
     metric, smoothing = settings.training.eval_metric, settings.training.label_smoothing_factor
     notes = ["Losses are nats per target token."]
@@ -177,7 +177,7 @@ def curve(folder: Path, settings: Settings, record: dict[str, Any], log: list[di
         decoded = min(settings.training.eval_samples or 10**9, record["data"]["pairs"]["validation"])
         notes.append(f"{metric_name(metric)} is of greedy outputs for {plural(decoded, 'validation pair')}.")
     note = " ".join(notes)
-    if (folder / run_folder.CURVE).is_file():
+    if folder is not None and (folder / run_folder.CURVE).is_file():
         also = f", and {metric_name(metric)} of the validations" if metric else ""
         return f"![Training and validation loss against updates{also}]({run_folder.CURVE})\n\n{note}"
     validations = [line for line in log if "eval_loss" in line]

@@ -79,7 +79,7 @@ def keep_proof(run: Path, cards: Path, others: Sequence[Path] = ()) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in contents.items():
         disk.write_aside(folder / file, partial(_write, text=text, is_packed=file.endswith(".gz")))
-    disk.write_aside(cards / f"{name}.md", disk.text(make_card(run, name)))
+    disk.write_aside(cards / f"{name}.md", disk.text(make_card(run, name, with_picture=False)))
     return folder
 
 
