@@ -31,6 +31,7 @@ def test_random_products_are_near(scale):
     assert difference < 0.06 * exact.abs().max()
 
 
+@pytest.mark.skipif(torch.backends.quantized.engine not in ("x86", "fbgemm", "onednn"), reason="of x86 processors")
 @pytest.mark.parametrize("given", [None, "0"])
 def test_ctranslate2_is_told_where_it_matters_unless_someone_has(monkeypatch, given):
     monkeypatch.delenv("CT2_USE_MKL", raising=False)

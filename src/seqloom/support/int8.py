@@ -38,5 +38,5 @@ def let_ctranslate2_be_exact() -> None:
 
     It hears that when it is loaded; whoever has loaded it before, or has set ``CT2_USE_MKL``, keeps what they have.
     """
-    if saturates():
+    if torch.backends.quantized.engine in ("x86", "fbgemm", "onednn") and saturates():
         os.environ.setdefault("CT2_USE_MKL", "1")
