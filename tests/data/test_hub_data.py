@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 
+import datasets
 import pytest
 from helpers.hub_server import File
 from helpers.runs import configure
@@ -10,6 +12,7 @@ from helpers.runs import configure
 from seqloom.__main__ import main
 from seqloom.data.pairs import load_pairs
 from seqloom.settings.schema import DataSettings, MixSettings
+from seqloom.support import hub_files
 
 CARD = """---
 configs:
@@ -42,6 +45,27 @@ def repository(hub):
         repository.add("Words", {"README.md": File(CARD.encode(), False), **files})
         repository.tags.setdefault("v1", repository.head)
     return repository
+
+
+def test_from_the_cache_where_the_hub_is_out_of_reach(hub, monkeypatch):
+    """Without half a minute of trying; and what is not there is refused with the reason."""
+    lines = "".join(json.dumps({"en": word, "de": word[::-1]}) + "\n" for word in WORDS)
+    files = {f"{split}.jsonl": File(lines.encode(), False) for split in ("train", "validation")}
+    hub.create("datasets/me/lines").add("Words", files)
+
+    def read_lines(**changes):
+        given = settings(**{"dataset": "me/lines", "config_name": None, **changes})
+        return {split: data[:] for split, data in load_pairs(given, seed=0).splits.items()}
+
+    with hub.client():
+        expected = read_lines()
+        asked = len(hub.requests)
+        monkeypatch.setattr(hub_files, "out_of_reach", lambda: "no route to it")
+        assert read_lines() == expected
+        with pytest.raises(ValueError, match=r"'me/others' cannot be loaded .*; the Hub is out of reach: no route"):
+            read_lines(dataset="me/others")
+        assert not datasets.config.HF_HUB_OFFLINE  # as it was
+    assert len(hub.requests) == asked
 
 
 def settings(**changes) -> DataSettings:

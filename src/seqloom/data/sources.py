@@ -10,6 +10,7 @@ import csv
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
@@ -25,6 +26,7 @@ from seqloom.data.scan import load_scan
 from seqloom.data.tables import read_table
 from seqloom.settings.replaced import TABLES, kind_of
 from seqloom.settings.schema import DataSettings, MixSettings
+from seqloom.support import hub_files
 from seqloom.support.disk import sha256
 from seqloom.support.wording import listing
 from seqloom.support.xet import with_cure
@@ -37,10 +39,31 @@ def read_dataset(settings: DataSettings) -> tuple[Mapping[str, Data], dict[str, 
     """All splits of ``data.dataset``, and which version of it they are."""
     name = settings.dataset
     assert name is not None
-    about: dict[str, Any] = {}
     if name == "scan":
         split = settings.split or "simple"
         return load_scan(split), {"dataset": name, "split": split}
+    with _cache_alone(name) as why:
+        return _read_dataset(name, settings, why)
+
+
+@contextmanager
+def _cache_alone(name: str) -> Iterator[str | None]:
+    """Lets `datasets` take what is in its cache where the Hub is out of reach, and not try for half a minute.
+
+    Gives why it is out of reach, if it is.
+    """
+    before = datasets.config.HF_HUB_OFFLINE
+    why = None if before or Path(name).exists() or name.startswith(".") else hub_files.out_of_reach()
+    datasets.config.HF_HUB_OFFLINE = before or why is not None
+    try:
+        yield why
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _read_dataset(name: str, settings: DataSettings, why: str | None) -> tuple[Mapping[str, Data], dict[str, Any]]:
+    """`read_dataset` of what is not built in; ``why`` the Hub is out of reach, if it is."""
+    about: dict[str, Any] = {}
     try:
         if any(Path(name, mark).is_file() for mark in ("dataset_dict.json", "state.json")):  # made by save_to_disk
             data = load_from_disk(name)
@@ -67,8 +90,9 @@ def read_dataset(settings: DataSettings) -> tuple[Mapping[str, Data], dict[str, 
             builder.download_and_prepare()
             data = builder.as_dataset()
     except Exception as error:  # the network's, the Hub's, the file formats': they have no class in common
+        reason = _reason(error) if why is None else f"{_reason(error)}; the Hub is out of reach: {why}"
         raise ValueError(
-            f"data.dataset {name!r} cannot be loaded ({_reason(error)}); check the name, data.config_name, data."
+            f"data.dataset {name!r} cannot be loaded ({reason}); check the name, data.config_name, data."
             "revision and the way to the Hub (private datasets need `hf auth login`), or give data.train_files instead."
         ) from None
     return data, about
