@@ -113,7 +113,7 @@ class TestCommand:
             (["--tsv"], "1\t0.0000\t{source}\t"),
             (["--json"], '{{"source": "{source}", "outputs": [{{"text": "", "score": 0.0, "tokens": 0}}]}}'),
             (["--num_beams", "2", "--num_return_sequences", "2"], "{source}\n    0.000  \n"),
-            (["--num_jobs", "2"], ""),
+            pytest.param(["--num_jobs", "2"], "", marks=pytest.mark.long),
             (["--target_prefix", "a"], ""),
         ],
     )
