@@ -14,7 +14,7 @@ from seqloom import run_folder
 from seqloom.data.batches import cut
 from seqloom.data.tokenization import target_tokenizer
 from seqloom.data.updates import EpochPosition
-from seqloom.support.console import say
+from seqloom.support.console import duration, say
 from seqloom.support.machine import peak_memory
 from seqloom.training.r_drop import disagreement, twice
 from seqloom.training.state import Run
@@ -159,6 +159,6 @@ def rehearse(run: Run) -> dict[str, Any]:
         f"{gradient_norm:.3f}",
     )
     if left is not None and left > 0:
-        say(accelerator, f"at most {left * seconds / 60:,.0f} minutes for {left:,} updates, validations apart")
+        say(accelerator, f"at most {duration(math.ceil(left * seconds))} for {left:,} updates, validations apart")
     say(accelerator, "dry run: nothing was written.")
     return {"memory_mib": mebibytes, "seconds": seconds, "loss": loss, "gradient_norm": gradient_norm}
