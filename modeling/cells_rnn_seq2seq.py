@@ -94,6 +94,10 @@ class TorchCell(RecurrentCell):
     def run(self, module: Module, inputs: torch.Tensor, lengths: torch.Tensor | None, state: State) -> State:
         if is_torchdynamo_exporting():
             return scan_layer(module, inputs, lengths, state)
+        if isinstance(module, nn.LSTM) and lacks_kernel(inputs):
+            own = module.weight_ih_l0.dtype
+            with torch.autocast("cpu", enabled=False):
+                return self.run(module, inputs.to(own), lengths, tuple(part.to(own) for part in state))
         parts = tuple(part[None].contiguous() for part in state)
         first = parts if len(parts) > 1 else parts[0] if parts else None
         if lengths is None:
@@ -118,6 +122,19 @@ class TorchCell(RecurrentCell):
             elif name.startswith("bias_ih") and isinstance(module, nn.LSTM):
                 value[module.hidden_size : 2 * module.hidden_size] = 1.0
             init.copy_(parameter, value)  # skips weights that came from a checkpoint
+
+
+def lacks_kernel(inputs: torch.Tensor) -> bool:
+    """Whether torch would hand an LSTM to a kernel that this CPU has not, and raise an error.
+
+    Under autocast it takes oneDNN's without asking whether the processor has that type, as of x86's only those with
+    AVX-512 have bfloat16; in the weights' own type it is there.
+    """
+    if inputs.device.type != "cpu" or not torch.is_autocast_enabled("cpu") or not torch.backends.mkldnn.is_available():
+        return False
+    if torch.get_autocast_dtype("cpu") == torch.float16:
+        return not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class ParallelCell(nn.Module):

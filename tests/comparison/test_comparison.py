@@ -110,7 +110,7 @@ class TestWords:
 
     def test_what_says_nothing_of_a_finished_model(self, tmp_path, capsys):
         """Where no configuration is there to refuse it, a misspelt word is not passed over."""
-        for word in ("--nonsense", "--max_steps", "--training.seed=3"):
+        for word in ("--zzz", "--max_steps", "--training.seed=3"):
             assert main([str(tmp_path), "--num_beams", "2", word, "5", "--output", str(tmp_path / "out")]) == 1
             assert f"error: {word} says nothing about models" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()

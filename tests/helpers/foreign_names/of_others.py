@@ -512,6 +512,20 @@ def check_onednn_linear():
 
 
 @leans_on(
+    "private", "torch", "ops.mkldnn._is_mkldnn_bf16_supported | ops.mkldnn._is_mkldnn_fp16_supported",
+    "cells_rnn_seq2seq", "whether oneDNN has its kernels for that type on this processor",
+)  # fmt: skip
+def check_types_of_onednn(name):
+    """Where it says yes, an LSTM runs under autocast in that type. (Where it says no, torch raises an error.)"""
+    says = getattr(torch.ops.mkldnn, name.rpartition(".")[2])()
+    assert isinstance(says, bool)
+    if says:
+        with torch.autocast("cpu", torch.bfloat16 if "bf16" in name else torch.float16):
+            outputs, _ = nn.LSTM(4, 4, batch_first=True)(torch.ones(2, 3, 4))
+        assert outputs.isfinite().all()
+
+
+@leans_on(
     "private", "sacrebleu", "BLEU._preprocess_segment", "word_counts",
     "the words that BLEU counts, for which sacrebleu has no public name",
 )  # fmt: skip
