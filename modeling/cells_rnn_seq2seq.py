@@ -95,7 +95,7 @@ class TorchCell(RecurrentCell):
         if is_torchdynamo_exporting():
             return scan_layer(module, inputs, lengths, state)
         if isinstance(module, nn.LSTM) and lacks_kernel(inputs):
-            own = module.weight_ih_l0.dtype
+            own = next(module.parameters()).dtype
             with torch.autocast("cpu", enabled=False):
                 return self.run(module, inputs.to(own), lengths, tuple(part.to(own) for part in state))
         parts = tuple(part[None].contiguous() for part in state)
