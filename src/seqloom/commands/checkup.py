@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -214,30 +213,18 @@ def cpu_quota() -> float | None:
 
 
 def speed_of_processor() -> str:
-    """Products of a linear layer, a thousand rows by 512 x 512, by torch and by oneDNN, in float32 and in bfloat16."""
-    import torch
+    """Products of a linear layer by torch and by oneDNN, in float32 and in bfloat16, and what follows."""
+    from seqloom.support.layers import MARGIN, speeds_of_products
 
-    from seqloom.support.layers import MARGIN, fastest, has_onednn, product
-
-    rows, width = 1024, 512
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        inputs, weight = torch.randn(rows, width), torch.randn(width, width)
-        half = (inputs.bfloat16(), weight.bfloat16())
-        ways = [partial(product, "forward", False, inputs, weight), partial(product, "forward", False, *half)]
-        if has_onednn(inputs.device):
-            ways.append(partial(product, "forward", True, inputs, weight))
-        seconds = fastest(ways)
-    gflops = [2 * rows * width**2 / one / 1e9 for one in seconds]
-    says = f"{gflops[0]:,.0f} GFLOP/s in float32"
-    best = gflops[0]
-    if len(gflops) > 2:
-        matters = seconds[2] <= MARGIN * seconds[0]
-        best = max(gflops[0], gflops[2])
+    single, half, by_onednn = speeds_of_products()
+    says = f"{single:,.0f} GFLOP/s in float32"
+    if by_onednn is not None:
+        matters = single <= MARGIN * by_onednn
         way = "trainings in float32 take it (training.fast_layers)" if matters else "torch's own is as good here"
-        says += f", {gflops[2]:,.0f} by oneDNN: {way}"
-    gain = gflops[1] / best
+        says += f", {by_onednn:,.0f} by oneDNN: {way}"
+    gain = half / max(single, by_onednn or 0.0)
     advice = "--mixed_precision bf16 pays" if gain > 1.2 else "--mixed_precision bf16 does not pay"
-    return f"{says}; {gflops[1]:,.0f} in bfloat16: {advice}"
+    return f"{says}; {half:,.0f} in bfloat16: {advice}"
 
 
 def accelerators() -> Iterator[Finding]:

@@ -233,7 +233,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
         return []
     encoded = tokenizer(text, return_offsets_mapping=True)
     places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return [text[first:last] for token, (first, last) in places if token == tokenizer.unk_token_id]
+    return [text[first:last].strip() for token, (first, last) in places if token == tokenizer.unk_token_id]
 
 
 def as_line(place: int, source: str, found: Sequence[Output]) -> str:
