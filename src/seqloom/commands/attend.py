@@ -63,6 +63,11 @@ class Attend(Command):
     overwrite: bool = False
     """Replace files."""
 
+    def check(self) -> None:
+        from seqloom.settings.reading import load_scoring_settings
+
+        load_scoring_settings(self.model, self.overrides, self.sections)
+
     def run(self) -> None:
         if self.target is not None and len(self.sentences) > 1:
             raise ValueError(f"--target is the output of one sentence, but {len(self.sentences)} are given: give one.")

@@ -67,9 +67,9 @@ class Distill(Command):
     """Delete the data set and the student's run first, and nothing else."""
 
     def check(self) -> None:
-        from seqloom.settings.reading import read_recipe
+        from seqloom.settings.reading import load_settings
 
-        read_recipe(self.config)
+        load_settings(self.config, divided(self.overrides)[0], with_model=False)
 
     def run(self) -> int | None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -43,6 +43,12 @@ class Evaluate(Command):
     predictions: Path | None = None
     """In the place of a model: a predictions.jsonl, packed by gzip or not, to be scored again; nothing is written."""
 
+    def check(self) -> None:
+        if self.model is not None and self.predictions is None and self.against is None:
+            from seqloom.settings.reading import load_scoring_settings
+
+            load_scoring_settings(self.model, self.overrides)
+
     def run(self) -> None:
         if self.predictions is not None:
             self._again(self.predictions)

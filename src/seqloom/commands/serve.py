@@ -65,6 +65,12 @@ class Serve(Command):
     cors_origins: list[str] = field(default_factory=list)
     """Web pages that browsers let use this server: https://example.org, or * for all; else none."""
 
+    def check(self) -> None:
+        from seqloom.settings.reading import load_scoring_settings
+
+        for model in self.models:
+            load_scoring_settings(model, self.overrides, self.sections)
+
     def run(self) -> None:
         require()
         from seqloom.serving.engine import open_engine

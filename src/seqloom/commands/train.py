@@ -47,13 +47,13 @@ class Train(Command):
     """Check settings, data, plan and, with --resume, the checkpoint; make the largest update, and write nothing."""
 
     def check(self) -> None:
-        from seqloom.settings.reading import read_recipe
+        from seqloom.settings.reading import load_settings
 
-        read_recipe(self.config)
-
-    def run(self) -> int | None:
         if self.resume and self.overwrite:
             raise ValueError("--resume goes on with what --overwrite would delete: give one of them.")
+        load_settings(self.config, self.overrides, with_model=False)
+
+    def run(self) -> int | None:
         from seqloom.scoring.naming import check_config
         from seqloom.settings.reading import load_settings
         from seqloom.support.machine import PARENT, end_with_parent

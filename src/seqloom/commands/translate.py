@@ -60,6 +60,11 @@ class Translate(Command):
     json: bool = False
     """Lines of JSON instead, one for each source, with its outputs, their scores and numbers of tokens."""
 
+    def check(self) -> None:
+        from seqloom.settings.reading import load_scoring_settings
+
+        load_scoring_settings(self.model, self.overrides, self.sections)
+
     def run(self) -> None:
         if self.tsv and self.json:
             raise ValueError("--tsv and --json are two forms of the same: give one of them.")

@@ -41,8 +41,8 @@ def model_config_class(model_type: str | None) -> type[Seq2SeqConfig]:
     return CONFIG_CLASSES[model_type]
 
 
-def check_settings(settings: Settings) -> None:
-    """What the types do not say."""
+def check_settings(settings: Settings, *, with_model: bool = True) -> None:
+    """What the types do not say; without the section ``model``, no library is loaded."""
     data, training = settings.data, settings.training
     _check_place(data, "data")
     for number, entry in enumerate(data.mix):
@@ -95,7 +95,8 @@ def check_settings(settings: Settings) -> None:
                 "generation.coverage_penalty asks what the attention covers, but model.attention is none: take one of "
                 "them out."
             )
-    _check_model(settings.model)
+    if with_model:
+        _check_model(settings.model)
     _check_hub(settings.hub)
 
 

@@ -22,7 +22,11 @@ from seqloom.support.wording import listing, unknown
 
 
 def load_settings(
-    path: str | Path, overrides: Sequence[str] = (), say: Callable[[str], object] = lambda text: None
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    say: Callable[[str], object] = lambda text: None,
+    *,
+    with_model: bool = True,
 ) -> Settings:
     """Reads a YAML file and applies ``--key value`` overrides.
 
@@ -35,13 +39,19 @@ def load_settings(
         overrides: Words of the command line: ``["--learning_rate", "0.001", "--train_files", "a.en", "a.de"]``. A key
             is a section's field (``training.learning_rate``), or the field alone where only one section has it.
         say: Is told what is left out.
+        with_model: Whether the section ``model`` is read, too; without it, no library is loaded, and keys of no other
+            section are taken for its own.
 
     Raises:
         ValueError: The file is missing, is not YAML or could be one of two; a key is unknown or stands twice; a value
             has the wrong type or makes no sense.
     """
     raw = read_recipe(path)
-    given = [(_resolve(key, raw, Settings), words) for key, words in _parse_overrides(overrides)]
+    told = list(_parse_overrides(overrides))
+    if not with_model and isinstance(raw.get("model"), dict):
+        raw["model"] = {}
+        told = [(key, words) for key, words in told if _is_of_another(key)]
+    given = [(_resolve(key, raw if with_model else {}, Settings), words) for key, words in told]
     before = pairs_of(raw)
     for key, words in given:
         _set(raw, key, words, Settings)
@@ -51,7 +61,7 @@ def load_settings(
     take_place(raw, before, keys, Path(path), say)
     leave_out(raw, before, keys, Path(path), say)
     settings = build(Settings, raw, where="")
-    check_settings(settings)
+    check_settings(settings, with_model=with_model)
     return settings
 
 
@@ -211,14 +221,27 @@ def _parse_overrides(words: Sequence[str]) -> Iterable[tuple[str, list[str]]]:
         yield key, values
 
 
+def _sections(cls: type) -> dict[str, set[str]]:
+    """The sections and their fields."""
+    return {
+        f.name: {inner.name for inner in dataclasses.fields(hint)} for f, hint in field_types(cls) if is_section(hint)
+    }
+
+
+def _is_of_another(key: str) -> bool:
+    """Whether a key is not of the section ``model``, and cannot be."""
+    section, dot, _ = key.partition(".")
+    if dot:
+        return section != "model"
+    return key in {f.name for f in dataclasses.fields(Settings)}.union(*_sections(Settings).values())
+
+
 def _resolve(key: str, raw: dict[str, Any], cls: type) -> tuple[str, ...]:
     """``learning_rate`` → ``("training", "learning_rate")``."""
     if "." in key:
         section, _, rest = key.partition(".")
         return (section, *rest.split(".")) if section == "evaluation" else (section, rest)
-    sections = {
-        f.name: {inner.name for inner in dataclasses.fields(hint)} for f, hint in field_types(cls) if is_section(hint)
-    }
+    sections = _sections(cls)
     if cls is Settings and isinstance(raw.get("model"), dict):
         sections["model"] = {"model_type"} | model_fields(raw["model"].get("model_type")) - DERIVED
     own = {f.name for f in dataclasses.fields(cls)}
