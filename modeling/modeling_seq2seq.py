@@ -314,20 +314,8 @@ class Seq2SeqEmbeddingsMixin(Seq2SeqFolderMixin):
         self.config.decoder_vocab_size = new_num_tokens
 
 
-class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
-    """``forward`` of a ``…ForConditionalGeneration``: base model, output matrix, loss. The model is ``self.model``."""
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The output matrix."""
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        """Replaces the output matrix."""
-        self.lm_head = new_embeddings
-
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """(batch, target) → (batch, target): the labels, one step late."""
-        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
+class GivenLengthsMixin(GenerationModel):
+    """``generate`` by limits of length as they are given."""
 
     def _prepare_generation_config(self, generation_config: Any, **kwargs: Any) -> Any:
         """A limit that the caller gives goes before the model's own, also where the two are counted differently.
@@ -344,6 +332,22 @@ class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GenerationModel):
                     setattr(prepared, new, None)
                     break
         return prepared, model_kwargs
+
+
+class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GivenLengthsMixin):
+    """``forward`` of a ``…ForConditionalGeneration``: base model, output matrix, loss. The model is ``self.model``."""
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """The output matrix."""
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        """Replaces the output matrix."""
+        self.lm_head = new_embeddings
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """(batch, target) → (batch, target): the labels, one step late."""
+        return shift_tokens_right(labels, self.config.pad_token_id, self.config.decoder_start_token_id)
 
     def _get_candidate_generator(self, *args: Any, **kwargs: Any) -> Any:
         """Drafts by prompt lookup are target tokens; `generate` would size their vocabulary by the source's."""

@@ -64,9 +64,21 @@ class Seq2SeqPipeline(Pipeline):
         sequences = self.model.generate(**inputs, **generate_kwargs)
         if not torch.is_tensor(sequences):
             sequences = sequences.sequences
-        outputs = {"sequences": sequences.unflatten(0, (batch, -1))}  # (batch, returned, target)
+        own, config = self.model.generation_config, generate_kwargs.get("generation_config")
+        ends = next(
+            (
+                ends
+                for ends in (generate_kwargs.get("eos_token_id"), getattr(config, "eos_token_id", None))
+                if ends is not None
+            ),
+            own.eos_token_id,
+        )
+        is_generated = generated_mask(sequences, ends)  # (batch · returned, target)
+        if own.pad_token_id is not None:  # `generate` may fill with an end, which some call's ends are words beside
+            sequences = torch.cat([sequences[:, :1], sequences[:, 1:].masked_fill(~is_generated, own.pad_token_id)], 1)
+        outputs = {"sequences": sequences.unflatten(0, (batch, -1))}  # (batch, returned, 1 + target)
         if return_scores:
-            log_probabilities, _ = teacher_forced(self.model, sequences, **inputs)
+            log_probabilities, _ = teacher_forced(self.model, sequences, **inputs, is_generated=is_generated)
             outputs["scores"] = log_probabilities.sum(-1).unflatten(0, (batch, -1))
         return ModelOutput(outputs)
 
@@ -90,13 +102,20 @@ def at_least_float32(tensor: torch.Tensor) -> torch.dtype:
 
 @torch.no_grad()
 def teacher_forced(
-    model, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    model,
+    sequences: torch.Tensor,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    is_generated: torch.Tensor | None = None,
+    **kwargs,
 ) -> tuple[torch.Tensor, ModelOutput]:
     """What the model thinks of what `generate` returned.
 
     Args:
         sequences: (batch · returned, 1 + target) ids: the decoder's start, the tokens, padding after the first end.
         input_ids, attention_mask: (batch, source).
+        is_generated: (batch · returned, target) what the sequences' tokens are; without it, all up to the first of the
+            model's own ends.
         kwargs: For the model's ``forward``: ``output_attentions=True``.
 
     Returns:
@@ -110,7 +129,8 @@ def teacher_forced(
     log_probabilities = (
         logits.log_softmax(-1, dtype=at_least_float32(logits)).gather(2, sequences[:, 1:, None]).squeeze(2)
     )
-    is_generated = generated_mask(sequences, model.generation_config.eos_token_id)
+    if is_generated is None:
+        is_generated = generated_mask(sequences, model.generation_config.eos_token_id)
     return log_probabilities.masked_fill(~is_generated, 0.0), outputs
 
 

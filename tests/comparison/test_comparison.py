@@ -442,6 +442,9 @@ class TestReport:
         table = Table(["a", "b", "c"], [["x", "1.5", "2 ms"], ["y", "–", "fast"]])
         assert report._numeric(table) == [False, True, False]
 
+    def test_a_table_without_rows(self):
+        assert report.markdown_table(Table(["a", "b"], [])) == ["| a | b |", "| --- | --- |"]
+
     def test_systems_have_a_table_of_their_own(self):
         def section(**headline):
             return Section("t", "q", [], [], "h", "l", headline)

@@ -114,7 +114,7 @@ class TestModels:
         assert {row["place"] for row in found["ranking"]} == {1}
         assert "Quickest" not in found["sentences"]["cost"]
         assert found["sentences"]["undecided"].startswith("which of gru and twin is better; ")
-        assert found["sentences"]["weight"].startswith("not asked, because all have the same number of parameters")
+        assert found["sentences"]["weight"].startswith("not asked, because none has 5 % more or fewer parameters")
         assert (
             found["verdicts"]["attention"] is found["verdicts"]["weight"] is found["verdicts"]["data_handling"] is None
         )
@@ -218,6 +218,19 @@ class TestQuestions:
     )  # fmt: skip
     def test_weight(self, scores, verdict):
         assert conclude(record_of(scores))["verdicts"]["weight"] == verdict
+
+    def test_weights_around_the_best(self):
+        """Each as heavy as the best to within 5 %, though not as each other."""
+        record = record_of({"plain": 70, "gru": 90, "twin": 80})
+        for name, size in (("plain", 96), ("gru", 100), ("twin", 104)):
+            record["measures"]["weight"]["models"][name]["parameters"] = size
+        assert conclude(record)["verdicts"]["weight"] is None
+        assert sentence(record, "weight").startswith("not asked, because none has")
+
+    def test_a_ratio_of_hundreds(self):
+        record = record_of({"plain": 90, "tf": 70})
+        record["measures"]["weight"]["models"]["tf"]["parameters"] = 25_000
+        assert "tf, 250 times the parameters of plain" in sentence(record, "weight")
 
     def test_remedies(self):
         found = conclude(record_of({"gru": 90, "min": 89.8, "tf": 90, "hybrid": 80}, half=0.5))

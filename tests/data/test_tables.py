@@ -98,6 +98,13 @@ class TestCells:
         said = refusal(write("a.csv", 'source,target\na,b\nc,"d\ne,f\n'))
         assert "a.csv, line 3: a double quote opens a cell that no other one closes" in said
 
+    @pytest.mark.parametrize("row", ['"c,d\nx,"y" z\n', '"c" d,e\n', 'c,"d"e\n'])
+    def test_a_cell_that_goes_on_behind_its_quote(self, write, row):
+        """Whose rows would else be swallowed, or its quotes."""
+        said = refusal(write("a.csv", f"source,target\na,b\n{row}"))
+        assert "a.csv, line 3: a cell goes on behind its closing quote" in said
+        assert pairs_of(write("a.csv", 'source,target\n"a ""b"" c",d"e"\n')) == [('a "b" c', 'd"e"')]
+
     def test_the_same_name_twice(self, write):
         assert "2 columns 'source'" in refusal(write("a.csv", "source,target,source\na,b,c\n"))
         assert pairs_of(write("a.csv", "source,target,note,note\na,b,c,d\n")) == [("a", "b")]
@@ -216,6 +223,14 @@ class TestParquet:
         columns = {"source": text.dictionary_encode(), "target": text.cast(pa.large_string()), "n": [[1], [], None]}
         pq.write_table(pa.table(columns), write("a.parquet", ""))
         assert pairs_of("a.parquet") == [("a", "a"), (None, None), ("b", "b")]
+        pq.write_table(pa.table(columns | {"target": text.cast(pa.string_view())}), "a.parquet")
+        assert pairs_of("a.parquet") == [("a", "a"), (None, None), ("b", "b")]
+
+    def test_the_same_name_twice(self, write):
+        text = pa.array(["a"])
+        table = pa.Table.from_arrays([text, text, text], names=["source", "target", "target"])
+        pq.write_table(table, write("a.parquet", ""))
+        assert "a.parquet has several columns 'target'" in refusal("a.parquet")
 
     def test_damage(self, write):
         content = table("parquet", ROWS)

@@ -1,6 +1,7 @@
 """Texts in, texts out: `translate` and `stream` give what the model gives one by one."""
 
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -252,6 +253,80 @@ class TestTranslate:
     def test_nothing_gives_nothing(self):
         assert translate(tiny("gru"), make_tokenizer(), []) == []
         assert list(translate(tiny("gru"), make_tokenizer(), iter([]))) == []
+
+
+class TestCompany:
+    """An output is the same whatever company it was decoded in, whatever the call asks for."""
+
+    OTHER_ENDS = (
+        {},
+        {"num_beams": 2},
+        {"num_beams": 2, "repetition_penalty": 1.01},
+        {"num_beams": 2, "as_config": True},
+    )
+
+    @pytest.mark.parametrize("options", OTHER_ENDS, ids=lambda options: "-".join(options) or "greedy")
+    def test_ends_of_the_call(self, pair, options):
+        """In text, tokens and scores: the model's own end is none of them."""
+        model, tokenizer = pair
+        sources = texts(9)
+        plain = translate(model, tokenizer, sources, return_tokens=True, max_new_tokens=12)
+        end = Counter(ids[len(ids) // 2] for _, ids in plain).most_common(1)[0][0]
+        options = dict(options, eos_token_id=end)
+        if options.pop("as_config", False):
+            options = {"generation_config": GenerationConfig(**options)}
+        options["max_new_tokens"] = 12
+        together = translate(model, tokenizer, sources, return_hypotheses=True, **options)
+        ids = [ids for _, ids in translate(model, tokenizer, sources, return_tokens=True, **options)]
+        assert any(row[-1] == end for row in ids)
+        assert all(end not in row[:-1] for row in ids)
+        for source, hypothesis, row in zip(sources, together, ids, strict=True):
+            by_itself = translate(model, tokenizer, source, return_hypotheses=True, **options)
+            assert hypothesis.text == by_itself.text == tokenizer.decode(row, skip_special_tokens=True)
+            assert hypothesis.target_tokens == by_itself.target_tokens == tokenizer.convert_ids_to_tokens(row)
+            assert hypothesis.score == pytest.approx(by_itself.score, abs=1e-3)
+            assert len(hypothesis.token_scores) == len(row)
+
+    def test_prefixes_of_many_lengths(self, pair):
+        """No padding is scored, nor given back."""
+        model, tokenizer = pair
+        sources, prefixes = texts(3), ["abcd", "", "a"]
+        options = {"max_new_tokens": 3, "return_hypotheses": True}
+        for source, prefix, together in zip(
+            sources, prefixes, translate(model, tokenizer, sources, target_prefix=prefixes, **options), strict=True
+        ):
+            by_itself = translate(model, tokenizer, source, target_prefix=prefix, **options)
+            assert together.target_tokens == by_itself.target_tokens
+            assert together.score == pytest.approx(by_itself.score, abs=1e-3)
+
+    @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"do_sample": True}], ids="-".join)
+    def test_what_is_allowed_of_each_source(self, pair, options):
+        """Of each by its place among all, in whatever batch it is."""
+        model, tokenizer = pair
+        sources, letters = texts(6), tokenizer("abcdef", add_special_tokens=False)["input_ids"]
+        found = translate(
+            model, tokenizer, sources, prefix_allowed_tokens_fn=lambda place, ids: [letters[place]], max_new_tokens=2,
+            num_return_sequences=2 if options else 1, read_ahead=4, batch_tokens=12, **options,
+        )  # fmt: skip
+        for letter, outputs in zip("abcdef", found, strict=True):
+            assert set([outputs] if isinstance(outputs, str) else outputs) == {letter * 2}
+
+    def test_rows_of_the_callers(self, pair):
+        model, tokenizer = pair
+        start = model.config.decoder_start_token_id
+        rows = torch.tensor([[start, 5], [start, 6]])
+        for options in ({"decoder_input_ids": rows}, {"decoder_start_token_id": [5, 6]}):
+            with pytest.raises(ValueError, match="a row for each of a batch, but 2 sources are decoded"):
+                translate(model, tokenizer, texts(2), **options)
+        assert translate(model, tokenizer, texts(2)[0], decoder_input_ids=rows[:1], max_new_tokens=2)
+
+    def test_a_config_without_a_length(self, pair):
+        """The model's own limit fills it, as it does for `generate`."""
+        model, tokenizer = pair
+        model.generation_config.max_new_tokens = 4
+        config = GenerationConfig(num_beams=2)
+        found = translate(model, tokenizer, texts(5), generation_config=config, return_tokens=True)
+        assert max(len(ids) for _, ids in found) <= 4
 
 
 class TestStream:

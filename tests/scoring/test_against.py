@@ -9,6 +9,7 @@ import evaluate
 import pytest
 import yaml
 from helpers.scored import keep, read, sentences, write
+from safetensors.torch import load_file, save_file
 
 from seqloom.commands.score import main
 from seqloom.scoring import metrics, significance
@@ -175,6 +176,27 @@ class TestAgainst:
         assert main([str(folder), "--against", str(other), *words]) == 1
         assert "holds scores already, of other sentences" in capsys.readouterr().err
         assert decoded == ["model"]
+
+    @pytest.mark.slow
+    def test_kept_predictions_of_other_weights(self, folder, other, capsys):
+        """As where the run went on."""
+        assert main([str(folder)]) == 0
+        weights = load_file(folder / "model.safetensors")
+        save_file({name: 2 * values for name, values in weights.items()}, folder / "model.safetensors")
+        assert main([str(folder), "--against", str(other)]) == 1
+        assert "holds scores already, of other weights than the model has now" in capsys.readouterr().err
+        assert main([str(folder), "--against", str(other), "--overwrite"]) == 0
+
+    @pytest.mark.slow
+    def test_kept_predictions_of_another_arithmetic(self, folder, other, decoded, capsys):
+        words = [str(folder), "--against", str(other), "--decode_dtype", "bfloat16"]
+        assert main([str(folder)]) == 0
+        assert main(words) == 1
+        assert "holds scores already, with generation" in capsys.readouterr().err
+        assert main([*words, "--overwrite"]) == 0
+        number = len(decoded)
+        assert main(words) == 0
+        assert len(decoded) == number
 
     def test_a_model_and_a_file(self, folder, tmp_path, decoded):
         """In either order; greedy search of a model can be compared with its beams."""

@@ -1,6 +1,7 @@
 """Like with like: references are held against outputs in the Unicode form and the case of the tokenizer."""
 
 import dataclasses
+import gzip
 import json
 import unicodedata
 
@@ -124,4 +125,13 @@ def test_damaged_predictions_are_refused(tmp_path, wrong):
     path = tmp_path / "predictions.jsonl"
     path.write_text(json.dumps({"source": "a", "reference": "b", "hypothesis": "c", **wrong}) + "\n")
     with pytest.raises(ValueError, match=r"line 1 of .* has a scored_reference or normalization that is no text"):
+        read_predictions(path)
+
+
+def test_damaged_archive_is_refused(tmp_path):
+    path = tmp_path / "predictions.jsonl.gz"
+    content = bytearray(gzip.compress(json.dumps({"source": "a" * 99, "reference": "b", "hypothesis": "c"}).encode()))
+    content[20:24] = b"\xff\x00\xff\x00"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"cannot be unpacked .*: is it damaged"):
         read_predictions(path)

@@ -27,6 +27,10 @@ def said(folder):
     return _said
 
 
+PARTS = "multipart/form-data; boundary=xy"
+END = b"\r\n\r\na\r\n--xy--\r\n"
+
+
 class TestLibreTranslate:
     def test_a_client_from_elsewhere(self, client, said):
         api = LibreTranslateAPI(client.url)
@@ -126,6 +130,13 @@ class TestLibreTranslate:
             (FORM, b"q=a&" * 2000, "the body cannot be read ("),
             ("multipart/form-data; boundary=xy", b"nothing", "it is no form in parts"),
             ("multipart/form-data", b"nothing", "it is no form in parts"),
+            (
+                PARTS,
+                b'--xy\r\nContent-Disposition: form-data; name="q"' + b"; x" * 40_000 + END,
+                "a part's head has 120,",
+            ),
+            (PARTS, b"--xy\r\nContent-Disposition: form-data; name=" + b"(" * 900 + END, "source is missing"),
+            (PARTS, b"--xy\r\nContent-Type: multipart/mixed; boundary=xy\r\n" * 3000 + END, "more than 1,000"),
         ],
     )
     def test_refuses_bodies(self, client, kind, body, sentence):

@@ -37,6 +37,8 @@ def settings(**changes) -> Settings:
         ({"generation": {"generate_kwargs": {"max_length": 2}}}, "generate_kwargs has max_length"),
         ({"model": {"attention": "none", "attention_score": "dot"}}, "attention_score is 'dot', which belongs to"),
         ({"evaluation": {"metric_kwargs": {"wer": {}}}}, "arguments of wer, but the metrics are sacrebleu, chrf"),
+        ({"evaluation": {"metric_kwargs": {"chrf": {"bootstrap_samples": 9}}}}, "which all metrics have in common"),
+        ({"evaluation": {"metric_kwargs": {"chrf": {"sources": ["a"]}}}}, "sources, which come from the data"),
         ({"evaluation": {"metric_kwargs": {"sacreblue": {}}}}, r"did you mean sacrebleu\?"),
     ],
 )

@@ -108,6 +108,18 @@ class TestResuming:
         leftovers = [path.name for path in (tmp_path / "killed" / "run" / "checkpoints").iterdir()]
         assert sorted(leftovers) == ["best", "step-00000009", "step-00000011", "weights"]
 
+    @pytest.mark.parametrize(
+        "other", [{"eval_metric": "wer"}, {"eval_metric": None}, {"metric_for_best_model": "loss"}]
+    )
+    def test_scores_of_two_kinds_are_not_compared(self, tmp_path, data, other):
+        options = {"max_steps": 4, "eval_steps": 2, "eval_metric": "exact_match"}
+        run(tmp_path, data, training=options)
+        before = read_log(tmp_path, timed=True)
+        (name,) = other
+        with pytest.raises(ValueError, match=rf"training\.{name} was .* until here and is .* now, but scores of two"):
+            run(tmp_path, data, resume=True, training=options | {"max_steps": 8} | other)
+        assert read_log(tmp_path, timed=True) == before
+
     def test_a_finished_run_stays_as_it_is(self, tmp_path, data):
         before = run(tmp_path, data)
         log, saved = read_log(tmp_path, timed=True), weights(tmp_path / "run")

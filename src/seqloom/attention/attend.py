@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from seqloom.attention.maps import AttentionMaps, overview
 from seqloom.attention.words import Token, group_words, merge, read_tokens, says_more_by_words, word_labels
+from seqloom.decoding.asked import ends_of
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.limits import check_sources, check_target, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
-from seqloom.decoding.options import limited
+from seqloom.decoding.options import limited, told_of_strings
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
 
 if TYPE_CHECKING:
@@ -68,17 +69,20 @@ def attend(
         if target is None:
             if coverage_penalty:
                 generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
-            config = generate_kwargs.get("generation_config") or model.generation_config
-            sequences = model.generate(**inputs, **within_positions(model, limited(config, generate_kwargs)))
+            asked = told_of_strings(model, tokenizer, limited(model.generation_config, generate_kwargs))
+            sequences = model.generate(**inputs, **within_positions(model, asked))
             sequences = (sequences if torch.is_tensor(sequences) else sequences.sequences)[:1]
         else:
             sequences = _forced(model, tokenizer, target)
+        is_generated = generated_mask(sequences, ends_of(model, generate_kwargs))
         with eager_attention(model):
-            scores, outputs = teacher_forced(model, sequences, **inputs, output_attentions=True)
+            scores, outputs = teacher_forced(
+                model, sequences, **inputs, is_generated=is_generated, output_attentions=True
+            )
     finally:
         model.train(was_training)
 
-    length = int(generated_mask(sequences, model.generation_config.eos_token_id).sum())
+    length = int(is_generated.sum())
     cross = _stack(getattr(outputs, "cross_attentions", None))
     encoder_self = _stack(getattr(outputs, "encoder_attentions", None))
     if cross is None:

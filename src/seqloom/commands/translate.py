@@ -70,6 +70,7 @@ class Translate(Command):
             raise ValueError("--tsv and --json are two forms of the same: give one of them.")
         import torch
 
+        from seqloom.decoding.asked import ends_of
         from seqloom.decoding.jobs import translate_by_jobs
         from seqloom.decoding.loading import is_of_ours, open_pair
         from seqloom.decoding.options import check_options, try_options
@@ -91,7 +92,7 @@ class Translate(Command):
         has_scores = number > 1 or self.tsv or self.json
         told = {"target_prefix": self.target_prefix, "return_hypotheses": has_scores, **generate_kwargs}
         told["return_tokens"] = not has_scores
-        doubts = Doubts(tokenizer, model.generation_config.eos_token_id)
+        doubts = Doubts(tokenizer, ends_of(model, generate_kwargs))
         # Someone who types wants an answer to each line.
         read_ahead = 1 if sys.stdin.isatty() else 10_000
         batch_tokens, dtype = settings.generation.decode_batch_tokens, settings.generation.decode_dtype

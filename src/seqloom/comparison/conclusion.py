@@ -22,7 +22,7 @@ from seqloom.comparison.verdicts import BELOW, SAME, TRAINED, Case, Verdict, rec
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.language import later, say
-from seqloom.support.wording import digits, together, with_interval
+from seqloom.support.wording import digits, factor, together, with_interval
 
 ABOUT = {
     "model": later("For your data"),
@@ -76,7 +76,7 @@ BY_WEIGHT = later("{verdict}, because {said}.")
 HEAVIER = later("{heavy}, {ratio} times the parameters of {light}, {said}")
 BETTER, WORSE = later("is better by {gap}"), later("is worse by {gap}")
 NO_DIFFERENCE = later("is not told from it ({gap})")
-EQUALLY_HEAVY = later("not asked, because all have the same number of parameters to within {share} %.")
+EQUALLY_HEAVY = later("not asked, because none has {share} % more or fewer parameters than the best.")
 UNWEIGHED = later("not decided, because the models were not weighed: take the measure weight.")
 REMEDIED = later("{one} for {other}: {said}")
 STEP_RATIO = later("a training step takes {ratio} times as long at {length} tokens ({verdict})")
@@ -279,6 +279,8 @@ def of_weight(known: Measured, first: Sequence[str]) -> tuple[str | None, str]:
     middle = min(best, key=sizes.__getitem__)
     lighter = [name for name in sizes if sizes[name] * math.exp(SAME) < sizes[middle]]
     heavier = [name for name in sizes if sizes[name] > sizes[middle] * math.exp(SAME)]
+    if not lighter and not heavier:
+        return None, say(EQUALLY_HEAVY, share=f"{100 * math.expm1(SAME):.0f}")
     said, found = [], []
     for name in (*lighter, *heavier):
         heavy, light = (name, middle) if name in heavier else (middle, name)
@@ -286,7 +288,7 @@ def of_weight(known: Measured, first: Sequence[str]) -> tuple[str | None, str]:
         found.append(better == middle)
         template = BETTER if better == heavy else WORSE if better == light else NO_DIFFERENCE
         gap = known.gap(heavy, light, "" if better else "+") if better != light else known.gap(light, heavy)
-        values = {"heavy": heavy, "light": light, "ratio": f"{sizes[heavy] / sizes[light]:.2g}"}
+        values = {"heavy": heavy, "light": light, "ratio": factor(sizes[heavy] / sizes[light])}
         said.append(say(HEAVIER, **values, said=say(template, gap=gap)))
     side = HEAVY if not heavier else LIGHT if not lighter else BETWEEN
     verdict = side if all(found) else NOT_CLEAR
@@ -315,7 +317,7 @@ def of_remedies(known: Measured) -> tuple[dict[str, dict[str, Verdict]], str]:
             values = {"ratio": _with_bounds(ratio, estimate, level), "verdict": say(QUICKER[verdicts["sentence"]])}
             said.append(say(SENTENCE_RATIO, **values))
         if one in known.parameters and other in known.parameters:
-            said.append(say(PARAMETER_RATIO, ratio=f"{known.parameters[one] / known.parameters[other]:.2g}"))
+            said.append(say(PARAMETER_RATIO, ratio=factor(known.parameters[one] / known.parameters[other])))
         if known.metric:
             verdicts["quality"] = close(known.entry, one, other, len(pairs)).verdict()
             gap = known.gap(one, other, "+")

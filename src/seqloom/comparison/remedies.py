@@ -18,7 +18,7 @@ from seqloom.modeling.cells_rnn_seq2seq import CELLS
 from seqloom.scoring import metrics
 from seqloom.scoring.estimates import LEVEL, Estimate, student_quantile
 from seqloom.support.language import later, say
-from seqloom.support.wording import together, with_interval
+from seqloom.support.wording import factor, together, with_interval
 
 CLOSE = 1.0
 """Points of a metric that a remedy may cost."""
@@ -114,7 +114,7 @@ def lighter(models: dict[str, Any]) -> list[str]:
     for one, other in hybrids:
         for key, title in COUNTED.items():
             ratio = models[one][key] / models[other][key]
-            values = {"title": say(title), "one": one, "ratio": f"{ratio:.2g}", "other": other}
+            values = {"title": say(title), "one": one, "ratio": factor(ratio), "other": other}
             cases.append(Case(say("{title} ({one} {ratio} times {other})", **values), counted(ratio), BELOW))
     return told(say("Remedied: the Transformer is light now. A hybrid should weigh less than a Transformer in:"), cases)
 

@@ -262,6 +262,8 @@ def _figure(plot: Plot) -> Markup:
 
 def _numeric(table: Table) -> list[bool]:
     """Which columns hold numbers, with or without units, and are aligned to the right."""
+    if not table.rows:
+        return [False] * len(table.header)
     columns = zip(*table.rows, strict=True)
     return [all(re.match(r"[-−+±<≈]?\s?\d|[–-]?$", cell) for cell in column) for column in columns]
 

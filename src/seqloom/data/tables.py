@@ -128,18 +128,27 @@ def _tabbed(path: str) -> Iterator[tuple[int, list[str]]]:
 def _quoted(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Cells as the csv module reads them, but for a carriage return, which ends a row only before a newline."""
     csv.field_size_limit(lines.longest_row())  # a document may be a cell, all behind a lone quote not
-    rows = csv.reader(_marked(path), delimiter=separator)
+    rows = csv.reader(_marked(path), delimiter=separator, strict=True)
     number = 1
     try:
         for cells in rows:
-            if cells and _END in cells[-1]:
-                if cells == [_END]:
-                    return
-                raise ValueError(f"{path}, line {number}: a double quote opens a cell that no other one closes.")
+            if cells == [_END]:
+                return
             yield number, [cell.replace(_RETURN, "\r") for cell in cells]
             number = rows.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {number}: cannot be read as csv ({error}); look at its quotes.") from None
+        if "unexpected end" in str(error):
+            said = "a double quote opens a cell that no other one closes"
+        elif "expected after" in str(error):
+            if number == 1:  # the header may have another separator, which it shows as it is
+                yield number, next(csv.reader(_marked(path), delimiter=separator))
+            said = (
+                f"a cell goes on behind its closing quote, where {separator!r} or the line's end must stand: a quote "
+            )
+            said += 'in a quoted cell is written twice ("")'
+        else:
+            said = f"cannot be read as csv ({error}); look at its quotes"
+        raise ValueError(f"{path}, line {number}: {said}.") from None
 
 
 def _marked(path: str) -> Iterator[str]:
@@ -277,15 +286,23 @@ def _no_json(path: str, line: int, problem: str) -> ValueError:
 # parquet --------------------------------------------------------------------------------------------------------------
 
 
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
+
 def _parquet_rows(path: str, names: dict[str, str]) -> Iterator[Row]:
     try:
         with lines.open_bytes(path) as stream, pq.ParquetFile(stream) as file:
-            columns = dict(_flat_fields(file.schema_arrow))
+            fields = list(_flat_fields(file.schema_arrow))
+            columns = dict(fields)
             for side, name in names.items():
                 if name not in columns:
                     raise _unknown(path, side, name, columns)
+                if [field for field, _ in fields].count(name) > 1:
+                    raise ValueError(
+                        f"{path} has several columns {name!r}, and which is meant is not known: rename them."
+                    )
                 kind = columns[name].value_type if pa.types.is_dictionary(columns[name]) else columns[name]
-                if not pa.types.is_string(kind) and not pa.types.is_large_string(kind):
+                if not any(is_text(kind) for is_text in _TEXTS):
                     raise _no_text(path, "", side, name, "List" if pa.types.is_list(kind) else str(kind))
             number = 0
             for batch in file.iter_batches(batch_size=1000, columns=[*names.values()]):

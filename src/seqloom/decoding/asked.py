@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
@@ -29,6 +30,15 @@ class NotHere(ValueError):
     """An exported folder is whole, but not for this machine; the message is a sentence that says what to do."""
 
 
+def ends_of(model: Any, generate_kwargs: dict[str, Any]) -> list[int]:
+    """The tokens that end an output, as `generate` takes them: from its arguments, a config among these, the model."""
+    configs = (generate_kwargs.get("generation_config"), model.generation_config)
+    for ends in (generate_kwargs.get("eos_token_id"), *(getattr(config, "eos_token_id", None) for config in configs)):
+        if ends is not None:
+            return torch.as_tensor(ends).flatten().tolist()
+    return []
+
+
 def options_for(model: Any, generate_kwargs: dict[str, Any]) -> SearchOptions:
     """What `generate` would search, given the model's generation config and its arguments.
 
@@ -51,6 +61,13 @@ def options_for(model: Any, generate_kwargs: dict[str, Any]) -> SearchOptions:
         config, is_default["max_length"], is_default["min_length"], "input_ids", 1, None
     )
     assert config is not None
+    if config.max_length < 2:
+        raise ValueError(
+            f"max_length is {config.max_length}, which counts the token that an output begins with: give 2 or more, or "
+            "max_new_tokens."
+        )
+    if config.num_beams is not None and config.num_beams < 1:
+        raise ValueError(f"num_beams is {config.num_beams}; it must be 1 or more.")
     inert = GenerationConfig().to_dict() | config._get_default_generation_params()
     for name, value in config.to_dict().items():
         if name in KNOWN | WITHOUT_EFFECT or value is None or value is False:

@@ -24,6 +24,7 @@ from seqloom.decoding.asked import NotHere, NotOurs, options_for
 from seqloom.decoding.search import Decoder, search
 from seqloom.decoding.targets import Candidate, SearchOptions
 from seqloom.modeling import CONFIG_CLASSES
+from seqloom.modeling.modeling_seq2seq import GivenLengthsMixin
 from seqloom.support.wording import listing
 
 FORMAT = 1
@@ -70,7 +71,7 @@ class Searcher(Protocol):
         """log p of every target token, given its source and the tokens before it."""
 
 
-class ExportedModel(GenerationMixin):
+class ExportedModel(GivenLengthsMixin, GenerationMixin):
     """Takes the place of a model in `seqloom.translate`, and has ``generate``.
 
     Args:

@@ -74,7 +74,8 @@ def within_positions(model: GenerativeModel, generate_kwargs: dict[str, Any]) ->
     most = target_positions(model)
     if most is None:
         return generate_kwargs
-    configs = [vars(generate_kwargs.get("generation_config") or model.generation_config), generate_kwargs]
+    own, among_them = model.generation_config, generate_kwargs.get("generation_config")
+    configs = [vars(own), {} if among_them is None else vars(among_them), generate_kwargs]
     for name, longest in (("max_new_tokens", most), ("max_length", most + 1)):  # that counts the decoder's start too
         asked = [config[name] for config in configs if config.get(name) is not None]
         if asked and asked[-1] > longest:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from seqloom.data.tokenization import target_tokenizer
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.loading import DEFAULT_MAX_NEW_TOKENS, GenerativeModel
@@ -44,11 +45,23 @@ def options_of(generation: GenerationSettings) -> dict[str, Any]:
 
 def limited(config: GenerationConfig, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``generate`` with a limit of length where neither they nor the model have one: whoever decodes
-    with a model ends its outputs at the same length."""
-    limits = ("max_new_tokens", "max_length")
-    if any(given.get(name) or getattr(config, name, None) for name in limits):
-        return given
+    with a model ends its outputs at the same length. The model's own ``config`` fills what one among
+    them leaves open."""
+    configs = (given.get("generation_config"), config)
+    for name in ("max_new_tokens", "max_length"):
+        if given.get(name) or any(getattr(one, name, None) for one in configs):
+            return given
     return given | {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS}
+
+
+def told_of_strings(
+    model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of ``generate``, with the tokenizer that ``stop_strings`` need where there are any."""
+    configs = (given.get("generation_config"), model.generation_config)
+    if given.get("stop_strings") or any(getattr(config, "stop_strings", None) for config in configs):
+        return given | {"tokenizer": target_tokenizer(tokenizer)}
+    return given
 
 
 def check_options(
@@ -200,6 +213,7 @@ def try_options(model: GenerativeModel, tokenizer: PreTrainedTokenizerBase, give
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            tried = told_of_strings(model, tokenizer, tried)
             model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **tried)
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, ImportError,
             AssertionError) as error:  # fmt: skip

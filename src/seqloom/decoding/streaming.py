@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList, TextIter
 from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.limits import check_sources, within_positions
 from seqloom.decoding.loading import GenerativeModel
-from seqloom.decoding.options import limited
+from seqloom.decoding.options import limited, told_of_strings
 from seqloom.decoding.translate import GREEDY
 
 
@@ -50,14 +50,14 @@ def stream(
 
     def run() -> None:
         try:
-            criteria = StoppingCriteriaList([*generate_kwargs.pop("stopping_criteria", []), is_closed])
-            config = generate_kwargs.get("generation_config") or model.generation_config
+            criteria = StoppingCriteriaList([*(generate_kwargs.pop("stopping_criteria", None) or []), is_closed])
+            asked = told_of_strings(model, tokenizer, limited(model.generation_config, generate_kwargs))
             model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 streamer=streamer,
                 stopping_criteria=criteria,
-                **GREEDY | within_positions(model, limited(config, generate_kwargs)),
+                **GREEDY | within_positions(model, asked),
             )
         finally:
             streamer.end()  # also after an error, for which the reader would wait in vain

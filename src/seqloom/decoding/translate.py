@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, overload
@@ -17,13 +17,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import target_tokenizer
-from seqloom.decoding.asked import NotOurs, options_for
+from seqloom.decoding.asked import NotOurs, ends_of, options_for
 from seqloom.decoding.coverage import coverage_beam_search, coverage_order
 from seqloom.decoding.engine import decoder_for, tell
 from seqloom.decoding.exported import ExportedModel
 from seqloom.decoding.limits import check_sources, source_positions, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
-from seqloom.decoding.options import limited
+from seqloom.decoding.options import limited, told_of_strings
 from seqloom.decoding.search import Decoder, search
 from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
 from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
@@ -158,6 +158,8 @@ def translate(
     for name, value in (("batch_tokens", batch_tokens), ("read_ahead", read_ahead)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be 1 or more.")
+    if not 0 <= coverage_penalty < float("inf"):
+        raise ValueError(f"coverage_penalty is {coverage_penalty}; it must be 0 (none) or more.")
     if coverage_penalty:
         generate_kwargs |= {"custom_generate": coverage_beam_search, "coverage_penalty": coverage_penalty}
     if decoder is not None and dtype is not None:
@@ -183,7 +185,10 @@ def translate(
                 if not isinstance(target_prefix, str):
                     texts_before = target_prefix[first - 1 : first - 1 + len(window)]
                 prefixes = _prefixes(tokenizer, texts_before, len(window))
-                yield from _decode(model, tokenizer, encoded, how, prefixes, bar, generate_kwargs)
+                asked = dict(generate_kwargs)
+                if allowed := asked.get("prefix_allowed_tokens_fn"):
+                    asked["prefix_allowed_tokens_fn"] = partial(_allowed_behind, first - 1, allowed)
+                yield from _decode(model, tokenizer, encoded, how, prefixes, bar, asked)
                 first += len(window)
 
     if total is not None and total > read_ahead and source_positions(model) is not None:
@@ -191,6 +196,11 @@ def translate(
     if isinstance(sources, str):
         return next(outputs())
     return outputs() if total is None else list(outputs())
+
+
+def _allowed_behind(number: int, allowed: Callable[[int, torch.Tensor], list[int]], place: int, ids: Any) -> list[int]:
+    """What is allowed of a source behind so many others."""
+    return allowed(number + place, ids)
 
 
 def _encoded(
@@ -239,20 +249,20 @@ def _decode(
     generate_kwargs: dict[str, Any],
 ) -> list[Any]:
     """All outputs of the texts that are held at a time."""
-    config = generate_kwargs.get("generation_config") or model.generation_config
-    generate_kwargs = within_positions(model, limited(config, generate_kwargs))
+    generate_kwargs = within_positions(model, limited(model.generation_config, generate_kwargs))
     outputs: list[Any] = [None] * len(encoded)
     was_training = model.training
     model.eval()
     try:
-        for batch, sequences, inputs in _found(model, tokenizer, encoded, how, prefixes, generate_kwargs):
+        for batch, sequences, lengths, inputs in _found(model, tokenizer, encoded, how, prefixes, generate_kwargs):
             found: list[str] | list[Hypothesis] | list[tuple[str, list[int]]]
             if how.return_hypotheses or how.output_attentions:
-                found = _hypotheses(model, tokenizer, sequences, inputs, how.output_attentions)
+                found = _hypotheses(model, tokenizer, sequences, lengths, inputs, how.output_attentions)
             else:
-                found = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+                found = _texts(tokenizer, sequences, lengths)
                 if how.return_tokens:
-                    found = list(zip(found, _ids(model, sequences), strict=True))
+                    rows = zip(sequences.tolist(), lengths, strict=True)
+                    found = [(text, ids[1 : 1 + length]) for text, (ids, length) in zip(found, rows, strict=True)]
             num_returned = len(found) // len(batch)
             for row, index in enumerate(batch):
                 mine = found[row * num_returned : (row + 1) * num_returned]
@@ -270,8 +280,9 @@ def _found(
     how: _How,
     prefixes: list[list[int]] | None,
     generate_kwargs: dict[str, Any],
-) -> Iterator[tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]]:
-    """Places of sources, their outputs (places · returned, 1 + target) and padded inputs, some at a time.
+) -> Iterator[tuple[list[int], torch.Tensor, list[int], dict[str, torch.Tensor]]]:
+    """Places of sources, their outputs (places · returned, 1 + target), how many tokens each has, the end included, and
+    padded inputs, some at a time.
 
     By the search of `seqloom.decoding.search`, if it has what is asked; else by the model's own `generate`.
     """
@@ -314,21 +325,71 @@ def _found(
             width = max(map(len, rows))
             padded = [row + [options.pad_token] * (width - len(row)) for row in rows]
             sequences, inputs = torch.tensor(padded, device=model.device), inputs_of(batch)
+            lengths = torch.tensor([len(row) for row in rows], device=model.device)
             if penalty:
-                lengths = torch.tensor([len(row) for row in rows], device=model.device)
                 scores = torch.tensor([[beam.score for beam in found] for _, found in some], device=model.device)
                 ranks = coverage_order(whole, sequences, lengths, scores, inputs, options.eos_tokens, penalty)
                 first_rows = torch.arange(0, len(rows), options.num_beams, device=model.device)[:, None]
-                sequences = sequences[(ranks + first_rows)[:, :num_returned].flatten()]
-            yield batch, sequences, inputs
+                best = (ranks + first_rows)[:, :num_returned].flatten()
+                sequences, lengths = sequences[best], lengths[best]
+            yield batch, sequences, (lengths - 1).tolist(), inputs
         return
+    _refuse_of_rows(generate_kwargs, len(encoded))
+    generate_kwargs = told_of_strings(model, tokenizer, generate_kwargs)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
     config = generate_kwargs.get("generation_config") or model.generation_config
     num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
     for batch in _batches(order, encoded, max(1, how.batch_tokens // num_beams)):
         inputs = inputs_of(batch)
-        sequences = model.generate(**inputs, **generate_kwargs)  # (batch · returned, 1 + target)
-        yield batch, sequences if torch.is_tensor(sequences) else sequences.sequences, inputs
+        found = model.generate(**inputs, **_for_batch(generate_kwargs, batch, num_beams))
+        sequences = found if torch.is_tensor(found) else found.sequences  # (batch · returned, 1 + target)
+        yield batch, sequences, _lengths(model, sequences, generate_kwargs), inputs
+
+
+OF_ROWS = ("decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds", "encoder_outputs", "inputs_embeds")
+"""Arguments of `generate` that have a row for each row of its batch."""
+
+
+def _refuse_of_rows(generate_kwargs: dict[str, Any], num_sources: int) -> None:
+    """Sources are sorted and cut into batches here, of which the caller's rows know nothing."""
+    start = generate_kwargs.get("decoder_start_token_id")
+    given = [name for name in OF_ROWS if generate_kwargs.get(name) is not None]
+    if start is not None and torch.as_tensor(start).numel() > 1:
+        given.append("decoder_start_token_id, of several tokens,")
+    if given and num_sources > 1:
+        raise ValueError(
+            f"{given[0]} has a row for each of a batch, but {num_sources:,} sources are decoded in batches of "
+            "translate's own: give target_prefix, which follows the sources, or one source at a time, or call generate."
+        )
+
+
+def _for_batch(generate_kwargs: dict[str, Any], batch: list[int], num_beams: int) -> dict[str, Any]:
+    """The arguments for one batch, in which ``prefix_allowed_tokens_fn`` is told the source's place among all."""
+    allowed = generate_kwargs.get("prefix_allowed_tokens_fn")
+    if allowed is None:
+        return generate_kwargs
+    rows = 1 if num_beams > 1 else generate_kwargs.get("num_return_sequences") or 1  # which repeat a source
+
+    def allowed_here(row: int, ids: torch.Tensor) -> list[int]:
+        return allowed(batch[row // rows], ids)
+
+    return generate_kwargs | {"prefix_allowed_tokens_fn": allowed_here}
+
+
+def _lengths(model: GenerativeModel, sequences: torch.Tensor, generate_kwargs: dict[str, Any]) -> list[int]:
+    """How many tokens each output of `generate` has: to its first end, and no padding behind another stop."""
+    is_generated = generated_mask(sequences, ends_of(model, generate_kwargs))
+    pad = generate_kwargs.get("pad_token_id", model.generation_config.pad_token_id)
+    if pad is not None and ("tokenizer" in generate_kwargs or generate_kwargs.get("stopping_criteria")):
+        is_text = sequences[:, 1:] != pad
+        is_generated &= is_text.flip(-1).cumsum(-1).flip(-1) > 0  # something but padding is to come
+    return is_generated.sum(-1).tolist()
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, sequences: torch.Tensor, lengths: list[int]) -> list[str]:
+    """The outputs' texts, without what lies behind them."""
+    rows = [ids[: 1 + length] for ids, length in zip(sequences.tolist(), lengths, strict=True)]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
 
 
 def _batches(order: list[int], encoded: list[list[int]], budget: int) -> Iterator[list[int]]:
@@ -343,6 +404,7 @@ def _hypotheses(
     model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
     sequences: torch.Tensor,
+    lengths: list[int],
     inputs: dict[str, torch.Tensor],
     output_attentions: bool,
 ) -> list[Hypothesis]:
@@ -351,13 +413,14 @@ def _hypotheses(
     if isinstance(model, ExportedModel):
         if output_attentions:
             raise ValueError(model.refusal("give attentions"))
-        scores = _scores_of(model, sequences, **inputs)
+        scores = _scores_of(model, sequences, lengths, **inputs)
     else:
         with eager_attention(model) if output_attentions else contextlib.nullcontext():
             options = {"output_attentions": True} if output_attentions else {}
-            scores, outputs = teacher_forced(model, sequences, inputs["input_ids"], inputs["attention_mask"], **options)
-    lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
-    texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+            places = torch.arange(sequences.shape[1] - 1, device=sequences.device)
+            is_generated = places < torch.tensor(lengths, device=sequences.device)[:, None]
+            scores, outputs = teacher_forced(model, sequences, **inputs, is_generated=is_generated, **options)
+    texts = _texts(tokenizer, sequences, lengths)
     maps = None
     given = getattr(outputs, "cross_attentions", None) or ()
     if output_attentions and (layers := [weights for weights in given if weights is not None]):
@@ -380,17 +443,14 @@ def _hypotheses(
     return hypotheses
 
 
-def _ids(model: GenerativeModel, sequences: torch.Tensor) -> list[list[int]]:
-    """The tokens of each output, without the one that it begins with and what follows its end."""
-    lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
-    return [ids[1 : 1 + length] for ids, length in zip(sequences.tolist(), lengths, strict=True)]
-
-
 def _scores_of(
-    model: ExportedModel, sequences: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    model: ExportedModel,
+    sequences: torch.Tensor,
+    lengths: list[int],
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
 ) -> torch.Tensor:
     """What `teacher_forced` gives, by an exported model: log p (batch · returned, target), 0 after the end."""
-    lengths = generated_mask(sequences, model.generation_config.eos_token_id).sum(-1).tolist()
     returned = len(sequences) // len(input_ids)
     sources = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
     targets = [ids[1 : 1 + length].tolist() for ids, length in zip(sequences, lengths, strict=True)]

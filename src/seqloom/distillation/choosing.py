@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from seqloom.decoding.asked import ends_of
 from seqloom.decoding.limits import within_positions
 from seqloom.decoding.loading import GenerativeModel
 from seqloom.decoding.options import limited
@@ -34,8 +35,6 @@ class Ends:
     def of(cls, model: GenerativeModel, given: dict[str, Any]) -> Ends:
         """Of a model, and of what `generate` is given."""
         config = model.generation_config
-        ids = config.eos_token_id
-        ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
         longest = None
         if given.get("forced_eos_token_id", config.forced_eos_token_id) is not None:
             limits = within_positions(model, limited(config, given))
@@ -43,7 +42,7 @@ class Ends:
             total = limits.get("max_length") or config.max_length
             if longest is None and total is not None:
                 longest = total - 1  # which counts the token that it begins with
-        return cls(frozenset(ids), longest)
+        return cls(frozenset(ends_of(model, given)), longest)
 
     def is_cut(self, tokens: Sequence[int]) -> bool:
         """Whether it came to no end of its own."""

@@ -27,7 +27,7 @@ from seqloom.scoring.predictions import (
     read_predictions,
     read_scores,
 )
-from seqloom.scoring.score import decoding_of, empties, load_split, score_model, scores_folder, settings_of
+from seqloom.scoring.score import decoding_of, empties, load_split, score_model, scores_folder, settings_of, weights_of
 from seqloom.scoring.significance import Statistics
 from seqloom.scoring.trials import try_metrics
 from seqloom.settings.schema import EvaluationSettings, ScoringSettings
@@ -167,16 +167,17 @@ def _is_kept(name: str, settings: ScoringSettings, generate_kwargs: dict[str, An
         )
     except OSError:  # only the model itself tells
         config = open_model(name, settings.revision, settings.trust_remote_code).generation_config
-    generation = decoding_of(config, generate_kwargs, settings.seed)
+    generation = decoding_of(config, generate_kwargs, settings.seed, settings.generation.decode_dtype)
     now = {"split": settings.split_to_score(), "revision": settings.revision, "generation": generation}
     if settings.output_dir:  # which may hold another model's
         now["model"] = name
     kept = {key: scores.get(key) for key in now}
     if kept == now:
         found, (pairs, _) = read_predictions(folder / run_folder.PREDICTIONS), load_split(settings)
-        if found[:2] == (pairs["source"][:], pairs["target"][:]):
+        is_of_these = scores.get("weights") in (None, weights_of(name))
+        if is_of_these and found[:2] == (pairs["source"][:], pairs["target"][:]):
             return True
-        differing = "of other sentences"
+        differing = "of other sentences" if is_of_these else "of other weights than the model has now"
     else:
         key = next(key for key in now if kept[key] != now[key])
         differing = f"with {key} {kept[key]!r} rather than {now[key]!r}"

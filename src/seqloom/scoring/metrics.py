@@ -6,7 +6,7 @@ Ours are ``evaluate.Metric``s, thin around sacrebleu, jiwer and rouge_score. The
 - A prediction has one reference (a string) or several (a list of strings), and their number may differ from pair to
   pair. BLEU, chrF and TER use them all, as sacrebleu does; the others take the reference closest to the prediction.
 - Whatever is counted is added up over the whole corpus before it is divided; only ROUGE is a mean over sentences.
-- With ``bootstrap_samples`` a result has the score's 95 % ``interval`` too (see `seqloom.significance`).
+- With ``bootstrap_samples`` a result has the score's 95 % ``interval`` too (see `seqloom.scoring.significance`).
 - Texts are compared as they are given: no lower case (ROUGE and TER apart) and no Unicode normalisation. What a model's
   tokenizer normalises, `seqloom.scoring.normalization` normalises in the references before.
 """
@@ -151,6 +151,12 @@ class Sacrebleu(SacrebleuMetric):
 
     @classmethod
     def note(cls, references: Sequence[str | list[str]], **options: Any) -> str | None:
+        every = [text for each in references for text in ([each] if isinstance(each, str) else each)]
+        if not options.get("effective_order") and all(len(text) < 4 or len(text.split()) < 4 for text in every):
+            tokenize = options.get("tokenize") or bleu_tokenizer(references).tokenize
+            scorer = BLEU(force=True) if tokenize is None else BLEU(tokenize=tokenize, force=True)
+            if all(len(scorer.tokenizer(text).split()) < 4 for text in every):
+                return "no reference has four tokens, so no 4-gram can be right and BLEU says nothing: take chrf"
         if options.get("tokenize") is None:
             return bleu_tokenizer(references).note
         return words_note(references) if options["tokenize"] in ("13a", "intl", "none") else None

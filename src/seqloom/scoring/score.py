@@ -26,8 +26,12 @@ from seqloom.scoring.predictions import Predictions, alone_in, check_is_ours, ke
 from seqloom.scoring.trials import try_metrics
 from seqloom.settings.reading import is_given, load_scoring_settings
 from seqloom.settings.schema import DataSettings, EvaluationSettings, ScoringSettings
+from seqloom.support import disk
 from seqloom.support.console import has_terminal
 from seqloom.support.machine import environment
+
+WEIGHTS = (".safetensors", ".bin", ".onnx", ".pt2")
+"""What a folder's files of weights end with."""
 
 
 def evaluate_model(name: str, overrides: Sequence[str] = (), *, overwrite: bool = False) -> dict[str, Any]:
@@ -98,6 +102,7 @@ def score_model(name: str, settings: ScoringSettings, generate_kwargs: dict[str,
             dtype=settings.generation.decode_dtype,
             seed=settings.seed,
             about={"model": name, "revision": settings.revision, "data": provenance}
+            | ({"weights": weights} if (weights := weights_of(name)) else {})
             | (
                 {}
                 if (met := known_overlap(Path(name), settings.split_to_score(), provenance)) is None
@@ -142,6 +147,11 @@ def load_split(settings: ScoringSettings) -> tuple[Dataset, dict[str, Any]]:
     return pairs.splits[split], pairs.provenance
 
 
+def weights_of(name: str) -> dict[str, str]:
+    """The checksums of the weights in a folder; of a model on the Hub, its revision tells."""
+    return {path.name: disk.sha256(path) for path in sorted(Path(name).glob("*")) if path.suffix in WEIGHTS}
+
+
 def score_split(
     model: GenerativeModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -179,7 +189,7 @@ def score_split(
         refuse_gap(f"the {split} split: {gap}")
     for name in settings.metrics:
         metrics.load_metric(name)  # a misspelt name shows before the decoding, not after
-    generation = decoding_of(model.generation_config, generate_kwargs, seed) | ({"dtype": dtype} if dtype else {})
+    generation = decoding_of(model.generation_config, generate_kwargs, seed, dtype)
     sources, references = pairs["source"][:], pairs["target"][:]
     torch.manual_seed(seed)
     started = time.perf_counter()
@@ -224,15 +234,15 @@ def score_split(
     return scores
 
 
-def decoding_of(config: GenerationConfig, given: dict[str, Any], seed: int) -> dict[str, Any]:
+def decoding_of(config: GenerationConfig, given: dict[str, Any], seed: int, dtype: str | None = None) -> dict[str, Any]:
     """All that is decoded by, for the record."""
     names = ["num_beams", "length_penalty", "early_stopping", "max_new_tokens"]
     is_drawn = given.get("do_sample", config.do_sample) is True
     if is_drawn:
         names += ["do_sample", *SAMPLING]
     of_model = {name: getattr(config, name, None) for name in names if name not in outranked(given)}
-    decoding = of_model | limited(config, given)
-    return {name: value for name, value in decoding.items() if value is not None} | ({"seed": seed} if is_drawn else {})
+    decoding = of_model | limited(config, given) | {"seed": seed if is_drawn else None, "dtype": dtype}
+    return {name: value for name, value in decoding.items() if value is not None}
 
 
 def empties(references: Sequence[str], outputs: Sequence[str]) -> list[str]:

@@ -127,8 +127,7 @@ class Engine:
         told = self.arguments(asked)
         if self.decoder is None:
             return None
-        config = told.get("generation_config") or self.model.generation_config
-        told = within_positions(self.model, limited(config, told))
+        told = within_positions(self.model, limited(self.model.generation_config, told))
         if isinstance(self.model, ExportedModel):
             return self.model.asked(told)
         told.pop("coverage_penalty", None)  # which ranks what is found

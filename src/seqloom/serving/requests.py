@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email import message_from_bytes, policy
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,6 +14,12 @@ from seqloom.support.foreign import from_json
 
 MOST_FIELDS = 1000
 """Of a form."""
+
+
+LONGEST_HEAD = 1000
+"""Bytes, of a form's part."""
+_BOUNDARY = re.compile(r'(?i)boundary=("[^"]{1,70}"|[^\s";,]{1,70})')
+_NAME = re.compile(r'(?i)^content-disposition:[ \t]*form-data;[^\r\n]*?\bname=("[^"\r\n]*"|[^\s";]+)', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -101,16 +107,19 @@ def of_parts(content_type: str, body: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is none.
     """
-    head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1")
-    fields: dict[str, list[str]] = {}
-    for part in message_from_bytes(head + body, policy=policy.HTTP).walk():
-        name = part.get_param("name", header="content-disposition")
-        if isinstance(name, str):
-            content = part.get_payload(decode=True)
-            assert isinstance(content, bytes)
-            fields.setdefault(name, []).append(content.decode())
-    if not fields:
+    boundary = _BOUNDARY.search(content_type)
+    parts = [] if boundary is None else (b"\r\n" + body).split(b"\r\n--" + boundary[1].strip('"').encode("latin-1"))
+    if len(parts) < 3 or not parts[-1].startswith(b"--"):
         raise ValueError("it is no form in parts")
+    if len(parts) - 2 > MOST_FIELDS:
+        raise ValueError(f"it has {len(parts) - 2:,} parts, more than {MOST_FIELDS:,}")
+    fields: dict[str, list[str]] = {}
+    for part in parts[1:-1]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        if len(head) > LONGEST_HEAD:
+            raise ValueError(f"a part's head has {len(head):,} bytes, more than {LONGEST_HEAD:,}")
+        if name := _NAME.search(head.decode()):
+            fields.setdefault(name[1].strip('"'), []).append(content.decode())
     return {name: values if len(values) > 1 else values[0] for name, values in fields.items()}
 
 
@@ -166,7 +175,7 @@ def number_of(values: Mapping[str, Any], name: str, least: int, most: int) -> in
         Refusal: It is something else, or out of bounds.
     """
     number = values.get(name)
-    if number is None:
+    if number is None or number == "":  # as forms send what was left empty
         return None
     if isinstance(number, str) and number.isdecimal() and len(number) < 10:
         number = int(number)

@@ -163,3 +163,10 @@ def check_metric_kwargs(evaluation: EvaluationSettings, used: Iterable[str]) -> 
             raise ValueError(
                 f"evaluation.metric_kwargs.{name} is {options!r}; it must be key: value lines, {{tokenize: none}}, say."
             )
+        if "bootstrap_samples" in options:
+            raise ValueError(
+                f"evaluation.metric_kwargs.{name} has bootstrap_samples, which all metrics have in common: give "
+                "evaluation.bootstrap_samples instead."
+            )
+        if "sources" in options:
+            raise ValueError(f"evaluation.metric_kwargs.{name} has sources, which come from the data: take them out.")

@@ -46,6 +46,11 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
+def factor(ratio: float) -> str:
+    """Two digits, or as many as it has before the point."""
+    return f"{ratio:,.0f}" if ratio >= 99.5 else f"{ratio:.2g}"
+
+
 def plural(number: int, word: str) -> str:
     """``1 beam``, ``5 beams``; in another language, by the translation of ``{number:,} beam``."""
     if spoken() != "en":

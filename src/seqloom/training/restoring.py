@@ -32,8 +32,9 @@ def restore(run: Run, checkpoint: Path | None, *, dry_run: bool = False) -> None
         dry_run: Write nothing.
 
     Raises:
-        ValueError: It is of another engine or teacher than this run's, or reading it could run code; or, found by a dry
-            run as by the end of the run, nothing is left to train and the best model is damaged.
+        ValueError: It is of another engine or teacher than this run's, or was judged by another metric, or reading it
+            could run code; or, found by a dry run as by the end of the run, nothing is left to train and the best model
+            is damaged.
     """
     if checkpoint is None:
         run.progress.settings = run.settings.to_dict()["training"]
@@ -44,6 +45,7 @@ def restore(run: Run, checkpoint: Path | None, *, dry_run: bool = False) -> None
     set_hyper_parameters(run)
     say(run.accelerator, f"resuming {checkpoint} after {run.progress.step:,} updates")
     before = run.progress.settings
+    check_judge(before, run.settings.to_dict()["training"])
     note_changes(run)
     # A run of an earlier version goes on as it began; one that was told not to, may be told to.
     if run.progress.fast_layers is not None or before.get("fast_layers") is False:
@@ -78,6 +80,26 @@ def set_hyper_parameters(run: Run) -> None:
     for group, rate, decay in zip(run.optimizer.param_groups, rates, decays, strict=True):
         group["lr"], group["initial_lr"], group["weight_decay"] = rate, training.learning_rate, decay
         group["betas"], group["eps"] = (training.adam_beta1, training.adam_beta2), training.adam_epsilon
+
+
+JUDGES = ("metric_for_best_model", "eval_metric", "greater_is_better")
+"""Settings that say what the scores of validations are scores of."""
+
+
+def check_judge(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to hold validations to come against those before, where they are judged by something else.
+
+    Raises:
+        ValueError: They are.
+    """
+    for name in JUDGES:
+        if name in before and before[name] != now[name]:
+            then = value_in_words(before[name])
+            raise ValueError(
+                f"training.{name} was {then} until here and is {value_in_words(now[name])} now, but "
+                "scores of two kinds cannot be compared, and the best model so far was found by the former: give "
+                "that again, or train another run in another output_dir, from this one's model by training.init_from."
+            )
 
 
 def note_changes(run: Run) -> None:

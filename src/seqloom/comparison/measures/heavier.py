@@ -16,6 +16,7 @@ from seqloom.comparison.traits import recorded
 from seqloom.comparison.verdicts import ABOVE, BELOW, SAME, TRAINED, Case, Interval, counted, judged
 from seqloom.scoring.estimates import LEVEL, Estimate
 from seqloom.support.language import later, say
+from seqloom.support.wording import factor
 
 HEAVINESS = {
     "parameters": later("parameters"),
@@ -103,10 +104,10 @@ def heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
         if estimate is None:
             return Case(
                 say(
-                    "{title} ({lightest} {ratio:.2g} times {heaviest})",
+                    "{title} ({lightest} {ratio} times {heaviest})",
                     title=title,
                     lightest=lightest,
-                    ratio=ratio,
+                    ratio=factor(ratio),
                     heaviest=heaviest,
                 ),
                 None,
@@ -116,10 +117,10 @@ def heavier(models: dict[str, Any], key: str, title: str) -> Case | None:
     one, other = (largest, least) if high <= 0 else (lightest, heaviest)
     return Case(
         say(
-            "{title} ({one} {ratio:.2g} times {other})",
+            "{title} ({one} {ratio} times {other})",
             title=title,
             one=one,
-            ratio=known[one] / known[other],
+            ratio=factor(known[one] / known[other]),
             other=other,
         ),
         (low, high),
@@ -170,7 +171,7 @@ def to_quality_finding(models: dict[str, Any], key: str, mark: str, *, is_distur
 def _ratio(one: str, a: dict[str, Any], other: str, b: dict[str, Any]) -> str:
     """``a 0.5 times b``; of what never came there, no number."""
     if a["mean"] is not None and b["mean"] is not None:
-        return say("{one} {ratio:.2g} times {other}", one=one, ratio=a["mean"] / b["mean"], other=other)
+        return say("{one} {ratio} times {other}", one=one, ratio=factor(a["mean"] / b["mean"]), other=other)
     return say("{one} against {other}", one=one, other=other)
 
 

@@ -1,8 +1,9 @@
 """Quality: which candidate's outputs are better, and whether the difference is more than the choice of sentences.
 
 Scores with 95 % intervals by bootstrap resampling (Koehn 2004); for every pair of candidates the tests of
-`seqloom.significance` (paired bootstrap; approximate randomisation, Riezler & Maxwell 2005; McNemar's exact test), with
-the p-values of a metric's pairs adjusted for their number (Holm 1979); and sentences that one of the two does better.
+`seqloom.scoring.significance` (paired bootstrap; approximate randomisation, Riezler & Maxwell 2005; McNemar's exact
+test), with the p-values of a metric's pairs adjusted for their number (Holm 1979); and sentences that one of the two
+does better.
 """
 
 from __future__ import annotations
