@@ -95,6 +95,20 @@ def quality(make: Callable[..., Statistics], runs: tuple[int, int], spread: floa
     return world
 
 
+def nearly_as_good(number: int):
+    """A system that loses just the `CLOSE` points against one that has all right: too many to be less than that."""
+
+    def world(chance: Chance) -> bool:
+        wrong = (chance.random(number) < remedies.CLOSE / 100).astype(float)
+        one, other = (Statistics(np.stack([rows, np.ones(number)], 1), share, True) for rows in (wrong, 0 * wrong))
+        pair = compare_systems([one], [other], samples=SAMPLES, is_binary=True)
+        pairs, scores = [pair | {"a": "one", "b": "other"}], {"other": {"score": 100.0}}
+        entry = {"higher_is_better": True, "pairs": pairs, "scores": scores}
+        return remedies.close(entry, "one", "other").verdict() == "SEEN"
+
+    return world
+
+
 def quality_of_four(chance: Chance) -> bool:
     """Six pairs: whether any is found."""
     ease = sentences(chance, 200)
@@ -384,6 +398,9 @@ KINDS: dict[str, Callable[[Chance], bool]] = {
     "quality, several seeds that do not differ: 3 and 2": quality(tokens_of, (3, 2), 0.0),
     "quality, one run against three": quality(run_of, (1, 3), SEED_SPREAD),
     "quality, four systems of three seeds": quality_of_four,
+    "nearly as good, 30 sentences": nearly_as_good(30),
+    "nearly as good, 300 sentences": nearly_as_good(300),
+    "nearly as good, 3,000 sentences": nearly_as_good(3000),
     "curves, one run each": curves(1, 0.0, 300),
     "curves, three seeds": curves(3, 0.05, 300),
     "curves, one run each, sentences not known": curves(1, 0.05, None),

@@ -27,13 +27,16 @@ if TYPE_CHECKING:
         config: Any  # a `Seq2SeqConfig`, each family's own
         base_model: Any
 
+    class Generating(GenerationMixin):
+        """What has ``generate``."""
+
     class GenerationModel(Model, GenerationMixin):
         """And the one with the output matrix."""
 
         model: nn.Module
         lm_head: nn.Linear
 else:
-    Model = GenerationModel = object
+    Model = Generating = GenerationModel = object
 
 SIDES = ("encoder", "decoder")
 IGNORED = -100  # the label of a position that carries no loss, as everywhere in transformers
@@ -314,7 +317,7 @@ class Seq2SeqEmbeddingsMixin(Seq2SeqFolderMixin):
         self.config.decoder_vocab_size = new_num_tokens
 
 
-class GivenLengthsMixin(GenerationModel):
+class GivenLengthsMixin(Generating):
     """``generate`` by limits of length as they are given."""
 
     def _prepare_generation_config(self, generation_config: Any, **kwargs: Any) -> Any:
@@ -334,7 +337,7 @@ class GivenLengthsMixin(GenerationModel):
         return prepared, model_kwargs
 
 
-class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GivenLengthsMixin):
+class Seq2SeqHeadMixin(Seq2SeqEmbeddingsMixin, GivenLengthsMixin, GenerationModel):
     """``forward`` of a ``…ForConditionalGeneration``: base model, output matrix, loss. The model is ``self.model``."""
 
     def get_output_embeddings(self) -> nn.Linear:

@@ -170,6 +170,9 @@ def as_good(result: dict[str, Any]) -> list[str]:
 def close(entry: dict[str, Any], one: str, other: str, number: int = 1) -> Case:
     """Whether the one is less than `CLOSE` points worse than the other.
 
+    A few sentences may all come out alike by chance, and the bootstrap's interval then has no width: as in
+    `significance.gap_change`, there are two more, one that each alone has right (Bonett & Price 2012).
+
     Args:
         number: Of such questions in one finding, for which the interval is widened.
     """
@@ -177,6 +180,9 @@ def close(entry: dict[str, Any], one: str, other: str, number: int = 1) -> Case:
     sign = (1 if pair["a"] == one else -1) * (1 if entry["higher_is_better"] else -1)
     low, high = sorted(sign * bound for bound in pair["interval"])
     gap, widening = sign * pair["difference"], student_quantile(LEVEL / number, 1e5) / student_quantile(LEVEL, 1e5)
+    sentences = pair["wins"] + pair["losses"] + pair["ties"]
+    more = student_quantile(LEVEL, 1e5) * 2**0.5 * 100 / (sentences + 2)
+    low, high = gap - math.hypot(gap - low, more), gap + math.hypot(high - gap, more)
     text = say("{one} {gap} against {other}", one=one, gap=with_interval(gap, (low, high), "+"), other=other)
     bounds = (gap - widening * (gap - low), gap + widening * (high - gap))
     is_known = pair["p"] is not None and not (entry["higher_is_better"] and entry["scores"][other]["score"] < WORTH)

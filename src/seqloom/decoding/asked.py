@@ -1,7 +1,11 @@
-"""What `generate` would search, given a model's generation config and arguments, as far as our own searches have it."""
+"""What `generate` would search, given a model's generation config and arguments, as far as our own searches have it.
+
+And how it is asked for the rest.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +13,7 @@ from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
 from seqloom.decoding.targets import SearchOptions
+from seqloom.modeling.pipeline_seq2seq import generated_mask
 
 KNOWN = {
     "num_beams", "num_return_sequences", "length_penalty", "early_stopping", "max_length", "max_new_tokens",
@@ -99,3 +104,48 @@ def options_for(model: Any, generate_kwargs: dict[str, Any]) -> SearchOptions:
         top_k=config.top_k or 0,
         top_p=config.top_p,
     )
+
+
+def allowed_behind(number: int, allowed: Callable[[int, torch.Tensor], list[int]], place: int, ids: Any) -> list[int]:
+    """What is allowed of a source behind so many others."""
+    return allowed(number + place, ids)
+
+
+OF_ROWS = ("decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds", "encoder_outputs", "inputs_embeds")
+"""Arguments of `generate` that have a row for each row of its batch."""
+
+
+def refuse_of_rows(generate_kwargs: dict[str, Any], num_sources: int) -> None:
+    """Sources are sorted and cut into batches here, of which the caller's rows know nothing."""
+    start = generate_kwargs.get("decoder_start_token_id")
+    given = [name for name in OF_ROWS if generate_kwargs.get(name) is not None]
+    if start is not None and torch.as_tensor(start).numel() > 1:
+        given.append("decoder_start_token_id, of several tokens,")
+    if given and num_sources > 1:
+        raise ValueError(
+            f"{given[0]} has a row for each of a batch, but {num_sources:,} sources are decoded in batches of "
+            "translate's own: give target_prefix, which follows the sources, or one source at a time, or call generate."
+        )
+
+
+def for_batch(generate_kwargs: dict[str, Any], batch: list[int], num_beams: int) -> dict[str, Any]:
+    """The arguments for one batch, in which ``prefix_allowed_tokens_fn`` is told the source's place among all."""
+    allowed = generate_kwargs.get("prefix_allowed_tokens_fn")
+    if allowed is None:
+        return generate_kwargs
+    rows = 1 if num_beams > 1 else generate_kwargs.get("num_return_sequences") or 1  # which repeat a source
+
+    def allowed_here(row: int, ids: torch.Tensor) -> list[int]:
+        return allowed(batch[row // rows], ids)
+
+    return generate_kwargs | {"prefix_allowed_tokens_fn": allowed_here}
+
+
+def lengths_of(model: Any, sequences: torch.Tensor, generate_kwargs: dict[str, Any]) -> list[int]:
+    """How many tokens each output of `generate` has: to its first end, and no padding behind another stop."""
+    is_generated = generated_mask(sequences, ends_of(model, generate_kwargs))
+    pad = generate_kwargs.get("pad_token_id", model.generation_config.pad_token_id)
+    if pad is not None and ("tokenizer" in generate_kwargs or generate_kwargs.get("stopping_criteria")):
+        is_text = sequences[:, 1:] != pad
+        is_generated &= is_text.flip(-1).cumsum(-1).flip(-1) > 0  # something but padding is to come
+    return is_generated.sum(-1).tolist()

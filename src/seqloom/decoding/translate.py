@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, overload
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from seqloom.data.tokenization import target_tokenizer
-from seqloom.decoding.asked import NotOurs, ends_of, options_for
+from seqloom.decoding.asked import NotOurs, allowed_behind, for_batch, lengths_of, options_for, refuse_of_rows
 from seqloom.decoding.coverage import coverage_beam_search, coverage_order
 from seqloom.decoding.engine import decoder_for, tell
 from seqloom.decoding.exported import ExportedModel
@@ -26,7 +26,7 @@ from seqloom.decoding.loading import GenerativeModel, eager_attention
 from seqloom.decoding.options import limited, told_of_strings
 from seqloom.decoding.search import Decoder, search
 from seqloom.modeling.configuration_seq2seq import Seq2SeqConfig
-from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
+from seqloom.modeling.pipeline_seq2seq import teacher_forced
 
 GREEDY: dict[str, Any] = {"num_beams": 1, "early_stopping": False, "length_penalty": 1.0, "do_sample": False}
 """Greedy search, whatever the model's generation config says of beams and of drawing."""
@@ -187,7 +187,7 @@ def translate(
                 prefixes = _prefixes(tokenizer, texts_before, len(window))
                 asked = dict(generate_kwargs)
                 if allowed := asked.get("prefix_allowed_tokens_fn"):
-                    asked["prefix_allowed_tokens_fn"] = partial(_allowed_behind, first - 1, allowed)
+                    asked["prefix_allowed_tokens_fn"] = partial(allowed_behind, first - 1, allowed)
                 yield from _decode(model, tokenizer, encoded, how, prefixes, bar, asked)
                 first += len(window)
 
@@ -196,11 +196,6 @@ def translate(
     if isinstance(sources, str):
         return next(outputs())
     return outputs() if total is None else list(outputs())
-
-
-def _allowed_behind(number: int, allowed: Callable[[int, torch.Tensor], list[int]], place: int, ids: Any) -> list[int]:
-    """What is allowed of a source behind so many others."""
-    return allowed(number + place, ids)
 
 
 def _encoded(
@@ -334,56 +329,16 @@ def _found(
                 sequences, lengths = sequences[best], lengths[best]
             yield batch, sequences, (lengths - 1).tolist(), inputs
         return
-    _refuse_of_rows(generate_kwargs, len(encoded))
+    refuse_of_rows(generate_kwargs, len(encoded))
     generate_kwargs = told_of_strings(model, tokenizer, generate_kwargs)
     order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]), reverse=True)  # the largest batch first
     config = generate_kwargs.get("generation_config") or model.generation_config
     num_beams = generate_kwargs.get("num_beams") or config.num_beams or 1
     for batch in _batches(order, encoded, max(1, how.batch_tokens // num_beams)):
         inputs = inputs_of(batch)
-        found = model.generate(**inputs, **_for_batch(generate_kwargs, batch, num_beams))
+        found = model.generate(**inputs, **for_batch(generate_kwargs, batch, num_beams))
         sequences = found if torch.is_tensor(found) else found.sequences  # (batch · returned, 1 + target)
-        yield batch, sequences, _lengths(model, sequences, generate_kwargs), inputs
-
-
-OF_ROWS = ("decoder_input_ids", "decoder_attention_mask", "decoder_inputs_embeds", "encoder_outputs", "inputs_embeds")
-"""Arguments of `generate` that have a row for each row of its batch."""
-
-
-def _refuse_of_rows(generate_kwargs: dict[str, Any], num_sources: int) -> None:
-    """Sources are sorted and cut into batches here, of which the caller's rows know nothing."""
-    start = generate_kwargs.get("decoder_start_token_id")
-    given = [name for name in OF_ROWS if generate_kwargs.get(name) is not None]
-    if start is not None and torch.as_tensor(start).numel() > 1:
-        given.append("decoder_start_token_id, of several tokens,")
-    if given and num_sources > 1:
-        raise ValueError(
-            f"{given[0]} has a row for each of a batch, but {num_sources:,} sources are decoded in batches of "
-            "translate's own: give target_prefix, which follows the sources, or one source at a time, or call generate."
-        )
-
-
-def _for_batch(generate_kwargs: dict[str, Any], batch: list[int], num_beams: int) -> dict[str, Any]:
-    """The arguments for one batch, in which ``prefix_allowed_tokens_fn`` is told the source's place among all."""
-    allowed = generate_kwargs.get("prefix_allowed_tokens_fn")
-    if allowed is None:
-        return generate_kwargs
-    rows = 1 if num_beams > 1 else generate_kwargs.get("num_return_sequences") or 1  # which repeat a source
-
-    def allowed_here(row: int, ids: torch.Tensor) -> list[int]:
-        return allowed(batch[row // rows], ids)
-
-    return generate_kwargs | {"prefix_allowed_tokens_fn": allowed_here}
-
-
-def _lengths(model: GenerativeModel, sequences: torch.Tensor, generate_kwargs: dict[str, Any]) -> list[int]:
-    """How many tokens each output of `generate` has: to its first end, and no padding behind another stop."""
-    is_generated = generated_mask(sequences, ends_of(model, generate_kwargs))
-    pad = generate_kwargs.get("pad_token_id", model.generation_config.pad_token_id)
-    if pad is not None and ("tokenizer" in generate_kwargs or generate_kwargs.get("stopping_criteria")):
-        is_text = sequences[:, 1:] != pad
-        is_generated &= is_text.flip(-1).cumsum(-1).flip(-1) > 0  # something but padding is to come
-    return is_generated.sum(-1).tolist()
+        yield batch, sequences, lengths_of(model, sequences, generate_kwargs), inputs
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, sequences: torch.Tensor, lengths: list[int]) -> list[str]:
@@ -416,7 +371,7 @@ def _hypotheses(
         scores = _scores_of(model, sequences, lengths, **inputs)
     else:
         with eager_attention(model) if output_attentions else contextlib.nullcontext():
-            options = {"output_attentions": True} if output_attentions else {}
+            options: dict[str, Any] = {"output_attentions": True} if output_attentions else {}
             places = torch.arange(sequences.shape[1] - 1, device=sequences.device)
             is_generated = places < torch.tensor(lengths, device=sequences.device)[:, None]
             scores, outputs = teacher_forced(model, sequences, **inputs, is_generated=is_generated, **options)
