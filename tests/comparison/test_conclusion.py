@@ -39,7 +39,7 @@ def record_of(scores: dict[str, float], half: float = 1.0, runs: int = 1, noise:
             {
                 "a": a, "b": b, "difference": gap, "interval": [gap - half, gap + half], "better": better,
                 "p": 0.001 if better else 1.0, "p_holm": 0.001 if better else 1.0, "test": "exact", "wins": 0,
-                "losses": 0, "ties": 5, "p_exact": 1.0,
+                "losses": 0, "ties": 5000, "p_exact": 1.0,
             }
         )  # fmt: skip
     lengths = (16, 64, 256)

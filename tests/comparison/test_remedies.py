@@ -81,6 +81,7 @@ def test_quality_is_kept(gap, half, p, verdict, is_turned):
     pair = {
         "a": "tf" if is_turned else "hybrid", "b": "hybrid" if is_turned else "tf", "p": p, "difference": sign * gap,
         "interval": sorted(sign * bound for bound in (gap - half, gap + half)),
+        "wins": 0, "losses": 0, "ties": 1_000_000,
     }  # fmt: skip
     result = {
         "candidates": [{"name": name, **ENTRIES[name]} for name in ("tf", "hybrid")],
@@ -95,6 +96,9 @@ def test_quality_is_kept(gap, half, p, verdict, is_turned):
     assert f" {verdict}: hybrid {gap:+.2f} [{gap - half:+.2f}, {gap + half:+.2f}] against tf." in said
     result["metrics"]["exact_match"]["scores"]["tf"]["score"] = 0.5  # of which there is nothing to keep
     assert " NOT CLEAR: hybrid" in as_good(result)[0]
+    result["metrics"]["exact_match"]["scores"]["tf"]["score"] = 50.0
+    pair["ties"] = 100  # too few for less than a point, whatever the resamples say
+    assert " SEEN: hybrid" not in as_good(result)[0].replace("NOT SEEN", "")
 
 
 def test_gradients_are_asked_of_the_cells_that_are_compared():

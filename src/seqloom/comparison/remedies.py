@@ -180,9 +180,10 @@ def close(entry: dict[str, Any], one: str, other: str, number: int = 1) -> Case:
     sign = (1 if pair["a"] == one else -1) * (1 if entry["higher_is_better"] else -1)
     low, high = sorted(sign * bound for bound in pair["interval"])
     gap, widening = sign * pair["difference"], student_quantile(LEVEL / number, 1e5) / student_quantile(LEVEL, 1e5)
-    sentences = pair["wins"] + pair["losses"] + pair["ties"]
-    more = student_quantile(LEVEL, 1e5) * 2**0.5 * 100 / (sentences + 2)
-    low, high = gap - math.hypot(gap - low, more), gap + math.hypot(high - gap, more)
+    if pair["p"] is not None:
+        sentences = pair["wins"] + pair["losses"] + pair["ties"]
+        more = student_quantile(LEVEL, 1e5) * 2**0.5 * 100 / (sentences + 2)
+        low, high = gap - math.hypot(gap - low, more), gap + math.hypot(high - gap, more)
     text = say("{one} {gap} against {other}", one=one, gap=with_interval(gap, (low, high), "+"), other=other)
     bounds = (gap - widening * (gap - low), gap + widening * (high - gap))
     is_known = pair["p"] is not None and not (entry["higher_is_better"] and entry["scores"][other]["score"] < WORTH)
