@@ -135,7 +135,7 @@ class TestLibreTranslate:
                 b'--xy\r\nContent-Disposition: form-data; name="q"' + b"; x" * 40_000 + END,
                 "a part's head has 120,",
             ),
-            (PARTS, b"--xy\r\nContent-Disposition: form-data; name=" + b"(" * 900 + END, "source is missing"),
+            (PARTS, b"--xy\r\nContent-Disposition: form-data; name=" + b"(" * 900 + END, "q is missing"),
             (PARTS, b"--xy\r\nContent-Type: multipart/mixed; boundary=xy\r\n" * 3000 + END, "more than 1,000"),
         ],
     )

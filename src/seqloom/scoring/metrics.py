@@ -29,7 +29,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU, CHRF, TER
 
 from seqloom.scoring import significance
-from seqloom.scoring.scripts import UnicodeTokenizer, bleu_tokenizer, words_note
+from seqloom.scoring.scripts import UnicodeTokenizer, bleu_note, bleu_tokenizer, words_note
 from seqloom.scoring.significance import Statistics
 from seqloom.settings.schema import TrainingSettings
 from seqloom.support.language import term
@@ -151,15 +151,7 @@ class Sacrebleu(SacrebleuMetric):
 
     @classmethod
     def note(cls, references: Sequence[str | list[str]], **options: Any) -> str | None:
-        every = [text for each in references for text in ([each] if isinstance(each, str) else each)]
-        if not options.get("effective_order") and all(len(text) < 4 or len(text.split()) < 4 for text in every):
-            tokenize = options.get("tokenize") or bleu_tokenizer(references).tokenize
-            scorer = BLEU(force=True) if tokenize is None else BLEU(tokenize=tokenize, force=True)
-            if all(len(scorer.tokenizer(text).split()) < 4 for text in every):
-                return "no reference has four tokens, so no 4-gram can be right and BLEU says nothing: take chrf"
-        if options.get("tokenize") is None:
-            return bleu_tokenizer(references).note
-        return words_note(references) if options["tokenize"] in ("13a", "intl", "none") else None
+        return bleu_note(references, **options)
 
 
 class Chrf(SacrebleuMetric):

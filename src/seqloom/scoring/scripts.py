@@ -11,7 +11,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from sacrebleu.metrics import BLEU
 
 SCRIPTS = {
     "CJK": "Chinese", "HIRAGANA": "Japanese", "KATAKANA": "Japanese", "HALFWIDTH": "Japanese", "THAI": "Thai",
@@ -82,6 +84,24 @@ def bleu_tokenizer(texts: Sequence[str | Sequence[str]]) -> Choice:
         f"{says} computed with characters as words (char), since {tokenizer} is not installed: pip install "
         f"'sacrebleu[{extra}]'",
     )
+
+
+def bleu_note(
+    texts: Sequence[str | Sequence[str]], tokenize: str | None = None, effective_order: bool = False, **others: Any
+) -> str | None:
+    """What is to be said of BLEU with these arguments of sacrebleu's: of how it splits the references, or that none of
+    them has four tokens, of which its longest n-grams are."""
+    if tokenize in (None, "13a", "intl", "none"):
+        said = words_note(texts) if tokenize else bleu_tokenizer(texts).note
+        if said:
+            return said
+    every = [text for each in texts for text in ([each] if isinstance(each, str) else each)]
+    if effective_order or any(len(text.split()) > 3 for text in every):  # as mostly; of the rest, the tokenizer tells
+        return None
+    split = (BLEU(tokenize=tokenize, force=True) if tokenize else BLEU(force=True)).tokenizer
+    if any(len(split(text).split()) > 3 for text in every):
+        return None
+    return "no reference has four tokens, so no 4-gram can be right and BLEU says nothing: take chrf"
 
 
 def words_note(texts: Sequence[str | Sequence[str]]) -> str | None:
