@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from datasets import Dataset, DatasetDict
 from helpers.patience import HANGS
 from helpers.runs import SMALL, Killed, configure, kill_in, read_log, read_losses, run, same, weights, write_pairs
 from helpers.unbroken import RUNS
@@ -309,6 +310,24 @@ class TestData:
         assert f"{path.name} changed since the run began" in error
         path.write_text(text)
         assert train.main([config, "--resume"]) == 0
+
+    def test_changed_data_set_of_save_to_disk(self, tmp_path, data, capsys):
+        def write(letter: str) -> None:
+            texts = {split: [[f"{letter}b"] * 20, ["c"] * 20] for split in ("train", "validation", "test")}
+            sets = {split: Dataset.from_dict({"source": a, "target": b}) for split, (a, b) in texts.items()}
+            shutil.rmtree(tmp_path / "kept", ignore_errors=True)
+            DatasetDict(sets).save_to_disk(tmp_path / "kept")
+
+        write("a")
+        place = {"dataset": str(tmp_path / "kept"), "train_files": None, "validation_files": None, "test_files": None}
+        config = configure(tmp_path / "new", data, data=place)
+        assert train.main([config, "--max_steps", "3"]) == 0
+        write("a")
+        assert train.main([config, "--resume", "--max_steps", "4"]) == 0
+        capsys.readouterr()
+        write("d")
+        assert train.main([config, "--resume", "--max_steps", "5"]) == 1
+        assert "changed since the run began" in capsys.readouterr().err
 
     def test_changed_stream(self, tmp_path, data, capsys):
         config = configure(tmp_path / "new", data, data={"streaming": True})

@@ -67,7 +67,8 @@ def _read_dataset(name: str, settings: DataSettings, why: str | None) -> tuple[M
     try:
         if any(Path(name, mark).is_file() for mark in ("dataset_dict.json", "state.json")):  # made by save_to_disk
             data = load_from_disk(name)
-            return data if isinstance(data, DatasetDict) else {"train": data}, {"dataset": name}
+            described = [describe_file(str(path), settings.streaming) for path in sorted(Path(name).rglob("*.arrow"))]
+            return data if isinstance(data, DatasetDict) else {"train": data}, {"dataset": name, "files": described}
         options: dict[str, Any] = {"revision": settings.revision}
         builder = load_dataset_builder(name, settings.config_name, **options)
         if Path(name).exists():
