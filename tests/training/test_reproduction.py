@@ -104,6 +104,22 @@ def test_other_scores(place, words, tmp_path, capsys):
     assert "(98.50 to 99.50, the 95 % interval over test sentences, for no other seeds are known): NOT" in said[-3]
 
 
+def test_a_run_that_went_on_otherwise(place, words, tmp_path, capsys):
+    cards = shutil.copytree(place / "cards", tmp_path / "cards")
+    path = cards / "letters" / "record.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    again = ["reproduce", str(cards / "letters"), *words, "--output_dir", str(tmp_path / "again")]
+    for changed, status in (
+        ({"learning_rate": [0.1, 0.2], "save_steps": [None, 2]}, 1),
+        ({"save_steps": [None, 2]}, 0),
+    ):
+        record["resumed"] = [{"step": 3, "changed": changed}]
+        path.write_text(json.dumps(record), encoding="utf-8")
+        assert main(again) == status
+        said = "letters was resumed after update 3 with another learning_rate, so one training does not make it again"
+        assert (said in capsys.readouterr().err) == bool(status)
+
+
 def test_spread_of_seeds():
     """Of three: 95 of 100 further ones are to be expected within it."""
     scores = [38.0, 39.0, 40.0]

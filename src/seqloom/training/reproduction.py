@@ -22,6 +22,10 @@ MAY_DIFFER = {
 """Settings that say where and on what machine, not what is trained."""
 
 
+OF_NO_WEIGHT = {"num_threads", "report_to", "logging_steps", "save_steps", "save_total_limit"}
+"""Settings of ``training`` that may have changed when a run was resumed."""
+
+
 class Outcome(NamedTuple):
     """A metric of a run that was made again."""
 
@@ -59,6 +63,12 @@ def settings_again(proof: Proof, output_dir: str, overrides: Sequence[str] = ())
             f"with another {listing(changed)} it would not be {proof.name} that is reproduced; leave that out, or "
             "train it with seqloom train."
         )
+    for resumed in proof.record.get("resumed") or ():
+        if otherwise := sorted(set(resumed["changed"]) - OF_NO_WEIGHT):
+            raise ValueError(
+                f"{proof.name} was resumed after update {resumed['step']:,} with another {listing(otherwise)}, so one "
+                "training does not make it again: train it in those two parts, with seqloom train."
+            )
     for metric in proof.record["evaluation"]["metrics"]:
         proof.spread(metric)  # whether there is one shows before the training
     check_files(proof, settings)
