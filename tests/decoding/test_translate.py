@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.letters import LETTERS, OPTIONS, SAMPLING, alone, make_tokenizer, texts
 from helpers.tiny import RNNS, tiny
-from transformers import GenerationConfig, MarianConfig, MarianMTModel
+from transformers import GenerationConfig, MarianConfig, MarianMTModel, MaxLengthCriteria
 
 from seqloom import Hypothesis, decoder_for, stream, translate
 from seqloom.data.tokenization import train_tokenizer
@@ -363,6 +363,16 @@ class TestStream:
         with pytest.raises(ValueError, match="nonsense"):
             list(stream(model, tokenizer, "abc", nonsense=1))
         assert model.training
+
+    def test_refuses_several_texts(self):
+        with pytest.raises(ValueError, match="stream takes one text, but is given"):
+            stream(tiny("gru"), make_tokenizer(), ["a", "b"])
+
+    def test_a_criterion_alone(self):
+        model, tokenizer = tiny("gru"), make_tokenizer()
+        plain = "".join(stream(model, tokenizer, "abc", max_new_tokens=4))
+        for criteria in (None, [], MaxLengthCriteria(5), [MaxLengthCriteria(5)]):
+            assert "".join(stream(model, tokenizer, "abc", max_new_tokens=4, stopping_criteria=criteria)) == plain
 
     def test_refuses_beams(self):
         with pytest.raises(ValueError, match=r"num_beams is 4, but an output can only be streamed with one beam"):

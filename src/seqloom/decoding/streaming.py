@@ -30,9 +30,11 @@ def stream(
         generate_kwargs: For `generate`. The search is greedy unless ``do_sample=True``.
 
     Raises:
-        ValueError: ``num_beams`` is above 1: the best beam is not known before the end. Or the source is longer than
-            the model's positions reach.
+        ValueError: The source is no text, or longer than the model's positions reach; or ``num_beams`` is above 1: the best
+            beam is not known before the end.
     """
+    if not isinstance(source, str):
+        raise ValueError(f"stream takes one text, but is given {source!r}: call it for each, or translate for many.")
     if (num_beams := generate_kwargs.get("num_beams") or 1) > 1:
         raise ValueError(
             f"num_beams is {num_beams}, but an output can only be streamed with one beam, since the best of several is "
@@ -50,7 +52,8 @@ def stream(
 
     def run() -> None:
         try:
-            criteria = StoppingCriteriaList([*(generate_kwargs.pop("stopping_criteria", None) or []), is_closed])
+            given = generate_kwargs.pop("stopping_criteria", None) or []
+            criteria = StoppingCriteriaList([*(given if isinstance(given, list) else [given]), is_closed])
             asked = told_of_strings(model, tokenizer, limited(model.generation_config, generate_kwargs))
             model.generate(
                 input_ids=inputs["input_ids"],
