@@ -30,8 +30,8 @@ def stream(
         generate_kwargs: For `generate`. The search is greedy unless ``do_sample=True``.
 
     Raises:
-        ValueError: The source is no text, or longer than the model's positions reach; or ``num_beams`` is above 1: the best
-            beam is not known before the end.
+        ValueError: The source is no text, or longer than the model's positions reach; or ``num_beams`` is above 1: the
+            best beam is not known before the end.
     """
     if not isinstance(source, str):
         raise ValueError(f"stream takes one text, but is given {source!r}: call it for each, or translate for many.")
