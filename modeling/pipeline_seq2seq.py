@@ -74,7 +74,7 @@ class Seq2SeqPipeline(Pipeline):
             own.eos_token_id,
         )
         is_generated = generated_mask(sequences, ends)  # (batch · returned, target)
-        if own.pad_token_id is not None:  # `generate` may fill with an end, which some call's ends are words beside
+        if own.pad_token_id is not None:  # `generate` may fill with an end, a word to the tokenizer
             sequences = torch.cat([sequences[:, :1], sequences[:, 1:].masked_fill(~is_generated, own.pad_token_id)], 1)
         outputs = {"sequences": sequences.unflatten(0, (batch, -1))}  # (batch, returned, 1 + target)
         if return_scores:

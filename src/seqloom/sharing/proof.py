@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from seqloom import run_folder
-from seqloom.scoring.estimates import student_quantile
+from seqloom.scoring.estimates import LEVEL, student_quantile
 from seqloom.settings.reading import load_run_settings
 from seqloom.sharing.card import make_card
 from seqloom.sharing.privacy import shareable_log, shareable_record, shareable_settings
@@ -150,7 +150,7 @@ class Proof:
         if number >= FEWEST:
             mean = sum(scores) / number
             deviation = (sum((score - mean) ** 2 for score in scores) / (number - 1)) ** 0.5
-            reach = student_quantile(0.05, number - 1) * deviation * (1 + 1 / number) ** 0.5
+            reach = student_quantile(LEVEL, number - 1) * deviation * (1 + 1 / number) ** 0.5
             return Spread(mean - reach, mean + reach, f"where a further seed is expected, from {number} seeds")
         bounds = self.record["evaluation"]["metrics"][metric].get("interval")
         if not bounds:
