@@ -64,18 +64,10 @@ class Seq2SeqPipeline(Pipeline):
         sequences = self.model.generate(**inputs, **generate_kwargs)
         if not torch.is_tensor(sequences):
             sequences = sequences.sequences
-        own, config = self.model.generation_config, generate_kwargs.get("generation_config")
-        ends = next(
-            (
-                ends
-                for ends in (generate_kwargs.get("eos_token_id"), getattr(config, "eos_token_id", None))
-                if ends is not None
-            ),
-            own.eos_token_id,
-        )
-        is_generated = generated_mask(sequences, ends)  # (batch · returned, target)
-        if own.pad_token_id is not None:  # `generate` may fill with an end, a word to the tokenizer
-            sequences = torch.cat([sequences[:, :1], sequences[:, 1:].masked_fill(~is_generated, own.pad_token_id)], 1)
+        is_generated = generated_mask(sequences, ends_of(self.model, generate_kwargs))  # (batch · returned, target)
+        pad = self.model.generation_config.pad_token_id
+        if pad is not None:  # `generate` may fill with an end, a word to the tokenizer
+            sequences = torch.cat([sequences[:, :1], sequences[:, 1:].masked_fill(~is_generated, pad)], 1)
         outputs = {"sequences": sequences.unflatten(0, (batch, -1))}  # (batch, returned, 1 + target)
         if return_scores:
             log_probabilities, _ = teacher_forced(self.model, sequences, **inputs, is_generated=is_generated)
@@ -132,6 +124,15 @@ def teacher_forced(
     if is_generated is None:
         is_generated = generated_mask(sequences, model.generation_config.eos_token_id)
     return log_probabilities.masked_fill(~is_generated, 0.0), outputs
+
+
+def ends_of(model: Any, generate_kwargs: dict[str, Any]) -> list[int]:
+    """The tokens that end an output, as `generate` takes them: from its arguments, a config among these, the model."""
+    configs = (generate_kwargs.get("generation_config"), model.generation_config)
+    for ends in (generate_kwargs.get("eos_token_id"), *(getattr(config, "eos_token_id", None) for config in configs)):
+        if ends is not None:
+            return torch.as_tensor(ends).flatten().tolist()
+    return []
 
 
 def generated_mask(sequences: torch.Tensor, eos_token_id: int | list[int] | None) -> torch.Tensor:

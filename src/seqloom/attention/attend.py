@@ -17,12 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from seqloom.attention.maps import AttentionMaps, overview
 from seqloom.attention.words import Token, group_words, merge, read_tokens, says_more_by_words, word_labels
-from seqloom.decoding.asked import ends_of
 from seqloom.decoding.coverage import coverage_beam_search
 from seqloom.decoding.limits import check_sources, check_target, within_positions
 from seqloom.decoding.loading import GenerativeModel, eager_attention
 from seqloom.decoding.options import limited, told_of_strings
-from seqloom.modeling.pipeline_seq2seq import generated_mask, teacher_forced
+from seqloom.modeling.pipeline_seq2seq import ends_of, generated_mask, teacher_forced
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

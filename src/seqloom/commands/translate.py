@@ -70,11 +70,11 @@ class Translate(Command):
             raise ValueError("--tsv and --json are two forms of the same: give one of them.")
         import torch
 
-        from seqloom.decoding.asked import ends_of
         from seqloom.decoding.jobs import translate_by_jobs
         from seqloom.decoding.loading import is_of_ours, open_pair
         from seqloom.decoding.options import check_options, try_options
         from seqloom.export.compiled import compiled
+        from seqloom.modeling.pipeline_seq2seq import ends_of
         from seqloom.settings.reading import load_scoring_settings
 
         settings, generate_kwargs = load_scoring_settings(self.model, self.overrides, self.sections)

@@ -142,10 +142,8 @@ def _quoted(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
         elif "expected after" in str(error):
             if number == 1:  # the header may have another separator, which it shows as it is
                 yield number, next(csv.reader(_marked(path), delimiter=separator))
-            said = (
-                f"a cell goes on behind its closing quote, where {separator!r} or the line's end must stand: a quote "
-            )
-            said += 'in a quoted cell is written twice ("")'
+            said = f"a cell goes on behind its closing quote, where {separator!r} or the line's end must stand"
+            said += ': a quote in a quoted cell is written twice ("")'
         else:
             said = f"cannot be read as csv ({error}); look at its quotes"
         raise ValueError(f"{path}, line {number}: {said}.") from None

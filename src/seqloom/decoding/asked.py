@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from transformers.generation import GenerationMode
 
 from seqloom.decoding.targets import SearchOptions
-from seqloom.modeling.pipeline_seq2seq import generated_mask
+from seqloom.modeling.pipeline_seq2seq import ends_of, generated_mask
 
 KNOWN = {
     "num_beams", "num_return_sequences", "length_penalty", "early_stopping", "max_length", "max_new_tokens",
@@ -33,15 +33,6 @@ class NotOurs(Exception):
 
 class NotHere(ValueError):
     """An exported folder is whole, but not for this machine; the message is a sentence that says what to do."""
-
-
-def ends_of(model: Any, generate_kwargs: dict[str, Any]) -> list[int]:
-    """The tokens that end an output, as `generate` takes them: from its arguments, a config among these, the model."""
-    configs = (generate_kwargs.get("generation_config"), model.generation_config)
-    for ends in (generate_kwargs.get("eos_token_id"), *(getattr(config, "eos_token_id", None) for config in configs)):
-        if ends is not None:
-            return torch.as_tensor(ends).flatten().tolist()
-    return []
 
 
 def options_for(model: Any, generate_kwargs: dict[str, Any]) -> SearchOptions:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from seqloom.decoding.asked import ends_of
 from seqloom.decoding.limits import within_positions
 from seqloom.decoding.loading import GenerativeModel
 from seqloom.decoding.options import limited
+from seqloom.modeling.pipeline_seq2seq import ends_of
 from seqloom.scoring import metrics
 from seqloom.scoring.significance import sentence_scores
 from seqloom.support.wording import listing
